@@ -1,0 +1,250 @@
+"""Backbones: a frozen timm model as a pure function from images to features. The only file that imports timm."""
+
+import copy
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cached_property
+from typing import Any
+
+import timm
+import torch
+from timm.data.config import resolve_data_config
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fewshot_cli.engine.preprocessing import Preprocessing
+from fewshot_cli.engine.types import Params
+from fewshot_cli.errors import FewshotError
+
+# Pixels in one frozen forward pass. On a CPU the activations of more fall out of its cache: EfficientNet-Lite0 at
+# 224 px embeds twice as many images a second four at a time as sixteen at a time. A GPU wants much more at once.
+CPU_PIXELS = 4 * 224 * 224
+GPU_PIXELS = 256 * 224 * 224
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen model without its classifier: `features(images)` and the weights that a delta is added to.
+
+    `params` are timm's parameter names and values; `fingerprint` identifies the weights as they were read, before an
+    image size other than the model's own resampled any of them.
+    """
+
+    name: str
+    module: nn.Module = field(repr=False)
+    preprocessing: Preprocessing
+    dim: int
+    source: Mapping[str, Tensor] = field(repr=False)
+    licence: str
+
+    @cached_property
+    def params(self) -> Params:
+        return {name: parameter.detach() for name, parameter in self.module.named_parameters()}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(self.source)
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.params.values())).device
+
+    @property
+    def chunk(self) -> int:
+        """How many pictures to embed at once on this device."""
+        height, width = self.preprocessing.size
+        return max(1, (CPU_PIXELS if self.device.type == "cpu" else GPU_PIXELS) // (height * width))
+
+    @cached_property
+    def _scale(self) -> tuple[Tensor, Tensor]:
+        mean = torch.tensor(self.preprocessing.mean, device=self.device).view(3, 1, 1)
+        std = torch.tensor(self.preprocessing.std, device=self.device).view(3, 1, 1)
+        return mean, std
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """What the model expects, float32 `(n, 3, height, width)`, of uint8 pictures of the same shape."""
+        mean, std = self._scale
+        return (images.to(self.device).float() / 255 - mean) / std
+
+    def features(self, images: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Features `(n, dim)` of normalised images `(n, 3, height, width)`, with `weights` in place of the base's."""
+        if _is_convolutional(self.module):
+            images = images.contiguous(memory_format=torch.channels_last)
+        if not weights:
+            return self.module(images)  # type: ignore[no-any-return]
+        return functional_call(self.module, dict(weights), (images,))  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def frozen_features(self, pictures: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Features `(n, dim)` of uint8 pictures `(n, 3, height, width)`, in chunks and without a gradient."""
+        if len(pictures) == 0:
+            return torch.empty(0, self.dim, device=self.device)
+        chunks = torch.split(pictures, self.chunk)
+        return torch.cat([self.features(self.normalised(chunk), weights) for chunk in chunks])
+
+
+def build_backbone(
+    name: str, weights: Mapping[str, Tensor], image_size: int | None = None, device: torch.device | None = None
+) -> Backbone:
+    """The timm model `name` with these weights, timm's names, with or without the classifier's.
+
+    The model is made without memory and the weights are put in place, which skips the random initialisation that timm's
+    `create_model` would do first; where that doesn't fit the weights as they are, timm loads them itself.
+    Raises FewshotError for a name timm doesn't have, weights of another model, or a size the model can't take.
+    """
+    check_name(name)
+    facts = timm.models.get_pretrained_cfg(name)
+    source = {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
+    size = {"img_size": image_size} if image_size and facts and facts.fixed_input_size else {}
+    try:
+        module = _with_weights(name, source, size)
+    except AssertionError as error:
+        raise _wrong_size(name, image_size, error) from None
+    except (RuntimeError, KeyError, AttributeError) as error:
+        maybe = f", or can't be fitted to images of {image_size} pixels" if size else ""
+        raise FewshotError(
+            f"These weights are not of {name}{maybe}: {_first_sentence(error)}",
+            "Give --backbone the name of the model they belong to" + (", or leave --image-size out." if size else "."),
+        ) from None
+    if _is_convolutional(module):
+        module = module.to(memory_format=torch.channels_last)
+    module = module.to(device or torch.device("cpu")).eval().requires_grad_(False)
+    licence = str(getattr(facts, "license", None) or "unknown")
+    backbone = Backbone(name, module, _preprocessing(module, image_size), _dim(module), source, licence)
+    if image_size:  # some architectures only notice in their forward pass
+        try:
+            backbone.frozen_features(torch.zeros(1, 3, *backbone.preprocessing.size, dtype=torch.uint8))
+        except (RuntimeError, AssertionError, IndexError) as error:
+            raise _wrong_size(name, image_size, error) from None
+    return backbone
+
+
+def check_name(name: str) -> None:
+    """Raises FewshotError with the nearest names unless timm has a model of this name."""
+    if not timm.is_model(name):
+        near = get_close_matches(name.partition(".")[0], timm.list_models(), n=3)
+        raise FewshotError(
+            f"timm has no model called '{name}'.",
+            f"Did you mean {' or '.join(near)}? " * bool(near) + "`fewshot backbones PATTERN` lists what there is.",
+        )
+
+
+def hub_repository(name: str) -> str | None:
+    """Where on the Hugging Face hub timm keeps this model's weights, as "owner/name"; None where it has none there."""
+    check_name(name)
+    facts = timm.models.get_pretrained_cfg(name)
+    return facts.hf_hub_id if facts else None
+
+
+def list_backbones(pattern: str = "") -> list[str]:
+    """timm's pre-trained models whose name contains `pattern`; * and ? match as in file names."""
+    return [str(name) for name in timm.list_models(f"*{pattern}*", pretrained=True)]
+
+
+def fingerprint(weights: Mapping[str, Tensor]) -> str:
+    """The SHA-256, in hex, of names, shapes and float32 values of the weights, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        values = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(values.shape)} {values.dtype}\n".encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _with_weights(name: str, source: Mapping[str, Tensor], size: Mapping[str, Any]) -> nn.Module:
+    try:
+        with torch.device("meta"):
+            module = _created(name, **size)
+    except (NotImplementedError, RuntimeError):  # a constructor that computes with values
+        module = _created(name, **size)
+    wanted = module.state_dict()
+    body = _without_classifier(source, wanted, module)
+    # What is no part of the weights, but computed by the constructor, has no values when made without memory.
+    complete = all(name in wanted or not buffer.is_meta for name, buffer in module.named_buffers())
+    if complete and {key: v.shape for key, v in body.items()} == {key: v.shape for key, v in wanted.items()}:
+        module.load_state_dict(body, assign=True)
+        return module
+    # As timm loads them: resampled position embeddings, renamed keys and so on. It skips what it doesn't find, leaving
+    # random weights there, unless the number of classes is the weights' own, which without a classifier is 0.
+    overlay = {"state_dict": body, "num_classes": 0, "custom_load": False, "url": "", "file": None, "hf_hub_id": None}
+    return _created(name, pretrained=True, pretrained_cfg_overlay=overlay, **size)
+
+
+def _created(name: str, **options: Any) -> nn.Module:
+    return timm.create_model(name, num_classes=0, **options)
+
+
+def _without_classifier(
+    source: Mapping[str, Tensor], wanted: Mapping[str, Tensor], module: nn.Module
+) -> dict[str, Tensor]:
+    """The weights of the body: all but what lies beside the classifier and isn't part of a model without one."""
+    classifiers: str | tuple[str, ...] = module.pretrained_cfg.get("classifier") or ()  # type: ignore[union-attr, operator]
+    names = (classifiers,) if isinstance(classifiers, str) else classifiers
+    beside = tuple(f"{name.partition('.')[0]}." for name in names)
+    return {key: value for key, value in source.items() if key in wanted or not key.startswith(beside)}
+
+
+def _wrong_size(name: str, image_size: int | None, error: Exception) -> FewshotError:
+    return FewshotError(
+        f"{name} can't take images of {image_size} pixels: {_first_sentence(error)}", "Use another --image-size."
+    )
+
+
+def _first_sentence(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _classifiers(facts: Any) -> tuple[str, ...]:
+    """How the names of the classifier's parameters begin: they are no part of a backbone, nor of its fingerprint."""
+    names = (facts and facts.classifier) or ()
+    return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
+
+
+def _is_convolutional(module: nn.Module) -> bool:
+    return any(isinstance(part, nn.BatchNorm2d) for part in module.modules())
+
+
+def _dim(module: nn.Module) -> int:
+    """The length of the features: some models have a hidden layer between their last stage and the classifier."""
+    return int(getattr(module, "head_hidden_size", None) or module.num_features)  # type: ignore[arg-type]
+
+
+def _preprocessing(module: nn.Module, image_size: int | None) -> Preprocessing:
+    size: dict[str, Any] = {"input_size": (3, image_size, image_size)} if image_size else {}
+    facts = resolve_data_config(size, pretrained_cfg=module.pretrained_cfg, model=module)  # type: ignore[no-untyped-call]
+    _, height, width = facts["input_size"]
+    return Preprocessing(
+        (height, width),
+        facts["crop_pct"],
+        facts["crop_mode"],
+        facts["interpolation"],
+        tuple(facts["mean"]),
+        tuple(facts["std"]),
+    )
+
+
+def plain_timm_model(backbone: Backbone, way: int) -> tuple[nn.Module, str]:
+    """timm's own model of the backbone's name and image size with `way` outputs, and the name of its classifier.
+
+    Its weights are random: it is what others would load an exported file into. Raises FewshotError where the model's
+    classifier is not a linear layer on the features.
+    """
+    facts = timm.models.get_pretrained_cfg(backbone.name)
+    size: dict[str, Any] = {"img_size": backbone.preprocessing.size} if facts and facts.fixed_input_size else {}
+    module = timm.create_model(backbone.name, num_classes=way, **size).eval()
+    classifier = module.get_classifier()  # type: ignore[operator]
+    if not isinstance(classifier, nn.Linear) or classifier.in_features != backbone.dim:
+        raise FewshotError(
+            f"timm's {backbone.name} has no linear classifier on its features, so a head can't be put there.",
+            "Use --format onnx.",
+        )
+    return module, next(name for name, part in module.named_modules() if part is classifier)
+
+
+def merged_module(backbone: Backbone, weights: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of the backbone's module on the CPU, with `weights` in place of its own: what is exported."""
+    module = copy.deepcopy(backbone.module).cpu().to(memory_format=torch.contiguous_format)
+    module.load_state_dict({name: values.cpu() for name, values in (module.state_dict() | dict(weights)).items()})
+    return module

@@ -1,0 +1,23 @@
+"""Where tensors live. The only file that says "cuda"."""
+
+import torch
+
+from fewshot_cli.errors import FewshotError
+
+
+def choose_device(wanted: str = "auto") -> torch.device:
+    """The device called `wanted`: "auto" is the first GPU if there is one, else the CPU.
+
+    Raises FewshotError for a name that is not "auto", "cpu", "cuda" or "cuda:N", or a GPU that is not there.
+    """
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = wanted.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()) or (kind == "cpu" and number):
+        raise FewshotError(f"There is no device called '{wanted}'.", "Use --device auto, cpu, cuda or cuda:N.")
+    if kind == "cuda" and (not torch.cuda.is_available() or int(number or 0) >= torch.cuda.device_count()):
+        found = f"{torch.cuda.device_count()} found" if torch.cuda.is_available() else "none found"
+        raise FewshotError(
+            f"Device '{wanted}' is not here: {found}.", "Use --device cpu, or --device auto to take what there is."
+        )
+    return torch.device(wanted)

@@ -1,0 +1,80 @@
+"""The one training loop."""
+
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fewshot_cli.engine.settings import Settings
+from fewshot_cli.engine.types import Params, unwatched
+from fewshot_cli.errors import FewshotError
+
+
+class Optim(Settings):
+    """How to train: the optimiser, its learning rate, how many steps, how many images in each."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = Field(default=1e-3, ge=0)
+    steps: int = Field(default=50, ge=0)
+    batch: int | None = Field(default=32, ge=1)
+    """Images in a step, drawn without putting back; None takes the whole support set in every step."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Of sgd only; adam and adamw use 0.9 and 0.999."""
+    schedule: Literal["constant", "cosine"] = "constant"
+
+
+def fit(
+    loss: Callable[[Params, int], Tensor],
+    start: Params,
+    optim: Optim,
+    watch: Callable[[int, int, float], None] = unwatched,
+    lr_scale: Mapping[str, float] = MappingProxyType({}),
+) -> Params:
+    """The parameters that `optim.steps` steps down `loss(params, step)` lead to from `start`, which stays as it is.
+
+    `lr_scale` multiplies the learning rate of the parameters it names.
+
+    Raises FewshotError when the loss or a parameter is no longer a finite number.
+    """
+    params = {name: values.detach().clone().requires_grad_() for name, values in start.items()}
+    groups = [{"params": [values], "scale": lr_scale.get(name, 1.0)} for name, values in params.items()]
+    optimiser = _optimiser(groups, optim)
+    for step in range(optim.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = optim.lr * group["scale"] * _share_of_lr(step, optim)
+        value = loss(params, step)
+        if not math.isfinite(value.item()):
+            raise _broken_off(step, optim, f"the loss is {value.item()}")
+        optimiser.zero_grad(set_to_none=True)
+        value.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        watch(step + 1, optim.steps, value.item())
+    if not all(values.isfinite().all() for values in params.values()):  # what the last step did shows in no loss
+        raise _broken_off(optim.steps - 1, optim, "a weight is no longer a finite number")
+    return {name: values.detach() for name, values in params.items()}
+
+
+def _broken_off(step: int, optim: Optim, reason: str) -> FewshotError:
+    return FewshotError(
+        f"Training broke off at step {step + 1} of {optim.steps}: {reason}.",
+        f"Use a smaller learning rate: --set method.tuning.optim.lr={optim.lr / 10:g}",
+    )
+
+
+def _optimiser(groups: list[dict[str, Any]], optim: Optim) -> torch.optim.Optimizer:
+    match optim.name:
+        case "adam":
+            return torch.optim.Adam(groups, lr=optim.lr, weight_decay=optim.weight_decay)
+        case "adamw":
+            return torch.optim.AdamW(groups, lr=optim.lr, weight_decay=optim.weight_decay)
+        case "sgd":
+            return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay)
+
+
+def _share_of_lr(step: int, optim: Optim) -> float:
+    return 1.0 if optim.schedule == "constant" else 0.5 * (1 + math.cos(math.pi * step / optim.steps))

@@ -1,0 +1,57 @@
+"""Heads: from features to logits. One linear layer, perhaps on unit-norm features, serves every method."""
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+COSINE_SCALE = 10.0  # P>M>F, SMAT and TSA all use 10 x cosine
+
+
+@dataclass(frozen=True)
+class Head:
+    """A linear layer: `weight` `(way, dim)` and `bias` `(way,)`, on features of unit norm where `unit_norm` is set."""
+
+    weight: Tensor
+    bias: Tensor
+    unit_norm: bool
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits `(n, way)` of features `(n, dim)`."""
+        return F.linear(F.normalize(features, dim=-1) if self.unit_norm else features, self.weight, self.bias)
+
+    def sharpened(self, factor: float) -> "Head":
+        """The head whose logits are `factor` times as large: the same answers, other probabilities."""
+        return replace(self, weight=self.weight * factor, bias=self.bias * factor)
+
+    def to(self, device: torch.device) -> "Head":
+        return replace(self, weight=self.weight.to(device), bias=self.bias.to(device))
+
+
+def class_means(features: Tensor, labels: Tensor, way: int) -> Tensor:
+    """Prototypes `(way, dim)`: the mean feature of every class. A class without an image gets zeros."""
+    members = F.one_hot(labels, way).to(features.dtype)
+    return members.T @ features / members.sum(0).clamp(min=1).unsqueeze(1)
+
+
+def cosine_head(prototypes: Tensor, scale: float = COSINE_SCALE) -> Head:
+    """The head whose logits are `scale` x the cosine of feature and prototype (P>M>F, arXiv:2204.07305)."""
+    return Head(scale * F.normalize(prototypes, dim=-1), prototypes.new_zeros(len(prototypes)), unit_norm=True)
+
+
+def euclidean_head(prototypes: Tensor) -> Head:
+    """The head that ranks classes by distance to their prototype (Snell et al., 2017, arXiv:1703.05175).
+
+    -|f - c|² = 2 f·c - |c|² - |f|²; the last term is the same for every class, so logits drop it.
+    """
+    return Head(2 * prototypes, -prototypes.square().sum(1), unit_norm=False)
+
+
+def typical_norm(features: Tensor) -> float:
+    """The power of two nearest to the root mean square norm of features `(n, dim)`.
+
+    Dividing by it makes one regularisation strength serve every backbone, and unlike a norm of its own for each image it
+    leaves a linear head linear. A power of two, since it is then the same whether or not any one image is left out.
+    """
+    return float(2 ** features.double().square().sum(1).mean().sqrt().clamp(min=1e-12).log2().round())

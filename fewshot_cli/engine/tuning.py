@@ -1,0 +1,105 @@
+"""Fine-tuning on a support set: what every method that moves the backbone shares."""
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from fewshot_cli.engine.augment import diff_augment, draw
+from fewshot_cli.engine.backbones import Backbone
+from fewshot_cli.engine.fit import Optim, fit
+from fewshot_cli.engine.heads import COSINE_SCALE, Head, class_means, cosine_head
+from fewshot_cli.engine.settings import Settings
+from fewshot_cli.engine.types import Params, Run, Support
+
+HEAD = "class vectors"  # a name that no parameter of a backbone has
+
+
+class Tuning(Settings):
+    """How to fine-tune: which head to train against, how strongly to augment, and the optimiser."""
+
+    head: Literal["cosine", "prototypes"] = "cosine"
+    """`cosine` trains the class vectors along, starting at the prototypes; `prototypes` recomputes them in every step
+    from the whole support set, with their gradient, as P>M>F does (arXiv:2204.07305), at more than twice the cost."""
+    head_lr: float = Field(default=1.0, ge=0)
+    """Learning rate of the class vectors as a multiple of `optim.lr`."""
+    scale: float = Field(default=COSINE_SCALE, gt=0)
+    augment: float = Field(default=0.9, ge=0, le=1)
+    """The probability of DiffAugment in a step; 0 trains on the plain images."""
+    optim: Optim = Optim()
+
+
+def tune(
+    backbone: Backbone,
+    support: Support,
+    start: Params,
+    weights: Callable[[Params], Mapping[str, Tensor]],
+    tuning: Tuning,
+    run: Run,
+) -> tuple[Params, Head]:
+    """The trained parameters and the head that goes with them.
+
+    `start` is what to train, under names of the method's own; `weights(params)` gives the backbone's weights that
+    follow from it, differentiably. The loss is the cross-entropy of scale x cosine of feature and class vector.
+    """
+    support = support.in_order()
+    rng = torch.Generator().manual_seed(run.seed)
+    batches = _Batches(len(support), tuning.optim.batch if tuning.head == "cosine" else None, rng)
+    images = support.images
+
+    def normalised(indices: Tensor) -> Tensor:
+        return backbone.normalised(images[indices])
+
+    def augmented(indices: Tensor) -> Tensor:
+        plain = normalised(indices)
+        return diff_augment(plain, draw(plain, rng, tuning.augment)) if tuning.augment else plain
+
+    def cosine_loss(params: Params, step: int) -> Tensor:
+        indices = batches.next()
+        features = backbone.features(augmented(indices), weights(params))
+        vectors = F.normalize(params[HEAD], dim=1)
+        return F.cross_entropy(tuning.scale * F.normalize(features, dim=1) @ vectors.T, support.labels[indices])
+
+    def prototype_loss(params: Params, step: int) -> Tensor:
+        moved = weights(params)
+        plain = normalised(batches.next())
+        features = backbone.features(plain, moved)
+        vectors = class_means(features, support.labels, support.way)
+        draws = draw(plain, rng, tuning.augment) if tuning.augment else None
+        if draws is not None:  # else the augmented images are the plain ones, whose features are known
+            features = backbone.features(diff_augment(plain, draws), moved)
+        return F.cross_entropy(cosine_head(vectors, tuning.scale).logits(features), support.labels)
+
+    prototypes = class_means(support.features, support.labels, support.way)
+    if tuning.head == "cosine":
+        # Unit vectors, so that one learning rate means the same whatever the norm of a backbone's features.
+        trained = fit(
+            cosine_loss, start | {HEAD: F.normalize(prototypes, dim=1)}, tuning.optim, run.watch, {HEAD: tuning.head_lr}
+        )
+        vectors = trained.pop(HEAD)
+        return trained, cosine_head(vectors, tuning.scale)
+    trained = fit(prototype_loss, start, tuning.optim, run.watch)
+    with torch.no_grad():
+        moved = weights(trained)
+    pictures = images[torch.arange(len(support))]
+    prototypes = class_means(backbone.frozen_features(pictures, moved), support.labels, support.way)
+    return trained, cosine_head(prototypes, tuning.scale)
+
+
+class _Batches:
+    """Indices of the support set, each image once before any comes twice."""
+
+    def __init__(self, size: int, batch: int | None, rng: torch.Generator) -> None:
+        self.size, self.batch, self.rng = size, batch or size, rng
+        self.left = torch.empty(0, dtype=torch.long)
+
+    def next(self) -> Tensor:
+        if self.batch >= self.size:
+            return torch.arange(self.size)
+        if len(self.left) < self.batch:
+            self.left = torch.cat([self.left, torch.randperm(self.size, generator=self.rng)])
+        indices, self.left = self.left[: self.batch], self.left[self.batch :]
+        return indices

@@ -1,0 +1,88 @@
+"""The words of the engine as types: what goes into a method and what comes out."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from fewshot_cli.engine.deltas import Delta
+from fewshot_cli.engine.heads import Head
+
+Params: TypeAlias = dict[str, Tensor]
+
+
+class Images(Protocol):
+    """Pictures by index: a uint8 tensor `(n, 3, height, width)`, or something that decodes them when asked."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, indices: Tensor, /) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Support:
+    """The labelled images of a task, and what the frozen backbone sees in them.
+
+    `labels` is `(support,)` int64 in [0, way); `features` is `(support, dim)`, the frozen backbone's features of the
+    plain images, computed once, so that a method that only fits a head never touches `images`.
+    """
+
+    images: Images
+    labels: Tensor
+    features: Tensor
+    way: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, indices: Tensor) -> "Support":
+        """The task with only these images; the classes stay the same, so one may be left without an image."""
+        images = _Chosen(self.images, indices.cpu())  # pictures stay off the device until they are normalised
+        return replace(self, images=images, labels=self.labels[indices], features=self.features[indices])
+
+    def in_order(self) -> "Support":
+        """The same task, sorted by label and content, so that the order of the files can't change what is learned."""
+        # One number for each image. A single feature would not do, as after a ReLU many images have a zero there; nor
+        # would the sum, which is the same for all images after a layer norm.
+        weights = torch.arange(1, self.features.shape[1] + 1, device=self.features.device, dtype=torch.float64)
+        by_content = torch.argsort(self.features.double() @ weights, stable=True)
+        return self.subset(by_content[torch.argsort(self.labels[by_content], stable=True)])
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    images: Images
+    chosen: Tensor
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        return self.images[self.chosen[indices]]
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What every method yields: what to add to the frozen backbone, and the head on its features."""
+
+    delta: Delta
+    head: Head
+
+
+def unwatched(step: int, steps: int, loss: float) -> None:
+    """Nothing: the default of `Run.watch`."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a method gets besides the task: the seed of its random numbers, and whom to tell of each training step."""
+
+    seed: int = 0
+    watch: Callable[[int, int, float], None] = unwatched
+
+
+def total_size(params: Mapping[str, Tensor]) -> int:
+    """The number of values in `params`."""
+    return sum(values.numel() for values in params.values())

@@ -1,0 +1,355 @@
+"""From an image file to pixels: the one place where files are decoded, turned upright, resized and cropped."""
+
+import errno
+import hashlib
+import math
+import os
+import stat
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageCms, ImageFile
+
+from fewshot_cli.engine.preprocessing import Preprocessing
+
+Pixels = npt.NDArray[np.uint8]
+BadFile = Literal["unreadable", "truncated", "empty-file", "not-an-image", "too-large"]
+
+LARGEST = 200_000_000  # pixels: above every phone and camera of today, below what fills a laptop's memory
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM", "QOI", "PSD")
+# Two letters open these formats, so a note that begins with "BMW" looks like one; when they fail, it was no picture.
+WEAKLY_SIGNED = ("BMP", "PPM")
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+
+# A JPEG is decoded at 1/2, 1/4 or 1/8 when that is still DRAFT_MARGIN times the picture wanted. Measured on enlarged
+# photos of 12 megapixels with coarse grain: the mean change against the full decode is at most 1.0 grey levels with a
+# margin of 1, 0.9 with 1.2, 0.75 with 1.4 and 0.1 with 3. With 1.5 the common case, 4000 x 3000 pixels for 256, would
+# no longer be read at 1/8, and take a third longer. See benchmarks/decode.py.
+DRAFT_MARGIN = 1.4
+
+# EXIF orientation -> what makes the picture upright
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+SWAPS_SIDES = (5, 6, 7, 8)
+ORIENTATION = 0x0112
+
+# What Pillow's readers raise on damaged bytes, besides OSError.
+DAMAGE = (
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    RuntimeError,
+    AttributeError,
+    struct.error,
+    zlib.error,
+)
+
+
+class ImageError(Exception):
+    """One file that gives no picture: `reason` says why, `remedy` what to do, `kind` is for programs."""
+
+    def __init__(self, kind: BadFile, reason: str, remedy: str) -> None:
+        super().__init__(reason)
+        self.kind: BadFile = kind
+        self.reason = reason
+        self.remedy = remedy
+
+
+def load(path: Path, preprocessing: Preprocessing) -> Pixels:
+    """The picture in a file as the backbone sees it, `(3, height, width)`, before scaling and normalising.
+
+    Raises ImageError when the file gives no picture.
+    """
+    height, width = _resized_target(preprocessing)
+    with opened(path) as image:
+        draft = upright_rgb(image, (math.ceil(height * DRAFT_MARGIN), math.ceil(width * DRAFT_MARGIN)))
+    return prepare_draft(draft, preprocessing)
+
+
+def decode(path: Path, at_least: tuple[int, int] | None = None) -> Image.Image:
+    """The first picture of a file in RGB, upright, whatever its format, mode, orientation and transparency.
+
+    With `at_least` = (height, width) a JPEG may come at 1/2, 1/4 or 1/8 of its size, as long as it is no smaller than
+    that; this is what makes large photos quick. Raises ImageError when the file gives no picture.
+    """
+    with opened(path) as image:
+        return upright_rgb(image, at_least).image
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """The file's image with its header read and no pixel yet; whatever goes wrong inside is raised as ImageError."""
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise ImageError("unreadable", "a folder, not a file", "Give the files in it, or the folder that holds it.")
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError("unreadable", "not a regular file (a device or a pipe)", "Save the picture as a file.")
+        if status.st_size == 0:
+            raise ImageError(
+                "empty-file", "the file is empty (0 bytes)", "Copy it again from where it came, or delete it."
+            )
+        with path.open("rb") as file, _identified(file, path) as image:
+            yield image
+    except Image.DecompressionBombError as error:
+        raise ImageError(
+            "too-large", "too large: it unfolds to far more pixels than its size says", _SMALLER
+        ) from error
+    except OSError as error:
+        raise _explained(error) from error
+    except DAMAGE as error:
+        raise ImageError("truncated", "the file is damaged or ends too early", _COPY_AGAIN) from error
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 where there is none, or none that makes sense."""
+    try:
+        value = image.getexif().get(ORIENTATION, 1)
+    except (OSError, *DAMAGE):  # a broken EXIF block must not cost the picture
+        return 1
+    return value if value in TURNS else 1
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An upright RGB picture, perhaps at a fraction: in `image`, `box` is what holds the `whole` (width, height).
+
+    A side of 3001 pixels at 1/8 comes as 376 pixels, of which the picture fills 375.125; without that, crisp edges land
+    half a pixel off.
+    """
+
+    image: Image.Image
+    box: tuple[float, float, float, float]
+    whole: tuple[int, int]
+
+
+def upright_rgb(image: Image.Image, at_least: tuple[int, int] | None = None) -> Draft:
+    """The pixels of an opened image in RGB and upright; see `decode`."""
+    stored = image.size
+    fraction = 1.0
+    # Other formats have drafts too, but a HEIC photo's is its thumbnail, compressed for a glance.
+    if at_least is not None and isinstance(image, ImageFile.ImageFile) and image.format in ("JPEG", "MPO"):
+        height, width = at_least if orientation(image) not in SWAPS_SIDES else at_least[::-1]
+        if drafted := image.draft(None, (width, height)):
+            fraction = stored[0] / drafted[1][2]
+    image.load()
+    turned = orientation(image)  # after loading: Pillow turns TIFF by itself and then says 1
+    rgb = _rgb(image)
+    if turned in TURNS:
+        rgb = rgb.transpose(TURNS[turned])
+    if fraction == 1:
+        return Draft(rgb, (0, 0, *rgb.size), rgb.size)
+    whole = stored[::-1] if turned in SWAPS_SIDES else stored
+    # What a fraction leaves over lies to the right and below, before turning.
+    left = rgb.width - whole[0] / fraction if turned in (2, 3, 6, 7) else 0
+    top = rgb.height - whole[1] / fraction if turned in (3, 4, 7, 8) else 0
+    return Draft(rgb, (left, top, left + whole[0] / fraction, top + whole[1] / fraction), whole)
+
+
+def prepare(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
+    """The RGB picture resized and cropped as timm's evaluation transform does it, `(3, height, width)`.
+
+    One resize does both: only the pixels that survive the crop are computed. It differs from timm by the rounding of
+    Pillow's two passes, whose order depends on how much is kept: one grey level here and there, and a few more only
+    where bicubic or Lanczos overshoots beyond black or white (1 in 10 000 pixels of a photo at most).
+    """
+    return prepare_draft(Draft(image, (0, 0, *image.size), image.size), preprocessing)
+
+
+def prepare_draft(draft: Draft, preprocessing: Preprocessing) -> Pixels:
+    """What `prepare` gives for the whole picture, from its draft."""
+    height, width = preprocessing.size
+    resized_height, resized_width = _resized_size(draft.whole, preprocessing)
+    top, bottom, space_above = _window(resized_height, height)
+    left, right, space_left = _window(resized_width, width)
+    filter_ = Image.Resampling[preprocessing.interpolation.upper()]
+    if filter_ in (Image.Resampling.NEAREST, Image.Resampling.BOX):
+        # These two jump from pixel to pixel, and a box rounded to 32-bit floats would move some of their jumps.
+        resized = draft.image.resize((resized_width, resized_height), filter_, draft.box)
+        part = resized.crop((left, top, right, bottom))
+    else:
+        x0, y0, x1, y1 = draft.box
+        across, down = (x1 - x0) / resized_width, (y1 - y0) / resized_height
+        # The last bits of a sum must not lead outside of the picture.
+        box = (x0 + left * across, y0 + top * down, min(x0 + right * across, x1), min(y0 + bottom * down, y1))
+        part = draft.image.resize((right - left, bottom - top), filter_, box)
+    if part.size != (width, height):
+        canvas = Image.new("RGB", (width, height), _margin_colour(preprocessing))
+        canvas.paste(part, (space_left, space_above))
+        part = canvas
+    return np.ascontiguousarray(np.asarray(part).transpose(2, 0, 1))
+
+
+def content_hash(path: Path) -> str:
+    """The SHA-256 of a file's bytes in hexadecimal; raises ImageError when they can't be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _explained(error) from error
+
+
+# --- opening -------------------------------------------------------------------------------------------------------
+
+
+_COPY_AGAIN = "Copy or download it again, or delete it."
+_SMALLER = f"Save a smaller copy; the limit is {LARGEST // 1_000_000} megapixels."
+_OTHER_FORMAT = "Remove it from the folder, or save it as JPEG or PNG if it is a picture."
+
+
+def _identified(file: BinaryIO, path: Path) -> Image.Image:
+    """The image in an open file, by its first bytes and never by its name.
+
+    Not `Image.open`, for three reasons: its limit on pixels is a global, warns at half, and refuses photos of phones
+    with 200 megapixels; it would run Ghostscript on a file; and it does not say whether a known format was damaged.
+    """
+    Image.init()
+    start = file.read(16)
+    damage: Exception | None = None
+    for format_ in FORMATS:
+        if format_ not in Image.OPEN:  # this Pillow was built without it
+            continue
+        reader, accept = Image.OPEN[format_]
+        if accept is not None and accept(start) is not True:
+            continue
+        file.seek(0)
+        try:
+            return _small_enough(reader(file, str(path)))
+        except (OSError, *DAMAGE) as error:
+            damage = damage if format_ in WEAKLY_SIGNED else error
+    if start[4:8] == b"ftyp" and start[8:12] in HEIC_BRANDS:
+        file.seek(0)
+        return _small_enough(_heic_reader()(file, str(path)))
+    if damage is not None:
+        raise ImageError("truncated", "the file is damaged or ends too early", _COPY_AGAIN) from damage
+    raise ImageError("not-an-image", "not an image that can be read", _OTHER_FORMAT)
+
+
+def _small_enough(image: Image.Image) -> Image.Image:
+    if image.width * image.height > LARGEST:
+        raise ImageError("too-large", f"too large: {image.width} x {image.height} pixels", _SMALLER)
+    return image
+
+
+def _heic_reader() -> Callable[[BinaryIO, str], Image.Image]:
+    """pillow-heif's image class, used without registering it: other code's `Image.open` stays as it was."""
+    try:
+        reader: Callable[[BinaryIO, str], Image.Image] = import_module("pillow_heif").HeifImageFile
+    except ImportError as error:
+        raise ImageError(
+            "unreadable",
+            "a HEIC photo, and the part that reads HEIC is not installed",
+            "Run: pip install 'fewshot-cli[heic]', or save the photo as JPEG.",
+        ) from error
+    return reader
+
+
+def _explained(error: OSError) -> ImageError:
+    """The ImageError for what the operating system or Pillow said."""
+    if error.errno == errno.ENOENT:
+        return ImageError(
+            "unreadable", "there is no such file", "Check the path; a link may point to a file that moved."
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return ImageError("unreadable", "permission denied", "Allow yourself to read it, for instance with chmod u+r.")
+    if error.errno is not None:
+        why = os.strerror(error.errno).lower()
+        return ImageError(
+            "unreadable", f"the file can't be read: {why}", "Check the disk and the path, then try again."
+        )
+    if "truncated" in str(error).lower():
+        return ImageError("truncated", "the file ends too early (truncated)", _COPY_AGAIN)
+    return ImageError("truncated", "the file is damaged or ends too early", _COPY_AGAIN)
+
+
+# --- colours -------------------------------------------------------------------------------------------------------
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """A loaded image of any mode in RGB: white under what is transparent, deep greys scaled instead of clipped."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image.copy()
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _eight_bits(image).convert("RGB")
+    if image.mode == "LAB":
+        profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return ImageCms.buildTransform(*profiles, "LAB", "RGB").apply(image)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(rgba, mask=rgba.getchannel("A"))
+        return white
+    return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 or 32 bits or of floats, scaled to 0 ... 255.
+
+    Modes I and F don't say what white is: the smallest of 1 (for F), 255 and 65535 that no pixel exceeds; with
+    negative or still larger numbers the darkest pixel becomes black and the brightest white.
+    """
+    values = np.nan_to_num(np.asarray(image).astype(np.float32), posinf=0.0, neginf=0.0)
+    low, high = 0.0, 65535.0
+    if image.mode in ("I", "F"):
+        darkest, brightest = float(values.min()), float(values.max())
+        whites = [white for white in (1.0, 255.0, 65535.0)[image.mode == "I" :] if brightest <= white]
+        low, high = (0.0, whites[0]) if whites and darkest >= 0 else (darkest, max(brightest, darkest + 1e-6))
+    return Image.fromarray(np.rint((values - low) * (255 / (high - low))).astype(np.uint8))
+
+
+# --- geometry, as in timm.data.transforms_factory.transforms_imagenet_eval ------------------------------------------
+
+
+def _resized_target(preprocessing: Preprocessing) -> tuple[int, int]:
+    """What the picture is resized to fill or to fit, (height, width), before the crop."""
+    height, width = preprocessing.size
+    return math.floor(height / preprocessing.crop_fraction), math.floor(width / preprocessing.crop_fraction)
+
+
+def _resized_size(whole: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
+    """The (height, width) after resizing of a picture that is `whole` (width, height)."""
+    whole_width, whole_height = whole
+    height, width = _resized_target(preprocessing)
+    if preprocessing.crop_mode == "squash":
+        return height, width
+    if preprocessing.crop_mode == "center" and height == width:
+        short, long = sorted(whole)
+        longer = int(height * long / short)
+        return (height, longer) if whole_width >= whole_height else (longer, height)
+    ratios = whole_height / height, whole_width / width
+    ratio = max(ratios) if preprocessing.crop_mode == "border" else min(ratios)
+    # Never 0, where timm fails: a strip of 1000 x 1 pixels still gives a line.
+    return max(1, round(whole_height / ratio)), max(1, round(whole_width / ratio))
+
+
+def _window(resized: int, wanted: int) -> tuple[int, int, int]:
+    """The first and last (exclusive) resized pixel kept along one side, and the empty pixels before them."""
+    if resized < wanted:
+        return 0, resized, (wanted - resized) // 2
+    start = round((resized - wanted) / 2)
+    return start, start + wanted, 0
+
+
+def _margin_colour(preprocessing: Preprocessing) -> tuple[int, int, int]:
+    if preprocessing.crop_mode != "border":
+        return (0, 0, 0)
+    red, green, blue = (round(255 * value) for value in preprocessing.mean)
+    return red, green, blue

@@ -1,0 +1,158 @@
+"""From folders to a list of labelled files: one sub-folder per class."""
+
+import os
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fewshot_cli.errors import FewshotError
+
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic"}
+    | {".heif", ".jp2", ".ppm", ".pgm", ".pbm"}
+)
+# What systems leave behind in folders; whatever begins with a dot is ignored too.
+LITTER = frozenset({"thumbs.db", "desktop.ini", "__macosx", "$recycle.bin"})
+SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "support", "query"})
+
+ARRANGE = "Make one sub-folder per class, named after the class, and put its images inside: {}"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One file and the class that its folder says."""
+
+    path: Path
+    label: str
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of labelled images: sorted class names, items sorted by class and path, images outside of any class."""
+
+    root: Path
+    classes: tuple[str, ...]
+    items: tuple[Item, ...]
+    loose: tuple[Path, ...] = ()
+
+
+def read_folder(root: Path, allow_empty: bool = False) -> Folder:
+    """The labelled files below `root`, the same on every file system; their contents are not looked at.
+
+    Every file that is not hidden counts, so that one that is no image is reported instead of overlooked. Names are
+    brought to Unicode NFC; folders whose names become equal are one class. Links are followed, never in circles.
+    Raises FewshotError when there is no folder, no class or a single one, or an empty class (unless `allow_empty`).
+    """
+    folders, files = _entries(_existing_folder(root))
+    ancestors = {_identity(root), *_ancestors(root)}
+    class_folders: dict[str, list[Path]] = {}
+    for folder in folders:
+        if _identity(folder) not in ancestors:  # a link that leads back up is no class
+            class_folders.setdefault(_nfc(folder.name), []).append(folder)
+    loose = tuple(sorted((file for file in files if file.suffix.lower() in IMAGE_SUFFIXES), key=_order))
+    _check_classes(root, class_folders, loose)
+
+    items: list[Item] = []
+    for label in sorted(class_folders):
+        visited = set(ancestors)
+        paths = [path for folder in class_folders[label] for path in _files_below(folder, visited)]
+        if not paths and not allow_empty:
+            raise FewshotError(
+                f"The class {label!r} is empty: no file in {class_folders[label][0]}.",
+                "Put images into it, or remove the folder.",
+            )
+        items += [Item(path, label) for path in sorted(paths, key=_order)]
+    return Folder(root, tuple(sorted(class_folders)), tuple(items), loose)
+
+
+def find_images(paths: Sequence[Path]) -> list[Path]:
+    """The files given, missing ones too, and those inside the folders given; in the order given, each once."""
+    found: dict[str, Path] = {}
+    for path in paths:
+        inside = sorted(_files_below(path, set(_ancestors(path))), key=_order) if path.is_dir() else [path]
+        for file in inside:
+            found.setdefault(os.path.abspath(file), file)  # noqa: PTH100  Path.absolute keeps "..", resolve follows links
+    return list(found.values())
+
+
+# --- walking -------------------------------------------------------------------------------------------------------
+
+
+def _files_below(folder: Path, visited: set[str]) -> Iterator[Path]:
+    """Every file in `folder` and below, unordered; folders in `visited` are passed over, and those entered join it."""
+    waiting = [folder]
+    while waiting:
+        current = waiting.pop()
+        if _identity(current) in visited:
+            continue
+        visited.add(_identity(current))
+        folders, files = _entries(current)
+        waiting += reversed(folders)
+        yield from files
+
+
+def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The folders and the files in `folder`, sorted, links followed, hidden ones left out; a broken link is a file."""
+    try:
+        entries = sorted((path for path in folder.iterdir() if not _ignored(path.name)), key=_order)
+    except OSError as error:
+        raise FewshotError(f"The folder {folder} can't be read: {error.strerror}.", "Check its permissions.") from error
+    folders = [path for path in entries if path.is_dir()]
+    files = [path for path in entries if path.is_file() or (path.is_symlink() and not path.exists())]
+    return folders, files
+
+
+def _ignored(name: str) -> bool:
+    return name.startswith(".") or name.casefold() in LITTER
+
+
+def _nfc(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _order(path: Path) -> tuple[str, str]:
+    """Sorts by characters, not by how a file system spells them; the spelling decides between equals."""
+    return _nfc(path.as_posix()), path.as_posix()
+
+
+def _identity(folder: Path) -> str:
+    return os.path.realpath(folder)
+
+
+def _ancestors(folder: Path) -> list[str]:
+    return [str(parent) for parent in Path(_identity(folder)).parents]
+
+
+# --- what can be wrong ---------------------------------------------------------------------------------------------
+
+
+def _existing_folder(root: Path) -> Path:
+    if not root.exists():
+        raise FewshotError(f"There is no folder {root}.", "Check the path; relative paths start at the current folder.")
+    if not root.is_dir():
+        raise FewshotError(f"{root} is a file, not a folder.", ARRANGE.format("photos/cat/1.jpg, photos/dog/1.jpg"))
+    return root
+
+
+def _check_classes(root: Path, class_folders: dict[str, list[Path]], loose: tuple[Path, ...]) -> None:
+    """Raises FewshotError unless there are two classes or more and they are classes, not splits."""
+    if not class_folders and loose:
+        raise FewshotError(
+            f"{root} has no sub-folders: its images, such as {loose[0].name}, have no labels.",
+            ARRANGE.format(root / "<class>" / loose[0].name),
+        )
+    if not class_folders:
+        raise FewshotError(f"{root} has no sub-folders.", ARRANGE.format(root / "<class>" / "1.jpg"))
+    nested = [folder for folders in class_folders.values() for folder in folders if _entries(folder)[0]]
+    if nested and all(label.casefold() in SPLITS for label in class_folders):
+        raise FewshotError(
+            f"{root} holds parts of a data set ({', '.join(sorted(class_folders))}), not classes.",
+            f"Point at one of them: {nested[0]}",
+        )
+    if len(class_folders) < 2:
+        (label,) = class_folders
+        raise FewshotError(
+            f"{root} has a single class, {label!r}; telling apart takes two.",
+            "Add a second sub-folder, for instance 'other' with pictures of anything else.",
+        )

@@ -1,0 +1,41 @@
+"""Fine-tuning of chosen parameters: all of them, the biases, the norms, the last block, attention.
+
+Full: P>M>F's last stage (Hu et al., CVPR 2022, arXiv:2204.07305).
+Biases: BitFit (Ben Zaken et al., 2022, arXiv:2106.10199).
+"""
+
+from typing import ClassVar, Literal
+
+from pydantic import field_validator
+
+from fewshot_cli.engine.backbones import Backbone
+from fewshot_cli.engine.deltas import Dense
+from fewshot_cli.engine.tuning import Tuning, tune
+from fewshot_cli.engine.types import Adapted, Params, Run, Support
+from fewshot_cli.methods.base import Method
+from fewshot_cli.methods.targets import check_pattern, targeted
+
+
+class Finetune(Method):
+    """Trains every parameter whose timm name matches `targets`, a regular expression, and the head.
+
+    `{last}` in it stands for the number of the backbone's last block or stage. Batch-norm statistics stay frozen.
+    Differs from P>M>F by default: the class vectors are trained along in batches, rather than recomputed from the whole
+    support set in each step, so that a large folder costs no more; recipe `pmf` does it P>M>F's way.
+    """
+
+    name: Literal["finetune"] = "finetune"
+    summary: ClassVar[str] = "train all parameters, or those that a pattern names"
+    targets: str = "."
+    tuning: Tuning = Tuning()
+
+    _pattern = field_validator("targets")(check_pattern)
+
+    def adapt(self, backbone: Backbone, support: Support, run: Run) -> Adapted:
+        base = targeted(backbone, self.targets)
+        trained, head = tune(backbone, support, base, lambda params: _backbone_part(params, base), self.tuning, run)
+        return Adapted({name: Dense(values - base[name]) for name, values in trained.items()}, head)
+
+
+def _backbone_part(params: Params, base: Params) -> Params:
+    return {name: params[name] for name in base}

@@ -1,0 +1,41 @@
+"""Prototypical networks (Snell et al., 2017, arXiv:1703.05175): no training at all."""
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from fewshot_cli.engine.heads import COSINE_SCALE, Head, class_means, cosine_head, euclidean_head
+from fewshot_cli.methods.base import ClosedFormMethod
+
+
+class ProtoNet(ClosedFormMethod):
+    """Every class is the mean of its features; an image belongs to the nearest one.
+
+    `distance: euclidean` is the paper's; `cosine` compares directions, scaled by 10, as P>M>F (arXiv:2204.07305) does.
+    """
+
+    name: Literal["protonet"] = "protonet"
+    summary: ClassVar[str] = "nearest class mean, no training"
+    distance: Literal["cosine", "euclidean"] = "cosine"
+
+    def head(self, features: Tensor, labels: Tensor, way: int) -> Head:
+        prototypes = class_means(features, labels, way)
+        return cosine_head(prototypes) if self.distance == "cosine" else euclidean_head(prototypes)
+
+    def leave_one_out(self, features: Tensor, labels: Tensor, way: int) -> Tensor:
+        # Only an image's own class changes without it: (count * mean - feature) / (count - 1).
+        own = torch.arange(len(labels), device=labels.device), labels
+        count = torch.bincount(labels, minlength=way)[labels].unsqueeze(1)
+        prototypes = class_means(features, labels, way)
+        without = (count * prototypes[labels] - features) / (count - 1).clamp(min=1)
+        logits = self.head(features, labels, way).logits(features)
+        logits[own] = self._similarity(features, without)
+        logits[own] = logits[own].masked_fill(count.squeeze(1) == 1, -torch.inf)
+        return logits
+
+    def _similarity(self, features: Tensor, prototypes: Tensor) -> Tensor:
+        """The logit `(n,)` of each feature for the prototype in the same row."""
+        if self.distance == "cosine":
+            return COSINE_SCALE * torch.cosine_similarity(features, prototypes, dim=1)
+        return 2 * (features * prototypes).sum(1) - prototypes.square().sum(1)

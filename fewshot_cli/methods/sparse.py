@@ -1,0 +1,47 @@
+"""What the methods share that train single values of the backbone."""
+
+import torch
+import torch.nn.functional as F
+
+from fewshot_cli.engine.backbones import Backbone
+from fewshot_cli.engine.deltas import merge
+from fewshot_cli.engine.heads import class_means, cosine_head
+from fewshot_cli.engine.masks import Positions, sparse_changes
+from fewshot_cli.engine.tuning import Tuning, tune
+from fewshot_cli.engine.types import Adapted, Params, Run, Support
+
+
+def tune_positions(
+    backbone: Backbone, support: Support, base: Params, positions: Positions, tuning: Tuning, run: Run
+) -> Adapted:
+    """The backbone with only the values at `positions` trained.
+
+    What is trained is the change at these positions, starting at zero: no momentum and no weight decay can reach any
+    other value, and decay pulls towards the pre-trained weight.
+    """
+    start = {name: base[name].new_zeros(len(chosen)) for name, chosen in positions.items()}
+    chosen_base = {name: base[name] for name in positions}
+    trained, head = tune(
+        backbone,
+        support,
+        start,
+        lambda params: merge(chosen_base, sparse_changes(base, positions, params)),
+        tuning,
+        run,
+    )
+    return Adapted(sparse_changes(base, positions, trained), head)
+
+
+def task_gradient(backbone: Backbone, support: Support, base: Params, tuning: Tuning) -> Params:
+    """The gradient by each parameter in `base` of the mean cross-entropy on the plain images, prototypes as head."""
+    support = support.in_order()
+    head = cosine_head(class_means(support.features, support.labels, support.way), tuning.scale)
+    weights = {name: values.detach().clone().requires_grad_() for name, values in base.items()}
+    for indices in torch.split(torch.arange(len(support)), tuning.optim.batch or len(support)):
+        features = backbone.features(backbone.normalised(support.images[indices]), weights)
+        loss = F.cross_entropy(head.logits(features), support.labels[indices], reduction="sum") / len(support)
+        loss.backward()  # type: ignore[no-untyped-call]
+    return {
+        name: values.new_zeros(()).expand_as(values) if values.grad is None else values.grad
+        for name, values in weights.items()
+    }

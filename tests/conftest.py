@@ -1,0 +1,100 @@
+"""What the tests share: tiny timm models with random weights, easy tasks, and the published numbers."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from torch import Tensor
+
+from fewshot_cli.engine.backbones import Backbone, build_backbone
+from fewshot_cli.engine.types import Support
+
+torch.set_num_threads(1)  # two cores and many small tensors: threads only wait for each other
+
+TINY = {"vit": "test_vit", "conv": "test_efficientnet"}
+COLOURS = torch.tensor([[200, 40, 40], [40, 180, 60], [50, 60, 210]])
+
+
+@pytest.fixture(scope="session")
+def random_weights() -> Callable[..., dict[str, Tensor]]:
+    """The weights timm starts a model with, the same for the same seed."""
+
+    def weights(name: str, seed: int = 0) -> dict[str, Tensor]:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return dict(timm.create_model(name).state_dict())
+
+    return weights
+
+
+@pytest.fixture(scope="session")
+def vit(random_weights) -> Backbone:
+    return build_backbone(TINY["vit"], random_weights(TINY["vit"]), image_size=64)
+
+
+@pytest.fixture(scope="session")
+def conv() -> Backbone:
+    """Random convolutions with the batch-norm statistics of blurred noise, so that its features are of order one."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = timm.create_model(TINY["conv"])
+        noise = F.interpolate(torch.randn(32, 3, 8, 8), size=64, mode="bilinear")
+    for part in model.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.momentum = 1.0
+    model.train()(noise)
+    return build_backbone(TINY["conv"], model.state_dict(), image_size=64)
+
+
+@pytest.fixture(scope="session", params=["vit", "conv"])
+def backbone(request: pytest.FixtureRequest) -> Backbone:
+    """Each of the two families: tokens with layer norm, and convolutions with batch norm in channels-last memory."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def pictures() -> Callable[..., tuple[Tensor, Tensor]]:
+    """Drawn pictures `(n, 3, 64, 64)` and labels: red stripes, green chequers, blue rings, each moved and noisy."""
+
+    def drawn(shots: tuple[int, ...], seed: int) -> tuple[Tensor, Tensor]:
+        rng = torch.Generator().manual_seed(seed)
+        labels = torch.repeat_interleave(torch.arange(len(shots)), torch.tensor(shots))
+        rows, columns = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+        images = []
+        for label in labels.tolist():
+            y, x = torch.randint(0, 16, (2,), generator=rng).tolist()
+            rings = ((rows - 24 - y).square() + (columns - 24 - x).square()).sqrt()
+            pattern = [(rows + y) // 8 % 2, ((rows + y) // 8 + (columns + x) // 8) % 2, (rings // 8).long() % 2][label]
+            noise = torch.randint(-5, 6, (3, 64, 64), generator=rng)
+            images.append((COLOURS[label].view(3, 1, 1) * (0.8 + 0.2 * pattern) + noise).clamp(0, 255).byte())
+        return torch.stack(images), labels
+
+    return drawn
+
+
+@pytest.fixture(scope="session")
+def easy(pictures) -> Callable[..., Support]:
+    """A task that is easy to tell apart; the number of images in each class are its `shots`."""
+
+    def task(backbone: Backbone, shots: tuple[int, ...] = (5, 4, 3), seed: int = 1) -> Support:
+        images, labels = pictures(shots, seed)
+        return Support(images, labels, backbone.frozen_features(images), len(shots))
+
+    return task
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], tuple[dict[str, Tensor], dict[str, Any]]]:
+    """The tensors and settings of one file in tests/golden."""
+
+    def read(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        with safe_open(Path(__file__).parent / "golden" / f"{name}.safetensors", "pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, json.loads(file.metadata()["config"])  # noqa: SIM118
+
+    return read

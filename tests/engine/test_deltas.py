@@ -1,0 +1,123 @@
+"""Every kind of change against plain dense addition."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from fewshot_cli.engine.deltas import Change, Dense, LowRank, Sparse, density, merge
+
+SHAPE = (6, 4, 3, 3)
+
+
+def drawn(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def dense_and_sparse() -> tuple[Tensor, Sparse]:
+    positions = torch.tensor([0, 5, 35, 36, 100, 215])
+    values = drawn(6)
+    dense = torch.zeros(SHAPE)
+    for position, value in zip(positions.tolist(), values, strict=True):
+        dense.view(-1)[position] = value
+    return dense, Sparse(SHAPE, positions, values)
+
+
+def dense_and_low_rank() -> tuple[Tensor, LowRank]:
+    left, right = drawn(6, 2), drawn(2, 36)
+    dense = torch.stack([sum(left[i, r] * right[r] for r in range(2)) for i in range(6)]).reshape(SHAPE)
+    return dense, LowRank(SHAPE, left, right)
+
+
+def dense_and_dense() -> tuple[Tensor, Dense]:
+    values = drawn(*SHAPE)
+    return values, Dense(values)
+
+
+every_kind = pytest.mark.parametrize("kind", [dense_and_dense, dense_and_sparse, dense_and_low_rank])
+
+
+@every_kind
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_a_change_adds_the_same_values_in_every_memory_format(kind, memory):
+    dense, change = kind()
+    base = drawn(*SHAPE[::-1]).permute(3, 2, 1, 0).contiguous(memory_format=memory)
+    before = base.clone()
+    torch.testing.assert_close(change.added_to(base), base + dense)
+    assert torch.equal(base, before)
+    assert change.shape == SHAPE
+
+
+@every_kind
+def test_nonzeros_counts_the_values_that_change(kind):
+    dense, change = kind()
+    assert change.nonzeros() == int((dense != 0).sum())
+
+
+def test_merge_moves_what_the_delta_names_and_nothing_else():
+    base = {"moved": drawn(*SHAPE), "kept": drawn(3, 2)}
+    dense, change = dense_and_sparse()
+    merged = merge(base, {"moved": change})
+    assert torch.equal(merged["kept"], base["kept"])
+    torch.testing.assert_close(merged["moved"], base["moved"] + dense)
+    assert list(merged) == ["moved", "kept"]
+    assert torch.equal(merge(base, {})["moved"], base["moved"])
+
+
+def test_a_sparse_merge_leaves_every_other_value_bitwise_as_it_was():
+    base = drawn(*SHAPE)
+    dense, change = dense_and_sparse()
+    merged = merge({"w": base}, {"w": change})["w"]
+    assert torch.equal(merged[dense == 0], base[dense == 0])
+
+
+def test_merging_is_differentiable_in_the_delta():
+    base, coefficients = drawn(*SHAPE), drawn(*SHAPE)
+    values = dense_and_sparse()[1].values.requires_grad_()
+    left, right = drawn(6, 2).requires_grad_(), drawn(2, 36).requires_grad_()
+    positions = dense_and_sparse()[1].positions
+    changes: dict[str, Change] = {"s": Sparse(SHAPE, positions, values), "l": LowRank(SHAPE, left, right)}
+    merged = merge({"s": base, "l": base}, changes)
+    sum((weight * coefficients).sum() for weight in merged.values()).backward()
+    matrix = coefficients.reshape(6, 36)
+    torch.testing.assert_close(values.grad, coefficients.flatten()[positions])
+    torch.testing.assert_close(left.grad, matrix @ right.detach().T)
+    torch.testing.assert_close(right.grad, left.detach().T @ matrix)
+
+
+def test_density_is_the_share_of_the_whole_backbone_that_changes():
+    assert density({}, 100) == 0
+    assert density({"w": dense_and_sparse()[1]}, 600) == pytest.approx(6 / 600)
+    assert density({"w": Dense(torch.ones(10)), "v": Dense(torch.tensor([0.0, 1.0]))}, 12) == pytest.approx(11 / 12)
+
+
+def test_shira_merges_and_differentiates_like_peft(golden):
+    """PEFT's SHiRA layers on c(tanh(a(x)) + b(x)): output, half strength, and the gradients.
+
+    The file's `merged.*` are no test: PEFT had unmerged them again, so they are the base up to rounding. That the
+    output under merged weights is PEFT's shows the merge.
+    """
+    vectors, _ = golden("shira")
+    base = {f"{n}.{part}": vectors[f"base.{n}.{part}"] for n in "abc" for part in ("weight", "bias")}
+    values = {n: vectors[f"val.{n}"].clone().requires_grad_() for n in "abc"}
+    x = vectors["x"].clone().requires_grad_()
+
+    def delta(scale: float) -> dict[str, Change]:
+        changes: dict[str, Change] = {}
+        for n in "abc":
+            shape = tuple(base[f"{n}.weight"].shape)
+            rows, columns = vectors[f"seed123.{n}.idx"]
+            changes[f"{n}.weight"] = Sparse(shape, rows * shape[1] + columns, scale * values[n])
+        return changes
+
+    def output(scale: float) -> Tensor:
+        w = merge(base, delta(scale))
+        hidden = torch.tanh(x @ w["a.weight"].T + w["a.bias"]) + x @ w["b.weight"].T + w["b.bias"]
+        return hidden @ w["c.weight"].T + w["c.bias"]
+
+    torch.testing.assert_close(output(0.5), vectors["y.scale0.5"], rtol=1e-5, atol=1e-5)
+    y = output(1.0)
+    torch.testing.assert_close(y, vectors["y"], rtol=1e-5, atol=1e-5)
+    (y * vectors["coef"]).sum().backward()
+    torch.testing.assert_close(x.grad, vectors["grad.x"], rtol=1e-4, atol=1e-5)
+    for n in "abc":
+        torch.testing.assert_close(values[n].grad, vectors[f"grad.{n}"], rtol=1e-4, atol=1e-5)

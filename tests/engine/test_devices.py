@@ -1,0 +1,24 @@
+"""Which device a name means."""
+
+import pytest
+import torch
+
+from fewshot_cli.engine.devices import choose_device
+from fewshot_cli.errors import FewshotError
+
+
+def test_the_cpu_is_always_there_and_auto_always_finds_something():
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device("auto").type in ("cpu", "cuda")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cpu:1", "cuda:x", "", "CPU"])
+def test_a_name_that_means_nothing_is_an_error_that_says_so(name):
+    with pytest.raises(FewshotError, match=f"'{name}'") as caught:
+        choose_device(name)
+    assert "auto" in caught.value.hint
+
+
+def test_a_gpu_that_is_not_there_is_an_error():
+    with pytest.raises(FewshotError, match="not here"):
+        choose_device(f"cuda:{torch.cuda.device_count() + 7}")

@@ -1,0 +1,52 @@
+"""Heads against their definitions, and against the published cosine head."""
+
+import torch
+
+from fewshot_cli.engine.heads import class_means, cosine_head, euclidean_head
+
+
+def task(shots=(4, 1, 0, 3), dim=6, seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    labels = torch.repeat_interleave(torch.arange(len(shots)), torch.tensor(shots))
+    return torch.randn(len(labels), dim, generator=rng), labels, torch.randn(9, dim, generator=rng)
+
+
+def test_class_means_are_means_and_zeros_for_a_class_without_an_image():
+    features, labels, _ = task()
+    means = class_means(features, labels, way=4)
+    for way in (0, 1, 3):
+        torch.testing.assert_close(means[way], features[labels == way].mean(0))
+    assert torch.equal(means[2], torch.zeros(6))
+
+
+def test_euclidean_logits_rank_like_distance_to_the_class_mean():
+    """The closed form against the definition, written as plainly as it can be."""
+    features, labels, queries = task(shots=(4, 1, 2, 3))
+    means = class_means(features, labels, way=4)
+    logits = euclidean_head(means).logits(queries)
+    for query, row in zip(queries, logits, strict=True):
+        distances = torch.stack([sum((a - b) ** 2 for a, b in zip(query, mean, strict=True)) for mean in means])
+        torch.testing.assert_close(row, query.square().sum() - distances)  # what is dropped is the same for all classes
+        assert row.argsort(descending=True).tolist() == distances.argsort().tolist()
+
+
+def test_cosine_logits_are_scale_times_the_cosine():
+    features, labels, queries = task(shots=(4, 1, 2, 3))
+    means = class_means(features, labels, way=4)
+    expected = 3.5 * torch.cosine_similarity(queries[:, None], means[None], dim=2)
+    torch.testing.assert_close(cosine_head(means, scale=3.5).logits(queries), expected)
+
+
+def test_a_sharpened_head_has_as_many_times_larger_logits():
+    features, labels, queries = task()
+    head = euclidean_head(class_means(features, labels, way=4))
+    torch.testing.assert_close(head.sharpened(2.5).logits(queries), 2.5 * head.logits(queries))
+    assert head.to(torch.device("cpu")).unit_norm == head.unit_norm
+
+
+def test_cosine_head_gives_the_published_logits(golden):
+    """P>M>F's head, scale * (cosine + bias), one feature row being zero; agreement 1e-6 of the largest logit."""
+    vectors, config = golden("pmf")
+    scale, bias = config["head"]["scale"], config["head"]["bias"]
+    logits = cosine_head(vectors["head.prototypes"], scale).logits(vectors["head.features"]) + scale * bias
+    torch.testing.assert_close(logits, vectors["head.logits"], rtol=0, atol=1e-5)

@@ -1,0 +1,145 @@
+"""The laws that every method keeps, over the registry and over every recipe."""
+
+from typing import Any, get_args
+
+import pytest
+import torch
+from torch import Tensor
+
+from fewshot_cli.engine.backbones import Backbone
+from fewshot_cli.engine.deltas import merge
+from fewshot_cli.engine.types import Adapted, Run, Support
+from fewshot_cli.methods import AnyMethod
+from fewshot_cli.methods.base import Method
+from fewshot_cli.recipes import RECIPES, load_recipe
+
+REGISTRY = get_args(get_args(AnyMethod)[0])
+
+
+def trained(method: Method, steps: int, batch: int | None) -> Method:
+    """The method with other steps, where it takes any, and all else as it was."""
+    settings: dict[str, Any] = method.model_dump()
+    if "tuning" in settings:
+        settings["tuning"]["optim"] |= {"steps": steps, "batch": settings["tuning"]["optim"]["batch"] and batch}
+    return type(method).model_validate(settings)
+
+
+def quick(method: Method) -> Method:
+    """Three steps in batches smaller than the support set's 12 images, so that batches are drawn."""
+    return trained(method, steps=3, batch=5)
+
+
+METHODS = {f"default-{cls.model_fields['name'].default}": quick(cls()) for cls in REGISTRY}
+METHODS |= {f"recipe-{path.stem}": quick(load_recipe(path.stem).method) for path in sorted(RECIPES.glob("*.yaml"))}
+every_method = pytest.mark.parametrize("name", METHODS)
+
+
+def test_there_are_methods_and_recipes_to_hold_to_the_laws():
+    assert len(REGISTRY) >= 8
+    assert sum(name.startswith("recipe-") for name in METHODS) >= 10
+    assert {type(method) for method in METHODS.values()} == set(REGISTRY)
+
+
+@pytest.fixture(scope="module")
+def first_answer(backbone: Backbone, easy):
+    """What a method answers to the easy task, computed once for all laws."""
+    answers: dict[str, Adapted] = {}
+
+    def answer(name: str) -> Adapted:
+        if name == "recipe-attention" and not any("attn" in parameter for parameter in backbone.params):
+            pytest.skip("a convolutional network has no attention")
+        if name not in answers:
+            answers[name] = METHODS[name].adapt(backbone, easy(backbone), Run(seed=3))
+        return answers[name]
+
+    return answer
+
+
+def tensors(backbone: Backbone, adapted: Adapted) -> dict[str, Tensor]:
+    """All the numbers of an answer: merged weights, and the head's."""
+    merged = merge({name: backbone.params[name] for name in adapted.delta}, adapted.delta)
+    return merged | {"weight": adapted.head.weight, "bias": adapted.head.bias}
+
+
+def logits(backbone: Backbone, adapted: Adapted, pictures: Tensor) -> Tensor:
+    return adapted.head.logits(backbone.frozen_features(pictures, merge(backbone.params, adapted.delta)))
+
+
+@every_method
+def test_the_same_seed_gives_the_same_answer(name, backbone, easy, first_answer):
+    first = tensors(backbone, first_answer(name))
+    again = tensors(backbone, METHODS[name].adapt(backbone, easy(backbone), Run(seed=3)))
+    assert first.keys() == again.keys()
+    assert all(torch.equal(first[key], again[key]) for key in first)
+
+
+@every_method
+def test_permuting_the_support_set_changes_nothing(name, backbone, easy, pictures, first_answer):
+    first = first_answer(name)
+    support = easy(backbone)
+    order = torch.randperm(len(support), generator=torch.Generator().manual_seed(5))
+    images = support.images[order]
+    permuted = Support(images, support.labels[order], backbone.frozen_features(images), support.way)
+    other = METHODS[name].adapt(backbone, permuted, Run(seed=3))
+    queries, _ = pictures((4, 4, 4), seed=9)
+    expected, actual = logits(backbone, first, queries), logits(backbone, other, queries)
+    # Another order of the data would move the logits of a trained method by more than 1e-2 of their spread.
+    assert (actual - expected).abs().max() < 1e-3 * (expected.max() - expected.min())
+
+
+@every_method
+def test_the_delta_names_parameters_of_the_backbone_and_has_their_shapes(name, backbone, first_answer):
+    delta = first_answer(name).delta
+    assert delta.keys() <= backbone.params.keys()
+    for parameter, change in delta.items():
+        assert change.shape == backbone.params[parameter].shape
+        assert change.added_to(backbone.params[parameter]).shape == backbone.params[parameter].shape
+
+
+@every_method
+def test_backbone_and_support_set_are_untouched(name, backbone, easy, first_answer):
+    first_answer(name)  # skips what this backbone has not
+    support = easy(backbone)
+    state = {key: value.clone() for key, value in backbone.module.state_dict().items()}
+    before = [values.clone() for values in (support.images, support.labels, support.features)]
+    METHODS[name].adapt(backbone, support, Run(seed=4))
+    after = backbone.module.state_dict()
+    assert state.keys() == after.keys()  # parameters and buffers, batch-norm statistics among them
+    assert all(torch.equal(state[key], after[key]) for key in state)
+    assert all(map(torch.equal, before, (support.images, support.labels, support.features)))
+    assert not backbone.module.training
+    assert not any(p.requires_grad or p.grad is not None for p in backbone.module.parameters())
+
+
+@every_method
+def test_an_easy_support_set_is_separated(name, backbone, easy, pictures, first_answer):
+    first_answer(name)  # skips what this backbone has not
+    queries, answers = pictures((8, 8, 8), seed=2)
+    adapted = trained(METHODS[name], steps=10, batch=12).adapt(backbone, easy(backbone), Run(seed=3))
+    given = logits(backbone, adapted, queries)
+    assert given.shape == (24, 3)
+    assert given.isfinite().all()
+    assert (given.argmax(1) == answers).float().mean() >= 0.9
+
+
+@every_method
+def test_the_head_is_a_plain_detached_layer_of_the_right_shape(name, backbone, first_answer):
+    head = first_answer(name).head
+    assert head.weight.shape == (3, backbone.dim)
+    assert head.bias.shape == (3,)
+    assert head.weight.dtype == head.bias.dtype == torch.float32
+    assert not any(values.requires_grad for values in tensors(backbone, first_answer(name)).values())
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if hasattr(method, "tuning")])
+def test_the_seed_and_the_watch_of_a_trained_method_are_used(name, vit, easy, first_answer):
+    heard = []
+    other = METHODS[name].adapt(
+        vit, easy(vit), Run(seed=8, watch=lambda step, steps, loss: heard.append((step, steps)))
+    )
+    same = METHODS[name].adapt(vit, easy(vit), Run(seed=3))
+    assert heard == [(1, 3), (2, 3), (3, 3)]
+    changed = [
+        not torch.equal(a, b) for a, b in zip(tensors(vit, other).values(), tensors(vit, same).values(), strict=True)
+    ]
+    assert any(changed)

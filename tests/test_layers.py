@@ -1,0 +1,123 @@
+"""A file imports only from the rooms below its own, and each outside thing has one door."""
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import fewshot_cli
+
+PACKAGE = Path(fewshot_cli.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+VALUES = ("engine.types", "engine.preprocessing", "engine.deltas", "engine.heads")  # words, not work
+MAY_IMPORT = {
+    "errors": (),
+    "engine": ("engine", "errors"),
+    "methods": ("methods", "engine", "errors"),
+    "recipes": ("methods", "engine.settings", "errors"),
+    "images": ("images", *VALUES, "errors"),
+    "files": ("files", *VALUES, "errors"),
+    "reports": ("reports", "engine.statistics", "errors"),
+    "jobs": ("jobs", "recipes", "methods", "engine", "images", "files", "reports", "errors"),
+    "cli": ("cli", "jobs", "recipes", "methods", "engine", "images", "files", "reports", "errors"),
+    "__main__": ("cli",),
+    "__init__": (),
+}
+"""Which rooms a room may import from; the package's own name and version are open to all."""
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def name(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(nodes: Iterator[ast.AST]) -> Iterator[str]:
+    """The dotted names that are imported: of "from a import b" it is "a.b", since b may be a module."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports name the whole path"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def all_imports(path: Path) -> list[str]:
+    return list(imports(ast.walk(tree(path))))
+
+
+def is_of(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
+
+
+def importers_of(package: str) -> set[str]:
+    return {name(path) for path in FILES if any(is_of(module, package) for module in all_imports(path))}
+
+
+def on_import(node: ast.AST) -> Iterator[ast.AST]:
+    """What runs when a module is imported: no function's body, and nothing that only a type checker reads."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        yield child
+        yield from on_import(child)
+
+
+def test_there_is_something_to_look_at():
+    assert {"engine", "methods", "recipes", "errors"} <= {room(path) for path in FILES}
+    assert importers_of("timm")
+    assert importers_of("fewshot_cli.engine")
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_a_file_imports_only_from_rooms_below(path):
+    allowed = tuple(f"fewshot_cli.{below}" for below in MAY_IMPORT[room(path)])
+    for module in all_imports(path):
+        if is_of(module, "fewshot_cli") and module != "fewshot_cli.__version__":
+            assert any(is_of(module, below) for below in allowed), f"{name(path)} imports {module}"
+
+
+def test_only_the_backbones_import_timm():
+    assert importers_of("timm") == {"engine/backbones.py"}
+
+
+# cli/options.py tells the user what --device may be; it decides nothing.
+@pytest.mark.parametrize("path", [p for p in FILES if name(p) not in ("engine/devices.py", "cli/options.py")], ids=name)
+def test_only_the_devices_say_cuda(path):
+    for node in ast.walk(tree(path)):
+        assert not (isinstance(node, ast.Attribute) and node.attr == "cuda"), f"line {node.lineno}"
+        assert not (isinstance(node, ast.Constant) and "cuda" in str(node.value)), f"line {node.lineno}"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if room(p) in ("images", "cli")], ids=name)
+def test_pictures_and_commands_start_without_torch(path):
+    heavy = [module for module in imports(on_import(tree(path))) if is_of(module, "torch")]
+    assert not heavy
+
+
+def test_no_file_can_run_code_from_a_file_it_reads():
+    """Pickles run what they hold: one place reads the default weights, and only weights."""
+    for unsafe in ("pickle", "dill", "joblib", "marshal", "shelve"):
+        assert not importers_of(unsafe)
+    calls = [
+        (name(path), node)
+        for path in FILES
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "load")
+        if ast.unparse(node.func) == "torch.load" or "torch.load" in all_imports(path)
+    ]
+    assert {where for where, _ in calls} <= {"files/weights.py"}
+    for _, call in calls:
+        assert {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}.get("weights_only") == "True"

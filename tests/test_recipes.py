@@ -1,0 +1,187 @@
+"""Recipes: those that come with the install, overrides, and what a wrong one says."""
+
+import re
+
+import pytest
+
+from fewshot_cli.errors import FewshotError
+from fewshot_cli.methods.finetune import Finetune
+from fewshot_cli.methods.lora import LoRA
+from fewshot_cli.methods.ridge import Ridge
+from fewshot_cli.recipes import DEFAULT_BACKBONE, RECIPES, load_recipe, method_names, parse_recipe, recipe_names
+
+FILES = sorted(RECIPES.glob("*.yaml"), key=lambda path: path.stem)
+every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+
+
+def mistakes(*changes: str, recipe: str = "ridge") -> str:
+    with pytest.raises(FewshotError) as caught:
+        load_recipe(recipe, changes)
+    return caught.value.problem
+
+
+@pytest.fixture
+def file(tmp_path):
+    def written(text: str) -> str:
+        path = tmp_path / "mine.yaml"
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return written
+
+
+def test_there_are_recipes_and_every_method_has_one():
+    assert len(FILES) >= 10
+    assert recipe_names() == [path.stem for path in FILES]
+    assert {load_recipe(name).method.name for name in recipe_names()} == set(method_names())
+
+
+@every_file
+def test_every_recipe_loads(path):
+    recipe = load_recipe(path.stem)
+    assert recipe == load_recipe(str(path))
+    assert recipe.backbone == DEFAULT_BACKBONE
+
+
+@every_file
+def test_every_recipe_says_how_to_run_it(path):
+    head = re.match(r"(#.*\n)+", path.read_text(encoding="utf-8"))
+    assert head, "a recipe begins with a comment"
+    commands = re.findall(r"^#   fewshot adapt .*$", head[0], re.MULTILINE)
+    assert len(commands) == 1
+    assert re.search(rf" --recipe {re.escape(path.stem)}( |$)", commands[0])
+
+
+def test_changes_are_read_as_yaml_and_numbers_as_people_write_them():
+    changes = ["method.tuning.optim.lr=1e-3", "method.tuning.optim.steps=7", "method.parts=[q, k, v]"]
+    method = load_recipe("lora", [*changes, "method.scaling=alpha/sqrt(rank)"]).method
+    assert isinstance(method, LoRA)
+    assert method.tuning.optim.lr == 0.001
+    assert method.tuning.optim.steps == 7
+    assert method.tuning.optim.batch == 32  # what the file says and no change names stays
+    assert method.parts == ("q", "k", "v")
+    assert method.factor == pytest.approx(8 / 8**0.5)
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1E-3", "1.e-3", "1.0e-3", "0.001", "+1e-3", "10e-4"])
+def test_every_spelling_of_a_number_is_one(text, file):
+    assert load_recipe("finetune", [f"method.tuning.optim.lr={text}"]).method.tuning.optim.lr == 0.001
+    path = file(f"method: {{name: ridge, strength: {text}}}")
+    assert load_recipe(path).method == Ridge(strength=0.001)
+
+
+def test_a_change_can_make_sections_and_null_is_a_value():
+    recipe = load_recipe("saft", ["method.tuning.optim.batch=null", "backbone=resnet18", "method.tuning.augment=0"])
+    assert recipe.backbone == "resnet18"
+    assert recipe.method.tuning.optim.batch is None
+    assert recipe.method.tuning.augment == 0
+
+
+def test_a_change_can_make_sections_that_the_file_has_not(file):
+    path = file("backbone: resnet18\n")
+    recipe = load_recipe(path, ["method.name=finetune", "method.tuning.optim.steps=3"])
+    assert isinstance(recipe.method, Finetune)
+    assert recipe.method.tuning.optim.steps == 3
+
+
+def test_options_win_over_changes_and_none_is_not_given():
+    recipe = load_recipe("ridge", ["backbone=resnet18", "image_size=96"], backbone="resnet34", image_size=None)
+    assert (recipe.backbone, recipe.image_size) == ("resnet34", 96)
+
+
+def test_every_mistake_is_listed_at_once_with_its_path():
+    problem = mistakes(
+        "method.rnak=3",
+        "method.rank=0",
+        "method.tuning.optim.lr=fast",
+        "method.tuning.head=linear",
+        "method.targets='['",
+        "image_size=3",
+        "bakbone=resnet18",
+        recipe="lora",
+    )
+    lines = problem.splitlines()
+    assert "7 mistakes" in lines[0]
+    paths = {line.split(":")[0].strip() for line in lines[1:]}
+    expected = ("rnak", "rank", "tuning.optim.lr", "tuning.head", "targets")
+    assert paths == {f"method.{path}" for path in expected} | {"image_size", "bakbone"}
+    assert "method.rnak: there is no such setting" in problem
+    assert "given: 'fast'" in problem
+
+
+@pytest.mark.parametrize(
+    "change", ["method.tuning.optim.lr=.inf", "method.tuning.optim.steps=2.5", "method.density=1.5"]
+)
+def test_values_out_of_range_are_mistakes(change):
+    assert change.split("=")[0] in mistakes(change, recipe="saft")
+
+
+def test_a_recipe_never_changes_once_read():
+    recipe = load_recipe("ridge")
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.backbone = "resnet18"
+
+
+@pytest.mark.parametrize("change", ["steps", "=3", "method.=3", ".name=3", "method..name=3"])
+def test_a_change_that_is_none_is_an_error_with_an_example(change):
+    with pytest.raises(FewshotError, match="not of the form") as caught:
+        load_recipe("ridge", [change])
+    assert "--set method." in caught.value.hint
+
+
+def test_a_change_below_a_value_is_an_error():
+    with pytest.raises(FewshotError, match="'strength' is a value"):
+        load_recipe("ridge", ["method.strength.much=3"])
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "backbone: resnet18\n", "method: {strength: 2}\n"])
+def test_a_missing_method_is_named_with_what_there_is(text, file):
+    with pytest.raises(FewshotError) as caught:
+        load_recipe(file(text))
+    assert "method.name: is missing" in caught.value.problem
+    assert all(name in caught.value.problem for name in method_names())
+
+
+def test_a_method_without_its_section_is_shown_how_to_write_it(file):
+    with pytest.raises(FewshotError, match=r"method: .*\{name: ridge\}"):
+        load_recipe(file("method: ridge\n"))
+
+
+def test_a_misspelt_method_is_answered_with_the_nearest():
+    assert "did you mean ridge?" in mistakes("method.name=rigde")
+    assert "there are protonet, ridge" in mistakes("method.name=xyz")
+    assert "method.name: 3 is not a method" in mistakes("method.name=3")
+
+
+def test_an_unknown_recipe_is_answered_with_the_nearest():
+    with pytest.raises(FewshotError, match="no recipe called 'fintune'") as caught:
+        load_recipe("fintune")
+    assert "finetune" in caught.value.hint
+    with pytest.raises(FewshotError) as caught:
+        load_recipe("qqq")
+    assert all(name in caught.value.hint for name in recipe_names())
+
+
+def test_a_recipe_file_that_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(FewshotError, match=r"no recipe file .*gone\.yaml"):
+        load_recipe(str(tmp_path / "gone.yaml"))
+
+
+@pytest.mark.parametrize(("text", "says"), [("- a\n- b\n", "list"), ("just words\n", "str"), ("3\n", "int")])
+def test_yaml_that_is_no_mapping_is_not_a_recipe(text, says, file):
+    with pytest.raises(FewshotError, match=f"holds a {says}, not a recipe"):
+        load_recipe(file(text))
+
+
+def test_what_is_no_yaml_is_an_error_that_says_where(file, tmp_path):
+    with pytest.raises(FewshotError, match=r"not a YAML file.*line 2"):
+        load_recipe(file("method: {name: ridge\nbackbone: x\n"))
+    (tmp_path / "picture.yaml").write_bytes(b"\xff\xd8\xff\xe0")
+    with pytest.raises(FewshotError, match="not a YAML file"):
+        load_recipe(str(tmp_path / "picture.yaml"))
+
+
+def test_a_recipe_survives_being_written_and_read():
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        assert parse_recipe(recipe.model_dump(mode="json"), name) == recipe
