@@ -1,7 +1,7 @@
 """The one training loop."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ class Optim(Settings):
 
 
 def fit(
-    loss: Callable[[Params, int], Tensor],
+    loss: Callable[[Params, int], Iterable[Tensor]],
     start: Params,
     optim: Optim,
     watch: Callable[[int, int, float], None] = unwatched,
@@ -37,7 +37,8 @@ def fit(
 ) -> Params:
     """The parameters that `optim.steps` steps down `loss(params, step)` lead to from `start`, which stays as it is.
 
-    `lr_scale` multiplies the learning rate of the parameters it names.
+    The loss comes in parts that add up, each differentiated and forgotten before the next is made, so that a batch need
+    not fit into memory, or the cache, at once. `lr_scale` multiplies the learning rate of the parameters it names.
 
     Raises FewshotError when the loss or a parameter is no longer a finite number.
     """
@@ -47,13 +48,15 @@ def fit(
     for step in range(optim.steps):
         for group in optimiser.param_groups:
             group["lr"] = optim.lr * group["scale"] * _share_of_lr(step, optim)
-        value = loss(params, step)
-        if not math.isfinite(value.item()):
-            raise _broken_off(step, optim, f"the loss is {value.item()}")
         optimiser.zero_grad(set_to_none=True)
-        value.backward()  # type: ignore[no-untyped-call]
+        value = 0.0
+        for part in loss(params, step):
+            part.backward()  # type: ignore[no-untyped-call]
+            value += part.item()
+        if not math.isfinite(value):
+            raise _broken_off(step, optim, f"the loss is {value}")
         optimiser.step()
-        watch(step + 1, optim.steps, value.item())
+        watch(step + 1, optim.steps, value)
     if not all(values.isfinite().all() for values in params.values()):  # what the last step did shows in no loss
         raise _broken_off(optim.steps - 1, optim, "a weight is no longer a finite number")
     return {name: values.detach() for name, values in params.items()}

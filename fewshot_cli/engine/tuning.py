@@ -1,6 +1,6 @@
 """Fine-tuning on a support set: what every method that moves the backbone shares."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
 import torch
@@ -57,13 +57,15 @@ def tune(
         plain = normalised(indices)
         return diff_augment(plain, draw(plain, rng, tuning.augment)) if tuning.augment else plain
 
-    def cosine_loss(params: Params, step: int) -> Tensor:
+    def cosine_loss(params: Params, step: int) -> Iterator[Tensor]:
         indices = batches.next()
-        features = backbone.features(augmented(indices), weights(params))
-        vectors = F.normalize(params[HEAD], dim=1)
-        return F.cross_entropy(tuning.scale * F.normalize(features, dim=1) @ vectors.T, support.labels[indices])
+        chunks = (torch.split(part, backbone.chunk) for part in (augmented(indices), support.labels[indices]))
+        for chunk, labels in zip(*chunks, strict=True):
+            features = F.normalize(backbone.features(chunk, weights(params)), dim=1)
+            logits = tuning.scale * features @ F.normalize(params[HEAD], dim=1).T
+            yield F.cross_entropy(logits, labels, reduction="sum") / len(indices)
 
-    def prototype_loss(params: Params, step: int) -> Tensor:
+    def prototype_loss(params: Params, step: int) -> Iterator[Tensor]:
         moved = weights(params)
         plain = normalised(batches.next())
         features = backbone.features(plain, moved)
@@ -71,7 +73,7 @@ def tune(
         draws = draw(plain, rng, tuning.augment) if tuning.augment else None
         if draws is not None:  # else the augmented images are the plain ones, whose features are known
             features = backbone.features(diff_augment(plain, draws), moved)
-        return F.cross_entropy(cosine_head(vectors, tuning.scale).logits(features), support.labels)
+        yield F.cross_entropy(cosine_head(vectors, tuning.scale).logits(features), support.labels)
 
     prototypes = class_means(support.features, support.labels, support.way)
     if tuning.head == "cosine":

@@ -37,7 +37,7 @@ def task_gradient(backbone: Backbone, support: Support, base: Params, tuning: Tu
     support = support.in_order()
     head = cosine_head(class_means(support.features, support.labels, support.way), tuning.scale)
     weights = {name: values.detach().clone().requires_grad_() for name, values in base.items()}
-    for indices in torch.split(torch.arange(len(support)), tuning.optim.batch or len(support)):
+    for indices in torch.split(torch.arange(len(support)), backbone.chunk):
         features = backbone.features(backbone.normalised(support.images[indices]), weights)
         loss = F.cross_entropy(head.logits(features), support.labels[indices], reduction="sum") / len(support)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -1,0 +1,135 @@
+"""Every starting method on real folders, as a user would: `adapt` on a few images of each class, then `eval` on the rest.
+
+    python benchmarks/methods.py                          all recipes on the four sets, 5 images a class
+    python benchmarks/methods.py --recipes ridge lda --image-size 128 --seeds 3
+
+Prints a Markdown table of accuracies, and writes every run to --out as JSON. Needs ../shared/data.
+"""
+
+import argparse
+import json
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fewshot_cli.engine.devices import choose_device
+from fewshot_cli.files.cache import FeatureCache
+from fewshot_cli.images.folders import read_folder
+from fewshot_cli.jobs.adapt import adapt
+from fewshot_cli.jobs.evaluate import evaluate
+from fewshot_cli.jobs.loading import Source
+from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.recipes import load_recipe, recipe_names
+
+SHARED = Path(os.environ.get("FEWSHOT_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+NOT_HERE = ("attention", "pmf")  # the default backbone has no attention; pmf takes an hour for 99 classes
+SETS = ("pacs/photo", "pacs/sketch", "dtd10", "caltech101")
+
+
+def main() -> None:
+    options = parse()
+    torch.set_num_threads(options.threads)
+    rows: list[dict[str, Any]] = json.loads(options.out.read_text()) if options.out.exists() and options.resume else []
+    done = {(row["recipe"], row["set"], row["seed"]) for row in rows}
+    for seed in range(options.seeds):
+        for name in options.data:
+            with tempfile.TemporaryDirectory() as folder:
+                support, query = split(SHARED / "data" / name, Path(folder), options.shots, seed)
+                for recipe in options.recipes:
+                    if (recipe, name, seed) not in done:
+                        rows.append({"recipe": recipe, "set": name, "seed": seed} | measure(recipe, support, query, Path(folder), options))
+                        options.out.parent.mkdir(parents=True, exist_ok=True)
+                        options.out.write_text(json.dumps(rows, indent=1) + "\n")
+                        print(json.dumps(rows[-1]), flush=True)
+    print(table(rows, options.data))
+
+
+def measure(name: str, support: Path, query: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """What `fewshot adapt` and `fewshot eval` report for one recipe."""
+    file = folder / f"{name}.fewshot"
+    source, device, cache = Source(options.weights, offline=True), choose_device(options.device), FeatureCache()
+    recipe = load_recipe(name, options.set, backbone=options.backbone, image_size=options.image_size)
+    start = time.perf_counter()
+    learned = adapt(support, file, recipe, source, device, 0, 0 if trains(recipe.method) else 5, cache, Unseen())
+    seconds = time.perf_counter() - start
+    found = evaluate(file, query, source, device, cache, Unseen())
+    file.unlink()
+    return {
+        "backbone": learned["backbone"],
+        "image_size": options.image_size,
+        "shots": options.shots,
+        "images": learned["images"],
+        "queries": found["n"],
+        "accuracy": found["accuracy"],
+        "low": found["low"],
+        "high": found["high"],
+        "ece": found["ece"],
+        "expected": learned["expected_accuracy"],
+        "bytes": learned["bytes"],
+        "density": learned["density"],
+        "adapt_seconds": round(seconds, 2),
+        "device": str(device),
+    }
+
+
+def trains(method: Any) -> bool:
+    return hasattr(method, "tuning")
+
+
+def split(root: Path, folder: Path, shots: int, seed: int) -> tuple[Path, Path]:
+    """Two folders of links: `shots` images of each class, drawn from the seed, and the rest."""
+    members: dict[str, list[Path]] = defaultdict(list)
+    for item in read_folder(root).items:
+        members[item.label].append(item.path)
+    for label, paths in members.items():
+        chosen = set(random.Random(f"{seed} {label}").sample(paths, shots))
+        for path in paths:
+            link = folder / ("support" if path in chosen else "query") / label / path.name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path)
+    return folder / "support", folder / "query"
+
+
+def table(rows: list[dict[str, Any]], sets: list[str]) -> str:
+    """Mean accuracy over the seeds in percent, by recipe and set, best mean first, with size and time."""
+    recipes = sorted({row["recipe"] for row in rows})
+    lines = []
+    for recipe in recipes:
+        mine = [row for row in rows if row["recipe"] == recipe]
+        means = [statistics.mean(r["accuracy"] for r in mine if r["set"] == name) for name in sets if any(r["set"] == name for r in mine)]
+        if len(means) < len(sets):
+            continue
+        kilobytes = statistics.median(row["bytes"] for row in mine) / 1000
+        seconds = statistics.median(row["adapt_seconds"] for row in mine)
+        cells = [f"{100 * mean:.1f}" for mean in means] + [f"**{100 * statistics.mean(means):.1f}**", f"{kilobytes:,.0f}", f"{seconds:.0f}"]
+        lines.append((statistics.mean(means), f"| `{recipe}` | " + " | ".join(cells) + " |"))
+    head = "| recipe | " + " | ".join(sets) + " | mean | KB | adapt, s |\n" + "| --- |" + " --- |" * (len(sets) + 3)
+    return "\n".join([head] + [line for _, line in sorted(lines, reverse=True)])
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipes", nargs="+", default=[name for name in recipe_names() if name not in NOT_HERE])
+    parser.add_argument("--data", nargs="+", default=list(SETS))
+    parser.add_argument("--shots", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--backbone", default=None)
+    parser.add_argument("--weights", type=Path, default=None)
+    parser.add_argument("--image-size", type=int, default=None)
+    parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--out", type=Path, default=Path("methods.json"))
+    parser.add_argument("--resume", action="store_true", help="keep the runs in --out and only do the others")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""How fast things start, as ratios of medians in one run: `--help` against `python -c pass`, and building a backbone from
+local weights against timm's create-and-load.
+
+    python benchmarks/startup.py
+
+Prints one JSON line for each. Goals: help at most 10, without torch; build at least 5, with equal outputs.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from fewshot_cli.engine.backbones import build_backbone
+
+ROUNDS = 15
+
+
+def main() -> None:
+    print(json.dumps(help_against_nothing()))
+    for name in ("vit_small_patch16_224", "vit_base_patch16_224"):
+        print(json.dumps(build_against_timm(name)))
+
+
+def help_against_nothing() -> dict[str, object]:
+    nothing = [sys.executable, "-c", "pass"]
+    asked = [sys.executable, "-m", "fewshot_cli", "adapt", "--help"]
+    fewshot, bare = alternating(lambda: run(asked), lambda: run(nothing), ROUNDS)
+    listing = subprocess.run([*asked[:1], "-X", "importtime", *asked[1:]], capture_output=True, text=True, check=True).stderr
+    return {
+        "what": "adapt --help / python -c pass",
+        "ratio": round(fewshot / bare, 2),
+        "milliseconds": [round(1000 * fewshot), round(1000 * bare)],
+        "torch_imported": any(line.rsplit("|", 1)[-1].strip() == "torch" for line in listing.splitlines()),
+    }
+
+
+def build_against_timm(name: str) -> dict[str, object]:
+    """Both from the same safetensors file of random weights in the page cache, to a model in eval mode without a classifier."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "weights.safetensors"
+        save_file(timm.create_model(name).state_dict(), file)
+
+        def by_timm() -> torch.nn.Module:
+            overlay = {"file": str(file), "custom_load": False}
+            model: torch.nn.Module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0)
+            return model.eval()
+
+        def by_us() -> torch.nn.Module:
+            return build_backbone(name, load_file(file)).module
+
+        with torch.no_grad():
+            images = torch.randn(2, 3, 224, 224)
+            equal = torch.equal(by_timm()(images), by_us()(images))
+        theirs, ours = alternating(by_timm, by_us, 7)
+    return {
+        "what": f"{name}: timm create and load / build_backbone",
+        "ratio": round(theirs / ours, 2),
+        "milliseconds": [round(1000 * theirs), round(1000 * ours)],
+        "outputs_equal": equal,
+    }
+
+
+def run(command: list[str]) -> None:
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def alternating(one: Callable[[], object], other: Callable[[], object], rounds: int) -> tuple[float, float]:
+    """Median seconds of each, measured in turn so that both see the same machine."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds):
+        for spent, body in zip(times, (one, other), strict=True):
+            start = time.perf_counter()
+            body()
+            spent.append(time.perf_counter() - start)
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+if __name__ == "__main__":
+    main()

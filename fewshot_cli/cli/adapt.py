@@ -1,0 +1,57 @@
+"""`fewshot adapt FOLDER -o FILE`"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fewshot_cli.cli import options
+
+
+@options.command
+def adapt(
+    folder: options.Folder,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The delta file to write.")],
+    recipe: options.Recipe = None,
+    method: options.Method = None,
+    backbone: options.Backbone = None,
+    weights: options.Weights = None,
+    image_size: options.ImageSize = None,
+    changes: options.Changes = None,
+    folds: Annotated[
+        int,
+        typer.Option(
+            "--folds", metavar="N", min=0, help="Folds to estimate a trained method's accuracy in; 0 doesn't."
+        ),
+    ] = 5,
+    device: options.Device = "auto",
+    seed: options.Seed = 0,
+    offline: options.Offline = False,
+    no_cache: options.NoCache = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Learn a classifier from a folder of labelled images.
+
+    Writes it to a small file, proves that file, and says what accuracy to expect.
+    """
+    where = options.source(weights, offline)
+    from fewshot_cli.cli.terminal import progress_on, show
+    from fewshot_cli.engine.devices import choose_device
+    from fewshot_cli.jobs.adapt import adapt as job
+    from fewshot_cli.recipes import load_recipe
+    from fewshot_cli.reports.adapting import adapted
+
+    what = load_recipe(options.recipe_name(recipe, method), changes or (), backbone=backbone, image_size=image_size)
+    report = job(
+        folder,
+        output,
+        what,
+        where,
+        choose_device(device),
+        seed,
+        folds,
+        options.feature_cache(no_cache),
+        progress_on(quiet),
+    )
+    show(report, json, adapted)

@@ -1,0 +1,32 @@
+"""`fewshot demo`"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fewshot_cli.cli import options
+
+
+@options.command
+def demo(
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Keep the pictures and the classifier here.")
+    ] = None,
+    device: options.Device = "auto",
+    seed: options.Seed = 0,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Go the whole way on drawn pictures, no network.
+
+    Draws a dozen classes, adapts to a few pictures of each, checks the result on others, and predicts.
+    """
+    options.source(None, offline=True)
+    from fewshot_cli.cli.terminal import progress_on, show
+    from fewshot_cli.engine.devices import choose_device
+    from fewshot_cli.jobs.demo import demo as job
+    from fewshot_cli.reports.demonstration import demonstrated
+
+    report = job(output, choose_device(device), seed, progress_on(quiet))
+    show(report, json, demonstrated)

@@ -1,0 +1,17 @@
+"""`fewshot doctor FOLDER`"""
+
+from fewshot_cli.cli import options
+
+
+@options.command
+def doctor(folder: options.Folder, json: options.Json = False, quiet: options.Quiet = False) -> None:
+    """Name every problem image and what to do.
+
+    Among them are unreadable, truncated and turned ones, duplicates, and classes with a single image.
+    """
+    from fewshot_cli.cli.terminal import progress_on, show
+    from fewshot_cli.jobs.doctor import doctor as job
+    from fewshot_cli.reports.health import examined
+
+    report = job(folder, progress_on(quiet))
+    show(report, json, examined)

@@ -1,0 +1,42 @@
+"""`fewshot export FILE -o OUT --format FORMAT`"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from fewshot_cli.cli import options
+
+
+@options.command
+def export(
+    file: options.File,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="The file to write.")],
+    format_: Annotated[
+        Literal["safetensors", "onnx"],
+        typer.Option(
+            "--format", help="safetensors: merged weights under timm's names. onnx: for onnxruntime and others."
+        ),
+    ],
+    images: Annotated[
+        Path | None,
+        typer.Option("--images", metavar="FOLDER", help="Prove it on these images too, not only on drawn ones."),
+    ] = None,
+    weights: options.Weights = None,
+    device: options.Device = "auto",
+    offline: options.Offline = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Write the adapted model as safetensors or ONNX.
+
+    Proves that what it wrote gives the same answers, or writes nothing.
+    """
+    where = options.source(weights, offline)
+    from fewshot_cli.cli.terminal import progress_on, show
+    from fewshot_cli.engine.devices import choose_device
+    from fewshot_cli.jobs.export import export as job
+    from fewshot_cli.reports.exporting import exported
+
+    report = job(file, output, format_, images, where, choose_device(device), progress_on(quiet))
+    show(report, json, exported)

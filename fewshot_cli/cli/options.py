@@ -1,0 +1,111 @@
+"""Options that several commands share, and what every command does around its job."""
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ParamSpec
+
+import typer
+
+if TYPE_CHECKING:
+    from fewshot_cli.files.cache import FeatureCache
+    from fewshot_cli.jobs.loading import Source
+
+Folder = Annotated[
+    Path,
+    typer.Argument(metavar="FOLDER", help="One sub-folder per class, named after the class, with its images inside."),
+]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="A delta file, as `fewshot adapt` writes it.")]
+Recipe = Annotated[
+    str | None,
+    typer.Option("--recipe", metavar="NAME|FILE", help="What to do, as a recipe; `fewshot recipes` lists them."),
+]
+Method = Annotated[str | None, typer.Option("--method", metavar="NAME", help="Short for the recipe of that name.")]
+Backbone = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone", metavar="TIMM_NAME", help="The pre-trained model to adapt; `fewshot backbones` lists them."
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights",
+        metavar="FILE",
+        help="A safetensors file with the backbone's weights, so that nothing is downloaded.",
+    ),
+]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(
+        "--image-size", metavar="N", help="Pixels on a side; the model's own if not given. Smaller is faster."
+    ),
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change one value of the recipe; may be repeated."),
+]
+Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N", help="Where to compute.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of all random numbers.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Never touch the network.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only, no progress.")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither use nor keep the features of images seen before.")]
+
+P = ParamSpec("P")
+
+
+def command(body: Callable[P, None]) -> Callable[P, None]:
+    """The command with its manners: a mistake is a sentence and a hint, and exit 2 (a failed check: 3); Ctrl-C: 130."""
+
+    @functools.wraps(body)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        from fewshot_cli.errors import FewshotError
+
+        try:
+            body(*args, **kwargs)
+            sys.stdout.flush()
+        except FewshotError as error:
+            from fewshot_cli.cli.terminal import printable
+
+            for line in f"Error: {error.problem}\n{error.hint}".rstrip().split("\n"):
+                print(printable(line), file=sys.stderr)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            print("Interrupted; nothing was written.", file=sys.stderr)
+            raise typer.Exit(130) from None
+        except BrokenPipeError:  # the reader of our output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+
+    return run
+
+
+def recipe_name(recipe: str | None, method: str | None) -> str:
+    """The recipe asked for, by whichever of the two options. Raises FewshotError where both are given."""
+    from fewshot_cli.errors import FewshotError
+    from fewshot_cli.recipes import DEFAULT_RECIPE
+
+    if recipe and method:
+        raise FewshotError(
+            f"Both --recipe {recipe} and --method {method} are given.",
+            "--method NAME is short for --recipe NAME; give one.",
+        )
+    return recipe or method or DEFAULT_RECIPE
+
+
+def source(weights: Path | None, offline: bool) -> "Source":
+    """Where weights may come from. `offline` also holds for the hub's client, which else asks its server for news."""
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    from fewshot_cli.jobs.loading import Source
+
+    return Source(weights, offline)
+
+
+def feature_cache(no_cache: bool) -> "FeatureCache":
+    from fewshot_cli.files.cache import FeatureCache, NoCache
+
+    return NoCache() if no_cache else FeatureCache()

@@ -1,0 +1,39 @@
+"""`fewshot predict FILE PATH...`"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fewshot_cli.cli import options
+
+
+@options.command
+def predict(
+    file: options.File,
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Images, or folders of images.")],
+    csv: Annotated[Path | None, typer.Option("--csv", metavar="OUT", help="Write the rows to a CSV file.")] = None,
+    weights: options.Weights = None,
+    device: options.Device = "auto",
+    offline: options.Offline = False,
+    no_cache: options.NoCache = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Label images, one row for each.
+
+    A file that can't be read is a row with its error, never a stop.
+    """
+    where = options.source(weights, offline)
+    from fewshot_cli.cli.terminal import progress_on, show
+    from fewshot_cli.engine.devices import choose_device
+    from fewshot_cli.files.atomic import check_writable, write_atomically
+    from fewshot_cli.jobs.predict import predict as job
+    from fewshot_cli.reports.predicting import as_csv, predicted
+
+    if csv:
+        check_writable(csv)
+    report = job(file, paths, where, choose_device(device), options.feature_cache(no_cache), progress_on(quiet))
+    if csv:
+        write_atomically(csv, as_csv(report))
+    show(report, json, predicted)

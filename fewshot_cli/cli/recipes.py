@@ -1,0 +1,62 @@
+"""`fewshot recipes [list | show NAME | copy NAME FILE | check NAME]`"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fewshot_cli.cli import options
+
+recipes = typer.Typer(help="List, show, copy and check recipes.", rich_markup_mode=None)
+Name = Annotated[str, typer.Argument(metavar="NAME|FILE", help="A recipe's name, or a recipe file.")]
+
+
+@recipes.callback(invoke_without_command=True)
+def _default(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        list_()
+
+
+@recipes.command("list")
+@options.command
+def list_(json: options.Json = False) -> None:
+    """List the recipes: name, method, and what it is for."""
+    from fewshot_cli.cli.terminal import show
+    from fewshot_cli.jobs.recipes import listed
+    from fewshot_cli.reports.layout import facts
+
+    show(listed(), json, lambda report: facts(*((item["name"], item["about"]) for item in report["recipes"])))
+
+
+@recipes.command("show")
+@options.command
+def show_(name: Name) -> None:
+    """Print a recipe's file."""
+    from fewshot_cli.jobs.recipes import text
+
+    print(text(name), end="")
+
+
+@recipes.command("copy")
+@options.command
+def copy(name: Name, output: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write.")]) -> None:
+    """Copy a recipe, to change it."""
+    from fewshot_cli.errors import FewshotError
+    from fewshot_cli.files.atomic import check_writable, write_atomically
+    from fewshot_cli.jobs.recipes import text
+
+    check_writable(output)
+    if output.exists():
+        raise FewshotError(f"{output} exists already.", "Choose another name, or remove it first.")
+    write_atomically(output, text(name))
+
+
+@recipes.command("check")
+@options.command
+def check(name: Name, changes: options.Changes = None, json: options.Json = False) -> None:
+    """Check a recipe, and print it with every setting it leaves at its default."""
+    from fewshot_cli.cli.terminal import show
+    from fewshot_cli.jobs.recipes import checked
+    from fewshot_cli.reports.layout import as_yaml
+
+    show(checked(name, changes or ()), json, lambda report: as_yaml(report["recipe"]))

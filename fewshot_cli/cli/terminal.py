@@ -1,0 +1,59 @@
+"""What the commands print: results on standard output, progress on standard error."""
+
+import json
+import os
+import sys
+import unicodedata
+from collections.abc import Callable
+from typing import Any, Literal, TextIO
+
+from rich.console import Console, RenderableType
+
+from fewshot_cli.jobs.progress import Progress, Unseen
+from fewshot_cli.reports.progress import Bars
+
+PLAIN_WIDTH = 10_000
+"""Characters in a line where no terminal is: what reads them wants no line broken, however long a path is."""
+
+
+def progress_on(quiet: bool) -> Progress:
+    """Bars on standard error where that is a terminal and nobody asked for quiet; else nothing."""
+    return Bars(_console(sys.stderr)) if sys.stderr.isatty() and not quiet else Unseen()
+
+
+def show(report: dict[str, Any], as_json: bool, picture: Callable[[dict[str, Any]], RenderableType]) -> None:
+    """Prints the report: as one JSON object, or as `picture` lays it out for people."""
+    if as_json:
+        text = json.dumps(report, ensure_ascii=False)
+        try:
+            text.encode(sys.stdout.encoding)
+        except UnicodeEncodeError:  # a locale without these letters, or a file's name that is no UTF-8
+            text = json.dumps(report)
+        sys.stdout.write(text + "\n")
+    else:
+        console = _console(sys.stdout)
+        with console.capture() as printed:
+            console.print(picture(printable(report)))
+        sys.stdout.write("\n".join(line.rstrip(" ") for line in printed.get().split("\n")))
+
+
+def _console(stream: TextIO) -> Console:
+    """A console that takes names for what they are, not for markup; without colour or weight where NO_COLOR says so."""
+    width = None if stream.isatty() else PLAIN_WIDTH
+    colours: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
+    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False, color_system=colours)
+
+
+def printable(found: Any) -> Any:
+    """The text or report with control characters escaped: a file's name must not steer the terminal or break a line."""
+    if isinstance(found, dict):
+        return {printable(key): printable(value) for key, value in found.items()}
+    if isinstance(found, list):
+        return [printable(item) for item in found]
+    if isinstance(found, str):
+        return "".join(_escaped(c) if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in found)
+    return found
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()

@@ -1,0 +1,24 @@
+"""`fewshot verify FILE`"""
+
+from fewshot_cli.cli import options
+
+
+@options.command
+def verify(
+    file: options.File,
+    weights: options.Weights = None,
+    device: options.Device = "auto",
+    offline: options.Offline = False,
+    json: options.Json = False,
+) -> None:
+    """Check a delta file: hash, base weights, round trip.
+
+    Exits with 0 if all hold, 3 if one does not.
+    """
+    where = options.source(weights, offline)
+    from fewshot_cli.cli.terminal import show
+    from fewshot_cli.engine.devices import choose_device
+    from fewshot_cli.jobs.verify import verify as job
+    from fewshot_cli.reports.layout import facts
+
+    show(job(file, where, choose_device(device)), json, lambda report: facts(*report["checks"].items()))

@@ -1,0 +1,259 @@
+"""The delta file: a classifier as what was added to a frozen backbone, and a head. docs/delta-format.md specifies it.
+
+It is a safetensors file. Tensors: `head.weight`, `head.bias`, and for every changed parameter NAME either `dense/NAME`,
+or `positions/NAME` and `values/NAME`, or `left/NAME` and `right/NAME`. The header is JSON in its metadata.
+"""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load
+from torch import Tensor
+
+from fewshot_cli.engine.deltas import Change, Delta, Dense, LowRank, Sparse
+from fewshot_cli.engine.heads import Head
+from fewshot_cli.engine.preprocessing import Preprocessing
+from fewshot_cli.errors import FewshotError
+from fewshot_cli.files.tensors import safetensors_bytes
+
+FORMAT = "fewshot-delta"
+VERSION = 1
+
+
+class BaseFacts(BaseModel):
+    """The frozen model that the delta belongs to."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backbone: str
+    """timm's name."""
+    fingerprint: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """SHA-256 of the weights; see engine.backbones.fingerprint."""
+    size: int = Field(gt=0)
+    """The number of its values."""
+    licence: str
+    preprocessing: Preprocessing
+
+    @field_validator("preprocessing")
+    @classmethod
+    def _possible(cls, given: Preprocessing) -> Preprocessing:
+        if not all(1 <= side <= 4096 for side in given.size) or not 0 < given.crop_fraction <= 1:
+            raise ValueError("no picture has this size or crop")
+        if not all(math.isfinite(value) for value in given.mean) or not all(
+            0 < value < math.inf for value in given.std
+        ):
+            raise ValueError("no picture has this mean or std")
+        return given
+
+
+class Expected(BaseModel):
+    """An accuracy to expect, with its 95 % interval, and how it was found; None where it can't be known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    how: str
+
+
+class Provenance(BaseModel):
+    """Where the classifier comes from: what a reader may want to know, and none needs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int
+    images: int
+    """How many it was learned from."""
+    data: str
+    """SHA-256 of their labels and contents."""
+    learned_from: tuple[str, ...]
+    """The beginning of each one's SHA-256."""
+    expected_accuracy: Expected
+    versions: dict[str, str]
+
+
+class Header(BaseModel):
+    """Everything in a delta file that is not a tensor."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base: BaseFacts
+    classes: tuple[str, ...] = Field(min_length=2)
+    unit_norm: bool
+    """Whether the head takes features of unit norm."""
+    shapes: dict[str, tuple[Annotated[int, Field(gt=0)], ...]]
+    """The changed parameters and their shapes."""
+    recipe: dict[str, Any]
+    """As it was at the time: other versions of fewshot may have other settings."""
+    provenance: Provenance
+
+    @property
+    def method(self) -> str | None:
+        """The name of the recipe's method."""
+        section = self.recipe.get("method")
+        name = section.get("name") if isinstance(section, dict) else None
+        return name if isinstance(name, str) else None
+
+
+@dataclass(frozen=True)
+class DeltaFile:
+    """A classifier as it lies on disk. `digest` is the SHA-256 of its content."""
+
+    header: Header
+    delta: Delta
+    head: Head
+    digest: str
+
+
+def write_delta_file(path: Path, header: Header, delta: Delta, head: Head) -> int:
+    """Writes the file, each change in whichever form is smallest, and gives its size in bytes.
+
+    Not atomic: write into a `staged` file, so that it can be proved before it takes its place.
+    """
+    tensors = {"head.weight": head.weight, "head.bias": head.bias}
+    for name, change in delta.items():
+        tensors |= _coded(name, smallest(change))
+    tensors = {name: values.detach().cpu().contiguous() for name, values in tensors.items()}
+    text = header.model_dump_json()
+    metadata = {"format": FORMAT, "version": str(VERSION), "header": text, "sha256": _digest(text, tensors)}
+    content = safetensors_bytes(tensors, metadata)
+    path.write_bytes(content)
+    return len(content)
+
+
+def read_delta_file(path: Path) -> DeltaFile:
+    """The classifier in `path`.
+
+    Raises FewshotError, in one sentence, for a file that is missing, truncated, changed, of a newer version, or not a
+    delta file at all. No content of a file makes it do anything else.
+    """
+    if not path.is_file():
+        raise FewshotError(f"There is no delta file '{path}'.", "`fewshot adapt FOLDER -o FILE` makes one.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        tensors = load(path.read_bytes())
+    except (SafetensorError, OSError, ValueError, KeyError) as error:  # KeyError: a type of number that torch lacks
+        raise FewshotError(
+            f"{path} is not a delta file, or it is damaged: {error}.", "Make it again with `fewshot adapt`."
+        ) from None
+    if metadata.get("format") != FORMAT:
+        raise FewshotError(
+            f"{path} is a safetensors file, but not a delta file.", "`fewshot adapt FOLDER -o FILE` makes one."
+        )
+    version = metadata.get("version", "")
+    if version != str(VERSION):
+        raise FewshotError(
+            f"{path} has version {version!r} of the delta format; this fewshot reads {VERSION}.", "Update fewshot-cli."
+        )
+    text = metadata.get("header", "")
+    digest = _digest(text, tensors)
+    if digest != metadata.get("sha256"):
+        raise _damaged(path, "its content does not match its hash")
+    try:
+        header = Header.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _damaged(path, f"its header is wrong at {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    try:
+        delta = {name: _decoded(name, shape, tensors) for name, shape in header.shapes.items()}
+        head = _head(header, tensors)
+    except _Malformed as error:
+        raise _damaged(path, str(error)) from None
+    if tensors:
+        raise _damaged(path, f"it holds a tensor that belongs to nothing: {min(tensors)}")
+    return DeltaFile(header, delta, head, digest)
+
+
+def smallest(change: Change) -> Change:
+    """The same change in the form that takes the fewest bytes: as it is, sparse or dense."""
+    values = change.added_to(torch.zeros(change.shape).to(_values(change)))
+    positions = values.flatten().nonzero().squeeze(1)
+    sparse = Sparse(change.shape, positions, values.flatten()[positions])
+    return min(change, sparse, Dense(values), key=_numbers)
+
+
+def _values(change: Change) -> Tensor:
+    return change.left if isinstance(change, LowRank) else change.values
+
+
+def _numbers(change: Change) -> int:
+    """How many numbers of four bytes the file takes for it."""
+    return sum(tensor.numel() for tensor in _coded("", change).values())
+
+
+def _coded(name: str, change: Change) -> dict[str, Tensor]:
+    match change:
+        case Dense():
+            return {f"dense/{name}": change.values}
+        case Sparse():
+            return {f"positions/{name}": change.positions.to(torch.int32), f"values/{name}": change.values}
+        case LowRank():
+            return {f"left/{name}": change.left, f"right/{name}": change.right}
+
+
+class _Malformed(Exception):
+    pass
+
+
+def _decoded(name: str, shape: tuple[int, ...], tensors: dict[str, Tensor]) -> Change:
+    """Takes the tensors of one parameter out of `tensors`; raises _Malformed unless they are a change of that shape."""
+    size = math.prod(shape)
+    if f"dense/{name}" in tensors:
+        return Dense(_taken(tensors, f"dense/{name}", shape))
+    if f"left/{name}" in tensors:
+        rows, rank = shape[0] if shape else 1, _width(tensors[f"left/{name}"])
+        left = _taken(tensors, f"left/{name}", (rows, rank))
+        return LowRank(shape, left, _taken(tensors, f"right/{name}", (rank, size // rows)))
+    positions = tensors.pop(f"positions/{name}", None)
+    if positions is None or positions.dtype != torch.int32 or positions.ndim != 1:
+        raise _Malformed(f"the change of {name} is missing")
+    positions = positions.long()
+    outside = len(positions) and (int(positions[0]) < 0 or int(positions[-1]) >= size)
+    if outside or bool((positions.diff() <= 0).any()):
+        raise _Malformed(f"the positions in {name} are not rising within its {size} values")
+    return Sparse(shape, positions, _taken(tensors, f"values/{name}", (len(positions),)))
+
+
+def _taken(tensors: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
+    values = tensors.pop(name, None)
+    if values is None or values.dtype != torch.float32 or tuple(values.shape) != shape:
+        raise _Malformed(f"{name} is not float32 of shape {shape}")
+    if not bool(torch.isfinite(values).all()):
+        raise _Malformed(f"{name} holds a value that is not a number")
+    return values
+
+
+def _head(header: Header, tensors: dict[str, Tensor]) -> Head:
+    way = len(header.classes)
+    if len(set(header.classes)) < way:
+        raise _Malformed("two classes have the same name")
+    dim = _width(tensors.get("head.weight", torch.empty(0)))
+    return Head(_taken(tensors, "head.weight", (way, dim)), _taken(tensors, "head.bias", (way,)), header.unit_norm)
+
+
+def _width(matrix: Tensor) -> int:
+    return matrix.shape[-1] if matrix.ndim else 0
+
+
+def _digest(header: str, tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(header.encode())
+    for name in sorted(tensors):
+        values = tensors[name]
+        digest.update(json.dumps([name, str(values.dtype), list(values.shape)]).encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _damaged(path: Path, how: str) -> FewshotError:
+    return FewshotError(
+        f"{path} is damaged: {how}.", "Make it again with `fewshot adapt`, or fetch it again from where it came."
+    )

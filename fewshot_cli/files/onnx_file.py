@@ -1,0 +1,87 @@
+"""ONNX files: written from a backbone and a head, and run by onnxruntime. Needs the extra `onnx`."""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fewshot_cli.engine.heads import Head
+from fewshot_cli.errors import FewshotError
+
+
+class Classifier(nn.Module):
+    """Normalised images `(n, 3, height, width)` to logits `(n, way)`."""
+
+    def __init__(self, features: nn.Module, head: Head) -> None:
+        super().__init__()
+        self.features = features
+        self.register_buffer("weight", head.weight)
+        self.register_buffer("bias", head.bias)
+        self.unit_norm = head.unit_norm
+
+    def forward(self, images: Tensor) -> Tensor:
+        return Head(self.get_buffer("weight"), self.get_buffer("bias"), self.unit_norm).logits(self.features(images))
+
+
+def write_onnx(path: Path, classifier: Classifier, size: tuple[int, int], facts: Mapping[str, str]) -> None:
+    """Writes the classifier with one input `images`, of any batch size, one output `logits`, and `facts` as metadata.
+
+    Raises FewshotError where the packages for it are not installed.
+    """
+    _check_installed()
+    import onnx
+
+    # Two images, since the exporter takes a dimension of one for a constant.
+    example = torch.zeros(2, 3, *size, device=classifier.get_buffer("weight").device)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _quiet("torch.onnx", "onnxscript"):
+        warnings.simplefilter("ignore")  # of the exporter about itself; what it wrote is proved afterwards
+        program = torch.onnx.export(
+            classifier.eval(),
+            (example,),
+            dynamo=True,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+        )
+    assert program is not None  # as documented for dynamo=True
+    model = program.model_proto
+    for key, value in facts.items():
+        model.metadata_props.add(key=key, value=value)
+    onnx.save_model(model, str(path))
+
+
+def onnx_session(path: Path) -> Callable[[Tensor], Tensor]:
+    """Logits `(n, way)` of normalised images, as onnxruntime computes them on the CPU from the file."""
+    _check_installed()
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+
+def _check_installed() -> None:
+    missing = [package for package in ("onnx", "onnxscript", "onnxruntime") if find_spec(package) is None]
+    if missing:
+        raise FewshotError(
+            f"ONNX needs packages that are not installed: {', '.join(missing)}.",
+            "Install them: pip install 'fewshot-cli[onnx]'",
+        )
+
+
+@contextlib.contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """Keeps these loggers from saying anything short of an error."""
+    before = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)

@@ -1,0 +1,223 @@
+"""From a labelled folder to a classifier in a small file."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fewshot_cli import __version__
+from fewshot_cli.engine.backbones import Backbone
+from fewshot_cli.engine.deltas import density
+from fewshot_cli.engine.statistics import best_sharpening
+from fewshot_cli.engine.types import Adapted, Run, Support, total_size
+from fewshot_cli.errors import CheckFailed, FewshotError
+from fewshot_cli.files.atomic import check_writable, staged
+from fewshot_cli.files.cache import FeatureCache
+from fewshot_cli.files.delta_file import (
+    BaseFacts,
+    DeltaFile,
+    Expected,
+    Header,
+    Provenance,
+    read_delta_file,
+    write_delta_file,
+)
+from fewshot_cli.images.folders import Folder, read_folder
+from fewshot_cli.jobs.embedding import Embedded, Pictures, embed
+from fewshot_cli.jobs.estimate import HeldOut, features_under, held_out
+from fewshot_cli.jobs.loading import Source, check_delta, load_backbone, merged_weights
+from fewshot_cli.jobs.progress import Progress
+from fewshot_cli.jobs.record import SHORT_HASH, Report, data_hash, skipped, versions, write_run
+from fewshot_cli.recipes import Recipe
+
+TOLERANCE = 1e-4
+"""How far the logits of the file, read back and merged, may be from the live model's, relative to the largest logit."""
+
+
+@dataclass
+class Stopwatch:
+    """Seconds spent in each stage since the last."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    last: float = field(default_factory=time.perf_counter)
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self.last
+        self.last = now
+
+    def rounded(self) -> dict[str, float]:
+        return {
+            stage: round(spent, 3) for stage, spent in (self.seconds | {"total": sum(self.seconds.values())}).items()
+        }
+
+
+def adapt(
+    folder: Path,
+    output: Path,
+    recipe: Recipe,
+    source: Source,
+    device: torch.device,
+    seed: int,
+    folds: int,
+    cache: FeatureCache,
+    progress: Progress,
+) -> Report:
+    """Learns a classifier from the folder's labelled images, writes it, and proves that it wrote what it learned.
+
+    Raises FewshotError for bad input before anything slow is done, and CheckFailed where the file, read back and
+    merged, does not give the live model's logits.
+    """
+    watch = Stopwatch()
+    check_writable(output)
+    labelled = read_folder(folder)
+    _check_names(labelled)
+    watch.lap("read")
+    backbone = load_backbone(recipe.backbone, source, recipe.image_size, device)
+    watch.lap("load")
+    embedded = embed(backbone, [item.path for item in labelled.items], cache, progress)
+    used, copies = _distinct(labelled, embedded)
+    support = _support(labelled, embedded, used, backbone)
+    watch.lap("read")
+
+    with progress.track("training") as advance:
+        adapted = recipe.method.adapt(backbone, support, Run(seed, lambda step, steps, loss: advance(step, steps)))
+    asked = held_out(recipe.method, backbone, support, folds, seed, progress)
+    if isinstance(asked, HeldOut):
+        adapted = Adapted(adapted.delta, adapted.head.sharpened(best_sharpening(asked.logits, asked.labels)))
+    expected = _expected(asked)
+    watch.lap("adapt")
+
+    base = BaseFacts(
+        backbone=backbone.name,
+        fingerprint=backbone.fingerprint,
+        size=total_size(backbone.params),
+        licence=backbone.licence,
+        preprocessing=backbone.preprocessing,
+    )
+    labels = [labelled.items[embedded.readable[row]].label for row in used]
+    contents = [embedded.contents[row] for row in used]
+    provenance = Provenance(
+        seed=seed,
+        images=len(support),
+        data=data_hash(zip(labels, contents, strict=True)),
+        learned_from=tuple(content[:SHORT_HASH] for content in contents),
+        expected_accuracy=expected,
+        versions=versions(),
+    )
+    header = Header(
+        base=base,
+        classes=labelled.classes,
+        unit_norm=adapted.head.unit_norm,
+        shapes={name: tuple(change.shape) for name, change in adapted.delta.items()},
+        recipe=recipe.model_dump(),
+        provenance=provenance,
+    )
+    with staged(output) as draft:
+        size = write_delta_file(draft, header, adapted.delta, adapted.head)
+        difference = _prove(draft, backbone, adapted, support)
+    watch.lap("prove")
+
+    report = {
+        "command": "adapt",
+        "version": __version__,
+        "seed": seed,
+        "backbone": backbone.name,
+        "method": recipe.method.name,
+        "classes": list(labelled.classes),
+        "images": len(support),
+        "per_class": {name: {"n": labels.count(name)} for name in labelled.classes},
+        "skipped": skipped(labelled, embedded) + copies,
+        "folder": str(folder.absolute()),
+        "file": str(output),
+        "bytes": size,
+        "density": density(adapted.delta, base.size),
+        "seconds": watch.rounded(),
+        "expected_accuracy": expected.model_dump(),
+        "max_abs_diff": difference,
+        "device": str(device),
+        "recipe": recipe.model_dump(),
+        "data": provenance.data,
+        "versions": provenance.versions,
+    }
+    write_run(output, report)
+    return report
+
+
+def _check_names(labelled: Folder) -> None:
+    """Raises FewshotError for a class whose name a file can't carry: bytes that are no UTF-8, as old archives leave."""
+    for name in labelled.classes:
+        if name != name.encode(errors="replace").decode():
+            raise FewshotError(f"The folder name {name!r} in {labelled.root} is not UTF-8.", "Rename the folder.")
+
+
+def _distinct(labelled: Folder, embedded: Embedded) -> tuple[list[int], list[dict[str, str]]]:
+    """The rows of `embedded` to learn from, one for each content, and the copies left out.
+
+    A copy would be asked about with its twin learned from, and the estimate would be too good. Raises FewshotError for
+    the same picture in two classes: one of the two labels is wrong.
+    """
+    first: dict[str, int] = {}
+    copies = []
+    items = [labelled.items[index] for index in embedded.readable]
+    for row, content in enumerate(embedded.contents):
+        item, twin = items[row], items[first.setdefault(content, row)]
+        if item.label != twin.label:
+            raise FewshotError(
+                f"The same picture is in two classes: {twin.path} and {item.path}.",
+                f"Remove it from the wrong one; `fewshot doctor {labelled.root}` lists all such copies.",
+            )
+        if item is not twin:
+            copies.append({"path": str(item.path), "reason": f"a copy of {twin.path}"})
+    return list(first.values()), copies
+
+
+def _support(labelled: Folder, embedded: Embedded, used: list[int], backbone: Backbone) -> Support:
+    """The used rows as a task. Raises FewshotError where a class has no image left."""
+    items = [labelled.items[embedded.readable[row]] for row in used]
+    number = {name: index for index, name in enumerate(labelled.classes)}
+    left = {item.label for item in items}
+    for name in labelled.classes:
+        if name not in left:
+            index, problem = next((i, p) for i, p in embedded.problems.items() if labelled.items[i].label == name)
+            raise FewshotError(
+                f"No image of the class '{name}' can be read: {labelled.items[index].path}: {problem.reason}",
+                f"Add readable images to {labelled.root / name}, or remove the folder; "
+                f"`fewshot doctor {labelled.root}` lists every problem.",
+            )
+    labels = torch.tensor([number[item.label] for item in items], device=backbone.device)
+    pictures = Pictures([item.path for item in items], backbone.preprocessing)
+    return Support(pictures, labels, embedded.features[used], len(labelled.classes))
+
+
+def _expected(asked: HeldOut | str) -> Expected:
+    if isinstance(asked, str):
+        return Expected(mean=None, low=None, high=None, how=asked)
+    found = asked.accuracy
+    return Expected(mean=found.mean, low=found.low, high=found.high, how=asked.how)
+
+
+def _prove(path: Path, backbone: Backbone, adapted: Adapted, support: Support) -> float:
+    """The largest difference between the logits of the file and of the live model on the support set.
+
+    Raises CheckFailed where it is more than rounding.
+    """
+    file = read_delta_file(path)
+    check_delta(file, backbone, path)
+    live = adapted.head.logits(features_under(backbone, adapted, support))
+    written = file.head.to(backbone.device).logits(_features_of(file, backbone, support))
+    difference = float((live - written).abs().max())
+    if not difference <= TOLERANCE * max(1.0, float(live.abs().max())):
+        raise CheckFailed(
+            f"The file does not give the answers of the model it was made from: logits differ by up to {difference:g}.",
+            "Nothing was written. This is a fault of fewshot: please report it, with the recipe.",
+        )
+    return difference
+
+
+def _features_of(file: DeltaFile, backbone: Backbone, support: Support) -> Tensor:
+    if not file.delta:
+        return support.features
+    return backbone.frozen_features(support.images[torch.arange(len(support))], merged_weights(backbone, file))

@@ -1,0 +1,50 @@
+"""The whole way on drawn pictures: a folder, a classifier, a check on pictures it has not seen, predictions."""
+
+import tempfile
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+
+from fewshot_cli import __version__
+from fewshot_cli.errors import FewshotError
+from fewshot_cli.files.cache import NoCache
+from fewshot_cli.images.drawing import CLASSES, write_folder
+from fewshot_cli.jobs.adapt import adapt
+from fewshot_cli.jobs.evaluate import evaluate
+from fewshot_cli.jobs.loading import Source
+from fewshot_cli.jobs.predict import predict
+from fewshot_cli.jobs.progress import Progress
+from fewshot_cli.jobs.record import Report
+from fewshot_cli.recipes import load_recipe
+
+SHOTS = 5
+QUERIES = 10
+
+
+def demo(output: Path | None, device: torch.device, seed: int, progress: Progress) -> Report:
+    """The reports of `adapt`, `eval` and `predict` on pictures of a dozen things, drawn from the seed.
+
+    Everything goes to `output`, or to a temporary folder that is gone afterwards.
+    """
+    if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise FewshotError(f"{output} is there already and not an empty folder.", "Give -o a new folder.")
+    source = Source(offline=True)
+    with nullcontext(str(output)) if output else tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        known, unseen, file = root / "known", root / "unseen", root / "demo.fewshot"
+        write_folder(known, CLASSES, SHOTS, seed)
+        write_folder(unseen, CLASSES, QUERIES, seed + 1)
+        recipe = load_recipe()
+        learned = adapt(known, file, recipe, source, device, seed, 5, NoCache(), progress)
+        checked = evaluate(file, unseen, source, device, NoCache(), progress)
+        some = [next(iter(sorted((unseen / label).iterdir()))) for label in CLASSES[:4]]
+        answered = predict(file, some, source, device, NoCache(), progress)
+    return {
+        "command": "demo",
+        "version": __version__,
+        "folder": str(output) if output else None,
+        "adapt": learned,
+        "eval": checked,
+        "predict": answered,
+    }

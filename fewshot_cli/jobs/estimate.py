@@ -1,0 +1,87 @@
+"""What accuracy to expect, from the support set alone: no image is ever judged by a head that was fitted on it."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fewshot_cli.engine.backbones import Backbone
+from fewshot_cli.engine.deltas import merge
+from fewshot_cli.engine.statistics import Interval, wilson
+from fewshot_cli.engine.types import Adapted, Run, Support
+from fewshot_cli.jobs.progress import Progress
+from fewshot_cli.methods.base import ClosedFormMethod, Method
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Logits `(n, way)` of images by heads that never saw them, their true labels, and how that was done."""
+
+    logits: Tensor
+    labels: Tensor
+    how: str
+
+    @property
+    def accuracy(self) -> Interval:
+        """The share answered right, with its 95 % interval."""
+        return wilson(int((self.logits.argmax(1) == self.labels).sum()), len(self.labels))
+
+
+def held_out(
+    method: Method, backbone: Backbone, support: Support, folds: int, seed: int, progress: Progress
+) -> HeldOut | str:
+    """Held-out answers on the support set, or the reason why there can be none.
+
+    Exact leave-one-out where the method has it in closed form, else `folds`-fold. A class with a single image can't be
+    left without it: that image is always learned from and never asked about.
+    """
+    count = torch.bincount(support.labels, minlength=support.way)[support.labels]
+    if int(count.max()) < 2:
+        return "one image per class: with it left out nothing of its class is left to learn from"
+    if isinstance(method, ClosedFormMethod):
+        asked = count > 1
+        logits = method.leave_one_out(support.features, support.labels, support.way)
+        return HeldOut(logits[asked], support.labels[asked], f"leave-one-out, exact, {int(asked.sum())} images")
+    if folds < 2:
+        return "not estimated: --folds 0"
+    return _k_fold(method, backbone, support, min(folds, int(count.max())), seed, progress)
+
+
+def _k_fold(method: Method, backbone: Backbone, support: Support, folds: int, seed: int, progress: Progress) -> HeldOut:
+    fold_of = _fold_of_each(support, folds, seed)
+    logits = support.features.new_zeros(len(support), support.way)
+    with progress.track("estimating accuracy") as advance:
+        for fold in range(folds):
+            asked = (fold_of == fold).nonzero().squeeze(1)
+            if len(asked):
+                adapted = method.adapt(backbone, support.subset((fold_of != fold).nonzero().squeeze(1)), Run(seed))
+                features = features_under(backbone, adapted, support.subset(asked))
+                logits[asked] = adapted.head.logits(features)
+            advance(fold + 1, folds)
+    asked = fold_of >= 0
+    return HeldOut(logits[asked], support.labels[asked], f"{folds}-fold, {int(asked.sum())} images")
+
+
+def features_under(backbone: Backbone, adapted: Adapted, support: Support) -> Tensor:
+    """Features `(support, dim)` of the support set's plain images under the adapted weights."""
+    if not adapted.delta:
+        return support.features
+    weights = merge({name: backbone.params[name] for name in adapted.delta}, adapted.delta)
+    return backbone.frozen_features(support.images[torch.arange(len(support))], weights)
+
+
+def _fold_of_each(support: Support, folds: int, seed: int) -> Tensor:
+    """The fold `(support,)` in which each image is asked about; -1 for the only one of a class.
+
+    Classes are spread evenly over the folds.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    fold_of = torch.full((len(support),), -1)
+    first = 0
+    for label in range(support.way):
+        members = (support.labels.cpu() == label).nonzero().squeeze(1)
+        if len(members) > 1:
+            shuffled = members[torch.randperm(len(members), generator=rng)]
+            fold_of[shuffled] = (first + torch.arange(len(members))) % folds
+            first += len(members)
+    return fold_of.to(support.labels.device)

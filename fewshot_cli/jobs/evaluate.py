@@ -1,0 +1,78 @@
+"""How good a delta file is on a labelled folder."""
+
+import time
+from pathlib import Path
+
+import torch
+
+from fewshot_cli import __version__
+from fewshot_cli.engine.statistics import calibration_error, confusion_matrix, wilson
+from fewshot_cli.errors import FewshotError
+from fewshot_cli.files.cache import FeatureCache
+from fewshot_cli.images.folders import Folder, read_folder
+from fewshot_cli.jobs.loading import Source, load_model
+from fewshot_cli.jobs.predict import probabilities_of
+from fewshot_cli.jobs.progress import Progress
+from fewshot_cli.jobs.record import SHORT_HASH, Report, data_hash, skipped, versions
+
+
+def evaluate(
+    file: Path, folder: Path, source: Source, device: torch.device, cache: FeatureCache, progress: Progress
+) -> Report:
+    """Accuracy with its 95 % interval, per class, confusion and calibration of the file's classifier on the folder.
+
+    Classes are matched by name; those the folder lacks are only answers. Raises FewshotError where the folder has a
+    class that the file does not know.
+    """
+    start = time.perf_counter()
+    labelled = read_folder(folder)
+    model = load_model(file, source, device)
+    _check_classes(file, model.classes, labelled)
+    probabilities, embedded = probabilities_of(model, [item.path for item in labelled.items], cache, progress)
+    names = [labelled.items[index].label for index in embedded.readable]
+    if not names:
+        raise FewshotError(
+            f"No image in {folder} can be read.", f"`fewshot doctor {folder}` says what is wrong with each."
+        )
+    labels = torch.tensor([model.classes.index(name) for name in names])
+    confusion = confusion_matrix(probabilities.argmax(1), labels, len(model.classes))
+    right, counts = confusion.diagonal().tolist(), confusion.sum(1).tolist()
+    found = wilson(sum(right), len(labels))
+    provenance = model.file.header.provenance
+    known = set(provenance.learned_from)
+    asked = [(name, r, n) for name, r, n in zip(model.classes, right, counts, strict=True) if n]
+    return {
+        "command": "eval",
+        "version": __version__,
+        "file": str(file),
+        "folder": str(folder),
+        "backbone": model.backbone.name,
+        "method": model.file.header.method,
+        "classes": list(model.classes),
+        "images": len(labels),
+        "skipped": skipped(labelled, embedded),
+        "accuracy": found.mean,
+        "low": found.low,
+        "high": found.high,
+        "n": found.n,
+        "learned_from": sum(content[:SHORT_HASH] in known for content in embedded.contents),
+        "balanced_accuracy": sum(r / n for _, r, n in asked) / len(asked),
+        "per_class": {name: {"n": n, "accuracy": r / n} for name, r, n in asked},
+        "confusion": confusion.tolist(),
+        "ece": calibration_error(probabilities, labels),
+        "expected_accuracy": provenance.expected_accuracy.model_dump(),
+        "data": data_hash(zip(names, embedded.contents, strict=True)),
+        "versions": versions(),
+        "seconds": {"total": round(time.perf_counter() - start, 3)},
+    }
+
+
+def _check_classes(file: Path, known: tuple[str, ...], labelled: Folder) -> None:
+    strange = [name for name in labelled.classes if name not in known]
+    if strange:
+        some = ", ".join(f"'{name}'" for name in strange[:5]) + (" and more" if len(strange) > 5 else "")
+        raise FewshotError(
+            f"{labelled.root} has classes that {file} was not taught: {some}.",
+            f"It knows {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}. "
+            "Rename the folders to match, or take them out.",
+        )

@@ -1,0 +1,104 @@
+"""A backbone from wherever its weights are, and a delta file on its base."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from fewshot_cli.engine.backbones import Backbone, build_backbone, check_name, hub_repository
+from fewshot_cli.engine.deltas import merge
+from fewshot_cli.engine.types import Params
+from fewshot_cli.errors import FewshotError
+from fewshot_cli.files.delta_file import DeltaFile, read_delta_file
+from fewshot_cli.files.weights import PACKAGED, Weights, hub_weights, packaged_weights, read_weights
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where weights may come from: a file, or the install, the cache and, unless `offline`, the network."""
+
+    weights: Path | None = None
+    offline: bool = False
+
+
+def load_backbone(name: str, source: Source, image_size: int | None, device: torch.device) -> Backbone:
+    """The backbone `name`, its weights from where `source` says. Raises FewshotError where they are not to be had."""
+    check_name(name)
+    return build_backbone(name, _weights(name, source), image_size, device)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A delta file on its base: `weights` are those of the backbone's parameters that the delta moves."""
+
+    file: DeltaFile
+    backbone: Backbone
+    weights: Params
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.file.header.classes
+
+
+def load_model(path: Path, source: Source, device: torch.device) -> Model:
+    """The classifier in a delta file, ready to answer.
+
+    Raises FewshotError for a damaged file, a base that can't be had, or a base other than the one it was made for.
+    """
+    file = read_delta_file(path)
+    backbone = load_base(file, source, device)
+    check_base(file, backbone, path)
+    return Model(file, backbone, merged_weights(backbone, file))
+
+
+def load_base(file: DeltaFile, source: Source, device: torch.device) -> Backbone:
+    """The backbone that the file names, preparing images as it did when the file was made, whatever timm says today."""
+    base = file.header.base
+    backbone = load_backbone(base.backbone, source, None, device)
+    if base.preprocessing.size != backbone.preprocessing.size:
+        backbone = build_backbone(base.backbone, backbone.source, base.preprocessing.size[0], device)
+    return replace(backbone, preprocessing=base.preprocessing)
+
+
+def check_base(file: DeltaFile, backbone: Backbone, path: Path) -> None:
+    """Raises FewshotError unless the backbone is the one that the file was made for."""
+    base = file.header.base
+    if backbone.fingerprint != base.fingerprint:
+        raise FewshotError(
+            f"These weights of {base.backbone} are not the ones {path} was made for: "
+            f"fingerprint {backbone.fingerprint[:12]}, not {base.fingerprint[:12]}.",
+            "Give --weights the very file that it was adapted from.",
+        )
+    check_delta(file, backbone, path)
+
+
+def merged_weights(backbone: Backbone, file: DeltaFile) -> Params:
+    """The backbone's weights that the file's delta moves, moved."""
+    return merge({name: backbone.params[name] for name in file.delta}, file.delta)
+
+
+def check_delta(file: DeltaFile, backbone: Backbone, path: Path) -> None:
+    """Raises FewshotError unless the file's delta and head fit the backbone."""
+    for name, change in file.delta.items():
+        if name not in backbone.params or tuple(backbone.params[name].shape) != tuple(change.shape):
+            raise FewshotError(
+                f"{path} changes {name} {tuple(change.shape)}, which {backbone.name} does not have.", "Make it again."
+            )
+    if file.head.weight.shape[1] != backbone.dim:
+        raise FewshotError(
+            f"{path} has a head for {file.head.weight.shape[1]} features; {backbone.name} has {backbone.dim}.",
+            "Make it again.",
+        )
+
+
+def _weights(name: str, source: Source) -> Weights:
+    if source.weights is not None:
+        return read_weights(source.weights)
+    if name == PACKAGED:
+        return packaged_weights()
+    repository = hub_repository(name)
+    if repository is None:
+        raise FewshotError(
+            f"timm has no weights of {name} on the Hugging Face hub.", "Give --weights FILE, a safetensors file of it."
+        )
+    return hub_weights(repository, source.offline)

@@ -1,0 +1,42 @@
+"""The recipes that come with the install."""
+
+from collections.abc import Sequence
+
+from fewshot_cli import __version__
+from fewshot_cli.errors import FewshotError
+from fewshot_cli.jobs.record import Report
+from fewshot_cli.recipes import load_recipe, recipe_names, recipe_path
+
+
+def listed() -> Report:
+    """Every recipe's name, its method, and the first sentence of its comment."""
+    recipes = [{"name": name, "method": load_recipe(name).method.name, "about": about(name)} for name in recipe_names()]
+    return {"command": "recipes", "version": __version__, "recipes": recipes}
+
+
+def checked(name: str, changes: Sequence[str]) -> Report:
+    """The recipe with every setting spelled out. Raises FewshotError that lists every mistake in it."""
+    recipe = load_recipe(name, changes)
+    return {
+        "command": "recipes",
+        "version": __version__,
+        "method": recipe.method.name,
+        "recipe": recipe.model_dump(mode="json"),
+    }
+
+
+def about(name: str) -> str:
+    """The first sentence of the comment that a recipe's file opens with."""
+    comment = text(name).split("\n#\n")[0].splitlines()
+    return " ".join(line.removeprefix("#").strip() for line in comment).split(". ")[0].rstrip(".")
+
+
+def text(name: str) -> str:
+    """A recipe's file as it is. Raises FewshotError where there is none, or it is no text."""
+    path = recipe_path(name)
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FewshotError(
+            f"{path} can't be read as text: {error}.", "`fewshot recipes` lists what there is."
+        ) from None

@@ -1,0 +1,50 @@
+"""What a run leaves behind: the facts that every command reports, and run.json beside an output."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fewshot_cli import __version__
+from fewshot_cli.files.atomic import write_atomically
+from fewshot_cli.images.folders import Folder
+from fewshot_cli.jobs.embedding import Embedded
+
+Report = dict[str, Any]
+"""What a command found, under the keys that `--json` prints."""
+
+SHORT_HASH = 12
+"""Hexadecimal digits of an image's hash that a delta file keeps of each image it was learned from."""
+
+
+def versions() -> dict[str, str]:
+    """The versions of what the numbers depend on."""
+    packages = ("torch", "timm", "numpy", "pillow", "safetensors")
+    return {"fewshot-cli": __version__, "python": platform.python_version()} | {
+        name: version(name) for name in packages
+    }
+
+
+def data_hash(labelled: Iterable[tuple[str, str]]) -> str:
+    """The SHA-256, in hex, of the pairs of label and content hash, whatever their order and the names of the files."""
+    return hashlib.sha256(json.dumps(sorted(labelled)).encode()).hexdigest()
+
+
+def skipped(labelled: Folder, embedded: Embedded) -> list[dict[str, str]]:
+    """The files that can't be used, each with the reason."""
+    unreadable = [(labelled.items[i].path, problem.reason) for i, problem in sorted(embedded.problems.items())]
+    outside = [(path, "lies outside of any class folder") for path in labelled.loose]
+    return [{"path": str(path), "reason": reason} for path, reason in unreadable + outside]
+
+
+def run_path(output: Path) -> Path:
+    """Where the record of the run that made `output` lies."""
+    return output.with_name(f"{output.name}.run.json")
+
+
+def write_run(output: Path, report: Report) -> None:
+    """Leaves the report as `OUTPUT.run.json`."""
+    write_atomically(run_path(output), json.dumps(report, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,68 @@
+"""Whether a delta file is what it says: its hash, its base, and a round trip."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from fewshot_cli import __version__
+from fewshot_cli.errors import CheckFailed, FewshotError
+from fewshot_cli.files.delta_file import DeltaFile, read_delta_file, write_delta_file
+from fewshot_cli.jobs.loading import Source, check_base, load_base, merged_weights
+from fewshot_cli.jobs.record import Report
+
+
+def verify(path: Path, source: Source, device: torch.device) -> Report:
+    """What was checked.
+
+    Raises CheckFailed at the first check that does not hold, FewshotError where there is no file, or no base to check
+    it against.
+    """
+    if not path.is_file():
+        raise FewshotError(f"There is no delta file '{path}'.", "`fewshot adapt FOLDER -o FILE` makes one.")
+    with _a_failed_check():
+        file = read_delta_file(path)
+    backbone = load_base(file, source, device)
+    with _a_failed_check():
+        check_base(file, backbone, path)
+    blank = torch.zeros(2, 3, *backbone.preprocessing.size, dtype=torch.uint8)
+    blank[1] = 255
+    logits = file.head.to(device).logits(backbone.frozen_features(blank, merged_weights(backbone, file)))
+    if not bool(torch.isfinite(logits).all()):
+        raise CheckFailed(f"{path} gives answers that are not numbers.", "Make it again with `fewshot adapt`.")
+    return {
+        "command": "verify",
+        "version": __version__,
+        "file": str(path),
+        "backbone": backbone.name,
+        "checks": {
+            "content hash": file.digest,
+            "base weights": file.header.base.fingerprint,
+            "round trip": _round_trip(path, file),
+            "answers": "finite on a black and a white picture",
+        },
+    }
+
+
+@contextmanager
+def _a_failed_check() -> Iterator[None]:
+    """What is wrong with the file is what `verify` was to find out."""
+    try:
+        yield
+    except FewshotError as error:
+        raise CheckFailed(error.problem, error.hint) from None
+
+
+def _round_trip(path: Path, file: DeltaFile) -> str:
+    """Writes the file again beside nothing of the user's, reads it back, and compares content hashes."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy.fewshot"
+        write_delta_file(copy, file.header, file.delta, file.head)
+        again = read_delta_file(copy)
+    if again.digest != file.digest:
+        raise CheckFailed(
+            f"{path}, written again, is another file: {again.digest[:12]}, not {file.digest[:12]}.", "Please report it."
+        )
+    return "written again, it is the same"

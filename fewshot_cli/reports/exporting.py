@@ -1,0 +1,27 @@
+"""What `export` wrote and how it was proved."""
+
+from typing import Any
+
+from rich.console import RenderableType
+
+from fewshot_cli.reports.layout import facts, percent, size
+
+SCALED = (
+    "timm's classifier knows no unit norm: labels are the same, probabilities too extreme; "
+    "divide the logits of an image by the norm of its features, or use --format onnx"
+)
+
+
+def exported(report: dict[str, Any]) -> RenderableType:
+    """The report of one export, for people."""
+    return facts(
+        ("wrote", f"{report['file']}, {size(report['bytes'])}, {report['format']}"),
+        ("classes", str(len(report["classes"]))),
+        (
+            "proved",
+            f"on {report['images']} images: logits differ by at most {report['max_abs_diff']:.2g}, "
+            f"{percent(report['top1_agreement'])} of the answers agree",
+        ),
+        *([("beware", SCALED)] if report["unit_norm"] else []),
+        ("use", report["use"]),
+    )

@@ -1,0 +1,34 @@
+"""What `doctor` found, for people."""
+
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+STYLES = {"error": "bold red", "skipped": "yellow", "warning": "yellow", "note": "dim"}
+MEANING = {
+    "error": "adapt stops here",
+    "skipped": "adapt leaves these out",
+    "warning": "adapt uses these, but look at them",
+    "note": "nothing to do",
+}
+
+
+def examined(report: dict[str, Any]) -> RenderableType:
+    """The findings under how much they matter, each with its remedy."""
+    checked = Text(f"{report['images']} files in {len(report['classes'])} classes", style="dim")
+    if not report["findings"]:
+        return Group(checked, Text("Nothing is wrong.", style="bold green"))
+    lines: list[Text] = [checked]
+    for severity, style in STYLES.items():
+        found = [finding for finding in report["findings"] if finding["severity"] == severity]
+        if found:
+            lines += [Text(), Text(f"{severity} ({len(found)}): {MEANING[severity]}", style=style)]
+            lines += [_line(finding) for finding in found]
+    return Group(*lines)
+
+
+def _line(finding: dict[str, Any]) -> Text:
+    return Text.assemble(
+        "  ", (finding["path"], "bold"), f"\n      {finding['problem']}", (f"\n      {finding['remedy']}", "dim")
+    )

@@ -1,0 +1,62 @@
+"""What a delta file holds, for people."""
+
+import math
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fewshot_cli.reports.layout import classes, facts, interval, percent, size
+
+MOST_CHANGES = 24
+
+
+def inspected(report: dict[str, Any]) -> RenderableType:
+    """The facts of a delta file, and how much of each parameter it changes as bars."""
+    expected = report.get("expected_accuracy") or {}
+    height, width = report["image_size"]
+    rows = facts(
+        ("file", f"{report['file']}, {size(report['bytes'])}"),
+        ("backbone", f"{report['backbone']}, {height} x {width} px, licence {report['licence']}"),
+        ("base", f"sha256 {report['fingerprint']}"),
+        ("content", f"sha256 {report['sha256']}"),
+        ("method", str(report["method"])),
+        ("classes", classes(report["classes"], most=30)),
+        (
+            "head",
+            f"{len(report['classes'])} x {report['head']['dim']}"
+            + (" on unit-norm features" if report["head"]["unit_norm"] else ""),
+        ),
+        ("changes", _changed(report)),
+        (
+            "learned from",
+            f"{report.get('images')} images, sha256 {str(report.get('data'))[:16]}..., seed {report.get('seed')}",
+        ),
+        ("expect", interval(expected) if expected.get("mean") is not None else str(expected.get("how", "unknown"))),
+        ("made with", ", ".join(f"{name} {number}" for name, number in report.get("versions", {}).items())),
+    )
+    return Group(rows, Text(), _changes(report["changes"])) if report["changes"] else rows
+
+
+def _changed(report: dict[str, Any]) -> str:
+    if not report["changes"]:
+        return "none: the backbone stays as it is"
+    return f"{percent(report['density'])} of the backbone's weights, in {len(report['changes'])} parameters"
+
+
+def _changes(changes: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in ("parameter", "form", "changed", ""):
+        table.add_column(heading)
+    for change in sorted(changes, key=lambda change: -change["changed"])[:MOST_CHANGES]:
+        share = change["changed"] / math.prod(change["shape"])
+        table.add_row(
+            change["parameter"],
+            change["form"],
+            f"{change['changed']} ({percent(share)})",
+            "█" * max(1, round(30 * share)),
+        )
+    if len(changes) > MOST_CHANGES:
+        table.add_row(f"and {len(changes) - MOST_CHANGES} more", "", "", "")
+    return table

@@ -1,0 +1,65 @@
+"""How results look in a terminal: the pieces that the reports share."""
+
+from typing import Any
+
+import yaml
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+
+def facts(*rows: tuple[str, str | Text]) -> Table:
+    """A list of names and what they are, aligned."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, value)
+    return table
+
+
+def one_line(text: str, style: str = "") -> Text:
+    """The text, cut at the end where there is no room for all of it."""
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def interval(found: dict[str, Any], mean: str = "mean") -> str:
+    """A share with its 95 % interval, as people read it."""
+    return f"{percent(found[mean])}  (95 % interval {100 * found['low']:.1f} to {100 * found['high']:.1f} %)"
+
+
+def size(count: int) -> str:
+    """Bytes as people say them."""
+    if count < 1000:
+        return f"{count} bytes"
+    return f"{count / 1000:.1f} KB" if count < 1_000_000 else f"{count / 1_000_000:.1f} MB"
+
+
+def classes(names: list[str], most: int = 8) -> str:
+    """The first few names and how many more there are."""
+    shown = ", ".join(names[:most])
+    return f"{len(names)}: {shown}" + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def skipped_files(skipped: list[dict[str, str]], most: int = 10) -> list[tuple[str, str | Text]]:
+    """A row for every file that could not be used, up to `most`."""
+    rows: list[tuple[str, str | Text]] = [
+        ("skipped", Text(f"{item['path']}: {item['reason']}", style="yellow")) for item in skipped[:most]
+    ]
+    if len(skipped) > most:
+        rows.append(("skipped", Text(f"and {len(skipped) - most} more", style="yellow")))
+    return rows
+
+
+def as_yaml(content: dict[str, Any]) -> Text:
+    """Nested settings as YAML, in the order they have."""
+    return Text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True).rstrip())
+
+
+def names(listed: list[str], remark: str) -> Group:
+    """Names one below the other, and a remark after them."""
+    return Group(*(Text(name) for name in listed), Text(f"{len(listed)} in all; {remark}", style="dim"))

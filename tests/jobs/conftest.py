@@ -1,0 +1,119 @@
+"""Drawn folders, weights files of tiny models, and the jobs with what a test does not care about filled in."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fewshot_cli.engine.backbones import Backbone
+from fewshot_cli.files.cache import FeatureCache, NoCache
+from fewshot_cli.images.drawing import write_folder
+from fewshot_cli.jobs import adapt as adapting
+from fewshot_cli.jobs import evaluate as evaluating
+from fewshot_cli.jobs import predict as predicting
+from fewshot_cli.jobs.loading import Source
+from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.recipes import load_recipe
+
+CPU = torch.device("cpu")
+LABELS = ("cat", "house", "star")
+SIZE = 64
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEWSHOT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory, vit, conv) -> dict[str, Path]:
+    """A safetensors file for each of the tiny models, by its timm name."""
+    folder = tmp_path_factory.mktemp("weights")
+    for backbone in (vit, conv):
+        kept = {name: values.contiguous().clone() for name, values in backbone.source.items()}
+        save_file(kept, folder / f"{backbone.name}.safetensors")
+    return {backbone.name: folder / f"{backbone.name}.safetensors" for backbone in (vit, conv)}
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory) -> Path:
+    """Four pictures each of three things; not to be changed."""
+    folder = tmp_path_factory.mktemp("drawn")
+    write_folder(folder, LABELS, 4, seed=0, size=SIZE)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def unseen(tmp_path_factory) -> Path:
+    """Five other pictures each of the same things; not to be changed."""
+    folder = tmp_path_factory.mktemp("unseen")
+    write_folder(folder, LABELS, 5, seed=1, size=SIZE)
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path, drawn) -> Path:
+    """A copy of `drawn` to do things to."""
+    return Path(shutil.copytree(drawn, tmp_path / "photos"))
+
+
+@pytest.fixture
+def source(weights) -> Source:
+    return Source(weights["test_vit"], offline=True)
+
+
+@pytest.fixture
+def learn(weights) -> Callable[..., dict[str, Any]]:
+    """`adapt` on a tiny model: a closed-form head and no cache, unless told otherwise."""
+
+    def learn(
+        folder: Path,
+        output: Path,
+        recipe: str = "ridge",
+        *changes: str,
+        backbone: str = "test_vit",
+        weights_file: Path | None = None,
+        image_size: int | None = SIZE,
+        folds: int = 0,
+        seed: int = 0,
+        cache: FeatureCache | None = None,
+    ) -> dict[str, Any]:
+        what = load_recipe(recipe, changes, backbone=backbone, image_size=image_size)
+        where = Source(weights_file or weights.get(backbone), offline=True)
+        return adapting.adapt(folder, output, what, where, CPU, seed, folds, cache or NoCache(), Unseen())
+
+    return learn
+
+
+@pytest.fixture
+def predict(source) -> Callable[..., dict[str, Any]]:
+    def predict(file: Path, *inputs: Path, where: Source = source, cache: FeatureCache | None = None) -> dict[str, Any]:
+        return predicting.predict(file, inputs, where, CPU, cache or NoCache(), Unseen())
+
+    return predict
+
+
+@pytest.fixture
+def evaluate(source) -> Callable[..., dict[str, Any]]:
+    def evaluate(file: Path, folder: Path) -> dict[str, Any]:
+        return evaluating.evaluate(file, folder, source, CPU, NoCache(), Unseen())
+
+    return evaluate
+
+
+@pytest.fixture
+def passes(monkeypatch) -> list[int]:
+    """How many pictures each forward pass of a frozen backbone was about, from now on."""
+    seen: list[int] = []
+    original = Backbone.frozen_features
+
+    def counted(self: Backbone, pictures: torch.Tensor, *rest: Any) -> torch.Tensor:
+        seen.append(len(pictures))
+        return original(self, pictures, *rest)
+
+    monkeypatch.setattr(Backbone, "frozen_features", counted)
+    return seen

@@ -1,0 +1,79 @@
+from typing import Literal
+
+import pytest
+import torch
+from torch import Tensor
+
+from fewshot_cli.engine.heads import Head, class_means
+from fewshot_cli.engine.types import Support
+from fewshot_cli.jobs.estimate import HeldOut, held_out
+from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.methods.base import HeadMethod
+from fewshot_cli.recipes import load_recipe
+
+
+class Memory(HeadMethod):
+    """Knows the images it was fitted on, and nothing else: on features that are one-hot, others get logits of zero."""
+
+    name: Literal["memory"] = "memory"
+
+    def head(self, features: Tensor, labels: Tensor, way: int) -> Head:
+        return Head(class_means(features, labels, way), torch.zeros(way), unit_norm=False)
+
+
+def task(labels: list[int], features: Tensor | None = None) -> Support:
+    way = max(labels) + 1
+    features = torch.eye(len(labels)) if features is None else features
+    return Support(torch.zeros(len(labels), 3, 8, 8, dtype=torch.uint8), torch.tensor(labels), features, way)
+
+
+def asked(support: Support, folds: int, seed: int = 0, recipe: str | None = None, backbone=None) -> HeldOut | str:
+    method = load_recipe(recipe).method if recipe else Memory()
+    return held_out(method, backbone, support, folds, seed, Unseen())
+
+
+@pytest.mark.parametrize("folds", [2, 3, 5, 50])
+@pytest.mark.parametrize("labels", [[0] * 4 + [1] * 4, [0] * 7 + [1] * 2 + [2] * 3, [0] * 5 + [1], [0, 1, 2] * 5])
+def test_no_image_is_judged_by_a_head_that_was_fitted_on_it(labels, folds, vit):
+    found = asked(task(labels), folds, backbone=vit)
+    assert not found.logits.any()
+    once = [label for label in labels if labels.count(label) > 1]
+    assert sorted(found.labels.tolist()) == sorted(once)
+    assert found.how == f"{min(folds, max(labels.count(label) for label in labels))}-fold, {len(once)} images"
+
+
+def test_a_head_that_is_judged_on_what_it_knows_would_show():
+    """So that the test above can fail."""
+    support = task([0, 0, 1, 1])
+    assert Memory().head(support.features, support.labels, 2).logits(support.features).any()
+
+
+@pytest.mark.parametrize("recipe", ["logistic", "ridge", "lda", "protonet", "protonet-euclidean"])
+def test_labels_that_mean_nothing_are_not_learned(recipe, vit):
+    """With more features than images every label can be learned by heart; the estimate must not be taken in."""
+    features = torch.randn(60, 256, generator=torch.Generator().manual_seed(0))
+    support = task([0, 1] * 30, features)
+    method = load_recipe(recipe).method
+    known = method.head(features, support.labels, 2).logits(features).argmax(1)
+    assert (known == support.labels).float().mean() > 0.9
+    accuracy = asked(support, 5, recipe=recipe, backbone=vit).accuracy
+    assert accuracy.low <= 0.5
+
+
+@pytest.mark.parametrize("recipe", ["logistic", "ridge", "lda", "protonet"])
+def test_labels_that_mean_something_are_learned(recipe, vit):
+    labels = torch.arange(3).repeat(8)
+    features = torch.randn(24, 16, generator=torch.Generator().manual_seed(0)) + 4 * torch.eye(3, 16)[labels]
+    assert asked(task(labels.tolist(), features), 5, recipe=recipe, backbone=vit).accuracy.mean > 0.9
+
+
+def test_the_seed_decides_the_folds(vit):
+    support = task([0] * 6 + [1] * 6, torch.randn(12, 4, generator=torch.Generator().manual_seed(0)))
+    first, again, other = (asked(support, 3, seed, backbone=vit).logits for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_where_nothing_can_be_held_out_there_is_a_reason(vit):
+    assert "one image per class" in asked(task([0, 1, 2]), 5, backbone=vit)
+    for folds in (0, 1):
+        assert "--folds" in asked(task([0, 0, 1, 1]), folds, backbone=vit)
