@@ -2,8 +2,8 @@
 
     python benchmarks/embedding.py [FOLDER]
 
-Prints JSON lines. Goals: a folder of ordinary JPEGs within 1.10 times the bare forward passes; a second head on the same
-folder runs no forward pass. Without FOLDER, photos of about 500 x 375 are made from drawn pictures.
+Prints JSON lines. Goals: a folder of ordinary JPEGs within 1.10 times the bare forward passes; a second head on the
+same folder runs no forward pass. Without FOLDER, photos of about 500 x 375 are made from drawn pictures.
 """
 
 import json
@@ -39,8 +39,16 @@ def main() -> None:
             folders.append(seconds(lambda: embed(backbone, paths, NoCache(), Unseen())))
             bares.append(seconds(lambda: backbone.frozen_features(pictures)))
         ratios = [folder_ / bare for folder_, bare in zip(folders, bares, strict=True)]
-        print(json.dumps({"what": "folder / bare forward passes", "ratio": round(statistics.median(ratios), 3), "images": len(paths),
-                          "images_per_second": round(len(paths) / statistics.median(folders), 1)}))
+        print(
+            json.dumps(
+                {
+                    "what": "folder / bare forward passes",
+                    "ratio": round(statistics.median(ratios), 3),
+                    "images": len(paths),
+                    "images_per_second": round(len(paths) / statistics.median(folders), 1),
+                }
+            )
+        )
         print(json.dumps(second_time(backbone, paths, Path(name) / "cache.sqlite")))
 
 

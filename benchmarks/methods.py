@@ -1,4 +1,4 @@
-"""Every starting method on real folders, as a user would: `adapt` on a few images of each class, then `eval` on the rest.
+"""Every starting method on real folders, as a user would: `adapt` on a few images of each class, `eval` on the rest.
 
     python benchmarks/methods.py                          all recipes on the four sets, 5 images a class
     python benchmarks/methods.py --recipes ridge lda --image-size 128 --seeds 3
@@ -44,7 +44,10 @@ def main() -> None:
                 support, query = split(SHARED / "data" / name, Path(folder), options.shots, seed)
                 for recipe in options.recipes:
                     if (recipe, name, seed) not in done:
-                        rows.append({"recipe": recipe, "set": name, "seed": seed} | measure(recipe, support, query, Path(folder), options))
+                        rows.append(
+                            {"recipe": recipe, "set": name, "seed": seed}
+                            | measure(recipe, support, query, Path(folder), options)
+                        )
                         options.out.parent.mkdir(parents=True, exist_ok=True)
                         options.out.write_text(json.dumps(rows, indent=1) + "\n")
                         print(json.dumps(rows[-1]), flush=True)
@@ -99,18 +102,20 @@ def split(root: Path, folder: Path, shots: int, seed: int) -> tuple[Path, Path]:
 
 def table(rows: list[dict[str, Any]], sets: list[str]) -> str:
     """Mean accuracy over the seeds in percent, by recipe and set, best mean first, with size and time."""
-    recipes = sorted({row["recipe"] for row in rows})
+    by_recipe: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        by_recipe[row["recipe"]][row["set"]].append(row)
     lines = []
-    for recipe in recipes:
-        mine = [row for row in rows if row["recipe"] == recipe]
-        means = [statistics.mean(r["accuracy"] for r in mine if r["set"] == name) for name in sets if any(r["set"] == name for r in mine)]
-        if len(means) < len(sets):
-            continue
-        kilobytes = statistics.median(row["bytes"] for row in mine) / 1000
-        seconds = statistics.median(row["adapt_seconds"] for row in mine)
-        cells = [f"{100 * mean:.1f}" for mean in means] + [f"**{100 * statistics.mean(means):.1f}**", f"{kilobytes:,.0f}", f"{seconds:.0f}"]
-        lines.append((statistics.mean(means), f"| `{recipe}` | " + " | ".join(cells) + " |"))
-    head = "| recipe | " + " | ".join(sets) + " | mean | KB | adapt, s |\n" + "| --- |" + " --- |" * (len(sets) + 3)
+    for recipe, found in by_recipe.items():
+        if all(name in found for name in sets):
+            means = [statistics.mean(row["accuracy"] for row in found[name]) for name in sets]
+            every = [row for name in sets for row in found[name]]
+            size = statistics.median(row["bytes"] for row in every) / 1000
+            seconds = statistics.median(row["adapt_seconds"] for row in every)
+            cells = [f"{100 * mean:.1f}" for mean in means] + [f"**{100 * statistics.mean(means):.1f}**"]
+            cells += [f"{size:,.0f}", f"{seconds:.0f}"]
+            lines.append((statistics.mean(means), f"| `{recipe}` | {' | '.join(cells)} |"))
+    head = f"| recipe | {' | '.join(sets)} | mean | KB | adapt, s |\n| --- |" + " --- |" * (len(sets) + 3)
     return "\n".join([head] + [line for _, line in sorted(lines, reverse=True)])
 
 

@@ -1,5 +1,5 @@
-"""How fast things start, as ratios of medians in one run: `--help` against `python -c pass`, and building a backbone from
-local weights against timm's create-and-load.
+"""How fast things start, as ratios of medians in one run: `--help` against `python -c pass`, and building a backbone
+from local weights against timm's create-and-load.
 
     python benchmarks/startup.py
 
@@ -34,7 +34,9 @@ def help_against_nothing() -> dict[str, object]:
     nothing = [sys.executable, "-c", "pass"]
     asked = [sys.executable, "-m", "fewshot_cli", "adapt", "--help"]
     fewshot, bare = alternating(lambda: run(asked), lambda: run(nothing), ROUNDS)
-    listing = subprocess.run([*asked[:1], "-X", "importtime", *asked[1:]], capture_output=True, text=True, check=True).stderr
+    listing = subprocess.run(
+        [*asked[:1], "-X", "importtime", *asked[1:]], capture_output=True, text=True, check=True
+    ).stderr
     return {
         "what": "adapt --help / python -c pass",
         "ratio": round(fewshot / bare, 2),
@@ -44,14 +46,16 @@ def help_against_nothing() -> dict[str, object]:
 
 
 def build_against_timm(name: str) -> dict[str, object]:
-    """Both from the same safetensors file of random weights in the page cache, to a model in eval mode without a classifier."""
+    """Both from the same safetensors file of random weights, in the page cache, to a model without a classifier."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "weights.safetensors"
         save_file(timm.create_model(name).state_dict(), file)
 
         def by_timm() -> torch.nn.Module:
             overlay = {"file": str(file), "custom_load": False}
-            model: torch.nn.Module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0)
+            model: torch.nn.Module = timm.create_model(
+                name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0
+            )
             return model.eval()
 
         def by_us() -> torch.nn.Module:

@@ -14,7 +14,7 @@ from fewshot_cli.errors import FewshotError
 from fewshot_cli.methods import AnyMethod
 
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
-DEFAULT_RECIPE = "ridge"
+DEFAULT_RECIPE = "bitfit"
 
 _INSTALLED = Path(__file__).parent / "_recipes"
 RECIPES = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parent.parent / "recipes"
@@ -59,7 +59,7 @@ def recipe_path(name_or_path: str) -> Path:
     return RECIPES / f"{name_or_path}.yaml"
 
 
-def load_recipe(name_or_path: str = DEFAULT_RECIPE, changes: Sequence[str] = (), **given: Any) -> Recipe:
+def load_recipe(name_or_path: str, changes: Sequence[str] = (), **given: Any) -> Recipe:
     """The recipe of that name or file with the user's changes, validated.
 
     `changes` are "key.path=value" as `--set` takes them; `given` are top-level fields that options set, None meaning
@@ -68,6 +68,8 @@ def load_recipe(name_or_path: str = DEFAULT_RECIPE, changes: Sequence[str] = (),
     path = recipe_path(name_or_path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise FewshotError(f"The recipe {path} can't be read: {error.strerror}.", "Check its permissions.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise FewshotError(
             f"{path} is not a YAML file: {' '.join(str(error).split())}",

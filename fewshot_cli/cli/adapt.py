@@ -23,7 +23,7 @@ def adapt(
         typer.Option(
             "--folds", metavar="N", min=0, help="Folds to estimate a trained method's accuracy in; 0 doesn't."
         ),
-    ] = 5,
+    ] = 3,
     device: options.Device = "auto",
     seed: options.Seed = 0,
     offline: options.Offline = False,
@@ -35,8 +35,9 @@ def adapt(
 
     Writes it to a small file, proves that file, and says what accuracy to expect.
     """
+    progress = options.start(quiet, offline)
     where = options.source(weights, offline)
-    from fewshot_cli.cli.terminal import progress_on, show
+    from fewshot_cli.cli.terminal import show
     from fewshot_cli.engine.devices import choose_device
     from fewshot_cli.jobs.adapt import adapt as job
     from fewshot_cli.recipes import load_recipe
@@ -52,6 +53,6 @@ def adapt(
         seed,
         folds,
         options.feature_cache(no_cache),
-        progress_on(quiet),
+        progress,
     )
     show(report, json, adapted)

@@ -22,11 +22,11 @@ def demo(
 
     Draws a dozen classes, adapts to a few pictures of each, checks the result on others, and predicts.
     """
-    options.source(None, offline=True)
-    from fewshot_cli.cli.terminal import progress_on, show
+    progress = options.start(quiet, offline=True)
+    from fewshot_cli.cli.terminal import show
     from fewshot_cli.engine.devices import choose_device
     from fewshot_cli.jobs.demo import demo as job
     from fewshot_cli.reports.demonstration import demonstrated
 
-    report = job(output, choose_device(device), seed, progress_on(quiet))
+    report = job(output, choose_device(device), seed, progress)
     show(report, json, demonstrated)

@@ -20,15 +20,16 @@ def evaluate(
 
     Reports accuracy with its 95 % interval, each class, what is taken for what, and calibration.
     """
+    progress = options.start(quiet, offline)
     where = options.source(weights, offline)
-    from fewshot_cli.cli.terminal import progress_on, show
+    from fewshot_cli.cli.terminal import show
     from fewshot_cli.engine.devices import choose_device
     from fewshot_cli.errors import FewshotError
     from fewshot_cli.jobs.evaluate import evaluate as job
     from fewshot_cli.jobs.record import write_run
     from fewshot_cli.reports.evaluation import evaluated
 
-    report = job(file, folder, where, choose_device(device), options.feature_cache(no_cache), progress_on(quiet))
+    report = job(file, folder, where, choose_device(device), options.feature_cache(no_cache), progress)
     show(report, json, evaluated)
     try:
         write_run(file.with_name(f"{file.name}.eval"), report)

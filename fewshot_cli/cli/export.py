@@ -32,11 +32,12 @@ def export(
 
     Proves that what it wrote gives the same answers, or writes nothing.
     """
+    progress = options.start(quiet, offline)
     where = options.source(weights, offline)
-    from fewshot_cli.cli.terminal import progress_on, show
+    from fewshot_cli.cli.terminal import show
     from fewshot_cli.engine.devices import choose_device
     from fewshot_cli.jobs.export import export as job
     from fewshot_cli.reports.exporting import exported
 
-    report = job(file, output, format_, images, where, choose_device(device), progress_on(quiet))
+    report = job(file, output, format_, images, where, choose_device(device), progress)
     show(report, json, exported)

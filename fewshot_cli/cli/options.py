@@ -4,6 +4,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ParamSpec
 
@@ -12,6 +13,7 @@ import typer
 if TYPE_CHECKING:
     from fewshot_cli.files.cache import FeatureCache
     from fewshot_cli.jobs.loading import Source
+    from fewshot_cli.jobs.progress import Progress
 
 Folder = Annotated[
     Path,
@@ -83,6 +85,21 @@ def command(body: Callable[P, None]) -> Callable[P, None]:
     return run
 
 
+def start(quiet: bool, offline: bool) -> "Progress":
+    """How to show progress. What takes seconds to import is imported here, in sight.
+
+    `offline` also holds for the hub's client, which else asks its server for news, and only listens when imported.
+    """
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    from fewshot_cli.cli.terminal import progress_on
+
+    progress = progress_on(quiet)
+    with progress.track("starting"):
+        import_module("fewshot_cli.engine.backbones")
+    return progress
+
+
 def recipe_name(recipe: str | None, method: str | None) -> str:
     """The recipe asked for, by whichever of the two options. Raises FewshotError where both are given."""
     from fewshot_cli.errors import FewshotError
@@ -97,9 +114,7 @@ def recipe_name(recipe: str | None, method: str | None) -> str:
 
 
 def source(weights: Path | None, offline: bool) -> "Source":
-    """Where weights may come from. `offline` also holds for the hub's client, which else asks its server for news."""
-    if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
+    """Where weights may come from."""
     from fewshot_cli.jobs.loading import Source
 
     return Source(weights, offline)

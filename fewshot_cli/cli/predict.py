@@ -24,8 +24,9 @@ def predict(
 
     A file that can't be read is a row with its error, never a stop.
     """
+    progress = options.start(quiet, offline)
     where = options.source(weights, offline)
-    from fewshot_cli.cli.terminal import progress_on, show
+    from fewshot_cli.cli.terminal import show
     from fewshot_cli.engine.devices import choose_device
     from fewshot_cli.files.atomic import check_writable, write_atomically
     from fewshot_cli.jobs.predict import predict as job
@@ -33,7 +34,7 @@ def predict(
 
     if csv:
         check_writable(csv)
-    report = job(file, paths, where, choose_device(device), options.feature_cache(no_cache), progress_on(quiet))
+    report = job(file, paths, where, choose_device(device), options.feature_cache(no_cache), progress)
     if csv:
         write_atomically(csv, as_csv(report))
     show(report, json, predicted)

@@ -15,6 +15,7 @@ def verify(
 
     Exits with 0 if all hold, 3 if one does not.
     """
+    options.start(json, offline)
     where = options.source(weights, offline)
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.engine.devices import choose_device

@@ -20,6 +20,8 @@ class Optim(Settings):
     name: Literal["adam", "adamw", "sgd"] = "adam"
     lr: float = Field(default=1e-3, ge=0)
     steps: int = Field(default=50, ge=0)
+    epochs: float = Field(default=0.0, ge=0)
+    """At least as many passes over the support set are made, even where that takes more than `steps`."""
     batch: int | None = Field(default=32, ge=1)
     """Images in a step, drawn without putting back; None takes the whole support set in every step."""
     weight_decay: float = Field(default=0.0, ge=0)

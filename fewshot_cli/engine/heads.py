@@ -51,7 +51,7 @@ def euclidean_head(prototypes: Tensor) -> Head:
 def typical_norm(features: Tensor) -> float:
     """The power of two nearest to the root mean square norm of features `(n, dim)`.
 
-    Dividing by it makes one regularisation strength serve every backbone, and unlike a norm of its own for each image it
-    leaves a linear head linear. A power of two, since it is then the same whether or not any one image is left out.
+    Dividing by it makes one regularisation strength serve every backbone, and unlike a norm of its own for each image
+    it leaves a linear head linear. A power of two, since it is then the same whether or not any one image is left out.
     """
     return float(2 ** features.double().square().sum(1).mean().sqrt().clamp(min=1e-12).log2().round())

@@ -1,5 +1,6 @@
 """Fine-tuning on a support set: what every method that moves the backbone shares."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
@@ -75,15 +76,17 @@ def tune(
             features = backbone.features(diff_augment(plain, draws), moved)
         yield F.cross_entropy(cosine_head(vectors, tuning.scale).logits(features), support.labels)
 
+    passes = math.ceil(tuning.optim.epochs * len(support) / batches.batch)
+    optim = tuning.optim.model_copy(update={"steps": max(tuning.optim.steps, passes)})
     prototypes = class_means(support.features, support.labels, support.way)
     if tuning.head == "cosine":
         # Unit vectors, so that one learning rate means the same whatever the norm of a backbone's features.
         trained = fit(
-            cosine_loss, start | {HEAD: F.normalize(prototypes, dim=1)}, tuning.optim, run.watch, {HEAD: tuning.head_lr}
+            cosine_loss, start | {HEAD: F.normalize(prototypes, dim=1)}, optim, run.watch, {HEAD: tuning.head_lr}
         )
         vectors = trained.pop(HEAD)
         return trained, cosine_head(vectors, tuning.scale)
-    trained = fit(prototype_loss, start, tuning.optim, run.watch)
+    trained = fit(prototype_loss, start, optim, run.watch)
     with torch.no_grad():
         moved = weights(trained)
     pictures = images[torch.arange(len(support))]
@@ -95,11 +98,11 @@ class _Batches:
     """Indices of the support set, each image once before any comes twice."""
 
     def __init__(self, size: int, batch: int | None, rng: torch.Generator) -> None:
-        self.size, self.batch, self.rng = size, batch or size, rng
+        self.size, self.batch, self.rng = size, min(batch or size, size), rng
         self.left = torch.empty(0, dtype=torch.long)
 
     def next(self) -> Tensor:
-        if self.batch >= self.size:
+        if self.batch == self.size:
             return torch.arange(self.size)
         if len(self.left) < self.batch:
             self.left = torch.cat([self.left, torch.randperm(self.size, generator=self.rng)])

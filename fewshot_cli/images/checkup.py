@@ -44,8 +44,8 @@ SEVERITIES: dict[Kind, Severity] = {
     "too-large": "skipped",
     "unreadable": "skipped",
     "outside": "skipped",
+    "duplicate": "skipped",
     "cross-class-near-copy": "warning",
-    "duplicate": "warning",
     "near-duplicate": "warning",
     "single-image": "warning",
     "tiny": "warning",
@@ -185,7 +185,10 @@ def _copy(item: Item, twins: list[Item], kinds: tuple[Kind, Kind], what: str) ->
         if twin.label != item.label:
             problem = f"{what} {twin.path}, which is labelled {twin.label!r}"
             return Finding(item.path, item.label, kinds[1], problem, "Keep it in the right class only.", twin.path)
-    remedy = "Delete one: copies weigh double, and hide mistakes when one is used to check the other."
+    if kinds[0] == "duplicate":
+        remedy = "Delete one, if you like; it is learned from once."
+    else:
+        remedy = "Delete one: copies weigh double, and hide mistakes when one is used to check the other."
     return Finding(item.path, item.label, kinds[0], f"{what} {twins[0].path}", remedy, twins[0].path)
 
 

@@ -12,10 +12,11 @@ from fewshot_cli.methods.base import HeadMethod
 
 
 class Logistic(HeadMethod):
-    """The linear layer with the least ½|W|² + `inverse_strength` x sum of cross-entropies, on features of typical norm 1.
+    """The linear layer with the least ½|W|² + `inverse_strength` x sum of cross-entropies.
 
-    scikit-learn's `LogisticRegression(C=inverse_strength)`, as BECLR's evaluation uses it; the problem is convex and
-    solved to its optimum by L-BFGS, so there is no step count to choose. The intercept is not penalised.
+    scikit-learn's `LogisticRegression(C=inverse_strength)`, which BECLR's evaluation uses, on features divided by their
+    typical norm. The problem is convex and solved to its optimum by L-BFGS, so there is no step count to choose. The
+    intercept is not penalised.
     """
 
     name: Literal["logistic"] = "logistic"

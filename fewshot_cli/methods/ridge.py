@@ -12,7 +12,7 @@ from fewshot_cli.methods.base import ClosedFormMethod
 
 
 class Ridge(ClosedFormMethod):
-    """The linear layer with the least |X W + b - Y|² + strength |W|², X features of typical norm 1 and Y one-hot labels.
+    """The linear layer with the least |X W + b - Y|² + strength |W|², Y one-hot labels, X features of typical norm 1.
 
     Differs from R2-D2: nothing is meta-learned, and the intercept b is free. Logits are the scores times `scale`;
     `adapt` then fits one temperature, so `scale` only matters where there is too little to fit it on.

@@ -14,7 +14,7 @@ def demonstrated(report: dict[str, Any]) -> RenderableType:
     """The three reports under the commands that would make them."""
     kept = report["folder"]
     steps = (
-        ("fewshot adapt known/ -o demo.fewshot", adapted(report["adapt"])),
+        (f"fewshot adapt known/ -o demo.fewshot --recipe {report['recipe']}", adapted(report["adapt"])),
         ("fewshot eval demo.fewshot unseen/", evaluated(report["eval"])),
         ("fewshot predict demo.fewshot unseen/*/*.jpg", predicted(report["predict"])),
     )

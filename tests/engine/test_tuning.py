@@ -178,3 +178,24 @@ def test_every_image_is_seen_once_before_any_is_seen_twice(backbone, support, ba
     assert len(asked) == steps * size
     for first in range(0, len(asked) - len(support) + 1, len(support)):
         assert sorted(asked[first : first + len(support)]) == list(range(len(support)))
+
+
+@pytest.mark.parametrize(
+    ("steps", "epochs", "batch", "taken"),
+    [
+        (3, 0.0, 4, 3),
+        (3, 2.0, 4, 6),
+        (3, 1.0, 4, 3),
+        (7, 2.0, 4, 7),
+        (1, 1.5, 4, 5),
+        (1, 4.0, None, 4),
+        (1, 3.0, 100, 3),
+    ],
+)
+def test_a_large_support_set_takes_more_steps(backbone, support, steps, epochs, batch, taken):
+    """Eleven images: two passes in batches of four are six steps."""
+    heard = []
+    optim = Optim(steps=steps, epochs=epochs, batch=batch)
+    run = Run(watch=lambda step, steps, loss: heard.append((step, steps)))
+    tune(backbone, support, {"norm.bias": backbone.params["norm.bias"]}, dict_of_norm, Tuning(optim=optim), run)
+    assert heard == [(step + 1, taken) for step in range(taken)]

@@ -87,13 +87,13 @@ def test_the_report_says_what_was_done_and_is_left_beside_the_file(drawn, tmp_pa
     assert len(header.provenance.learned_from) == header.provenance.images == 12
 
 
-def test_the_default_backbone_tells_drawn_things_apart(drawn, unseen, tmp_path, learn, monkeypatch):
+def test_the_packaged_backbone_tells_drawn_things_apart(drawn, unseen, tmp_path, learn, monkeypatch):
     """The packaged weights, at 64 pixels: the estimate and the truth are both far above chance."""
     from fewshot_cli.jobs.evaluate import evaluate
     from fewshot_cli.jobs.progress import Unseen
 
     file = tmp_path / "x.fewshot"
-    what = load_recipe(image_size=64)
+    what = load_recipe("ridge", image_size=64)
     where, cpu, cache = Source(offline=True), torch.device("cpu"), FeatureCache()
     report = adapting.adapt(drawn, file, what, where, cpu, 0, 0, cache, Unseen())
     found = evaluate(file, unseen, where, cpu, cache, Unseen())

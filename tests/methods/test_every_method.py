@@ -20,7 +20,11 @@ def trained(method: Method, steps: int, batch: int | None) -> Method:
     """The method with other steps, where it takes any, and all else as it was."""
     settings: dict[str, Any] = method.model_dump()
     if "tuning" in settings:
-        settings["tuning"]["optim"] |= {"steps": steps, "batch": settings["tuning"]["optim"]["batch"] and batch}
+        settings["tuning"]["optim"] |= {
+            "steps": steps,
+            "epochs": 0,
+            "batch": settings["tuning"]["optim"]["batch"] and batch,
+        }
     return type(method).model_validate(settings)
 
 
