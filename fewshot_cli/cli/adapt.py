@@ -23,7 +23,7 @@ def adapt(
         typer.Option(
             "--folds", metavar="N", min=0, help="Folds to estimate a trained method's accuracy in; 0 doesn't."
         ),
-    ] = 3,
+    ] = 5,
     device: options.Device = "auto",
     seed: options.Seed = 0,
     offline: options.Offline = False,

@@ -1,8 +1,8 @@
 """Deltas: what to add to a frozen backbone, by parameter name. They merge the same way whatever method made them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -66,6 +66,18 @@ Delta: TypeAlias = Mapping[str, Change]
 def merge(base: Mapping[str, Tensor], delta: Delta) -> dict[str, Tensor]:
     """The weights of `base` moved by `delta`, differentiably; parameters it does not name stay as they are."""
     return dict(base) | {name: change.added_to(base[name]) for name, change in delta.items()}
+
+
+def on_device(delta: Delta, device: torch.device) -> dict[str, Change]:
+    """The same delta with its tensors on the device."""
+
+    def moved(change: Change) -> Change:
+        tensors: dict[str, Any] = {
+            name: value.to(device) for name, value in vars(change).items() if isinstance(value, Tensor)
+        }
+        return replace(change, **tensors)
+
+    return {name: moved(change) for name, change in delta.items()}
 
 
 def density(delta: Delta, size: int) -> float:

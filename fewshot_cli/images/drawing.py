@@ -91,23 +91,6 @@ def write_folder(root: Path, classes: Sequence[str], per_class: int, seed: int, 
             draw(name, seed * 100_003 + i, size).save(folder / f"{name}-{i:03d}.jpg", quality=92)
 
 
-def contact_sheet(images: Sequence[Image.Image], columns: int, captions: Sequence[str] | None = None) -> Image.Image:
-    """The images in rows of `columns` on white, each in a square as large as the first one's longer side."""
-    side, gap = max(images[0].size), 6
-    step_down = side + gap + (14 if captions else 0)
-    rows = math.ceil(len(images) / columns)
-    sheet = Image.new("RGB", (columns * (side + gap) + gap, rows * step_down + gap), "white")
-    pen = ImageDraw.Draw(sheet)
-    for i, image in enumerate(images):
-        left, top = gap + i % columns * (side + gap), gap + i // columns * step_down
-        fitted = image.copy()
-        fitted.thumbnail((side, side))
-        sheet.paste(fitted, (left, top))
-        if captions:
-            pen.text((left, top + side + 1), captions[i][: side // 6], fill="black")
-    return sheet
-
-
 def arc(x: float, y: float, rx: float, ry: float, start: float = 0, end: float = 360) -> list[Point]:
     """Points on an ellipse around (x, y), from one angle to another in degrees, clockwise from the right."""
     angles = (math.radians(start + (end - start) * i / 40) for i in range(41))

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from fewshot_cli.engine.backbones import Backbone, build_backbone, check_name, hub_repository
-from fewshot_cli.engine.deltas import merge
+from fewshot_cli.engine.deltas import merge, on_device
 from fewshot_cli.engine.types import Params
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.files.delta_file import DeltaFile, read_delta_file
@@ -74,7 +74,7 @@ def check_base(file: DeltaFile, backbone: Backbone, path: Path) -> None:
 
 def merged_weights(backbone: Backbone, file: DeltaFile) -> Params:
     """The backbone's weights that the file's delta moves, moved."""
-    return merge({name: backbone.params[name] for name in file.delta}, file.delta)
+    return merge({name: backbone.params[name] for name in file.delta}, on_device(file.delta, backbone.device))
 
 
 def check_delta(file: DeltaFile, backbone: Backbone, path: Path) -> None:

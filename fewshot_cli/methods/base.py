@@ -1,7 +1,6 @@
 """The protocol that every method keeps."""
 
 from abc import abstractmethod
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -18,8 +17,6 @@ class Method(Settings):
     """
 
     name: str
-    summary: ClassVar[str]
-    """What the method does, in one line, for `fewshot recipes`."""
 
     @abstractmethod
     def adapt(self, backbone: Backbone, support: Support, run: Run) -> Adapted:

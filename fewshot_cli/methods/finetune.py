@@ -4,7 +4,7 @@ Full: P>M>F's last stage (Hu et al., CVPR 2022, arXiv:2204.07305).
 Biases: BitFit (Ben Zaken et al., 2022, arXiv:2106.10199).
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import field_validator
 
@@ -25,7 +25,6 @@ class Finetune(Method):
     """
 
     name: Literal["finetune"] = "finetune"
-    summary: ClassVar[str] = "train all parameters, or those that a pattern names"
     targets: str = "."
     tuning: Tuning = Tuning()
 

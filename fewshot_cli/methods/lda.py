@@ -1,6 +1,6 @@
 """Linear discriminant analysis on features, the head of FSA (Panos et al., ICCV 2023, arXiv:2303.13199)."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,6 @@ class LDA(ClosedFormMethod):
     """
 
     name: Literal["lda"] = "lda"
-    summary: ClassVar[str] = "linear discriminant analysis, the head of FSA"
     covariance: Literal["total", "within"] = "total"
     ridge: float = Field(default=1.0, gt=0)
 

@@ -1,6 +1,6 @@
 """Multinomial logistic regression: the linear probe that most papers compare with."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,6 @@ class Logistic(HeadMethod):
     """
 
     name: Literal["logistic"] = "logistic"
-    summary: ClassVar[str] = "linear probe by logistic regression"
     inverse_strength: float = Field(default=100.0, gt=0)
 
     def head(self, features: Tensor, labels: Tensor, way: int) -> Head:

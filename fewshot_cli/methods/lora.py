@@ -1,7 +1,7 @@
 """LoRA: low-rank changes of weight matrices (Hu et al., 2022, arXiv:2106.09685)."""
 
 import math
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, field_validator
@@ -25,7 +25,6 @@ class LoRA(Method):
     """
 
     name: Literal["lora"] = "lora"
-    summary: ClassVar[str] = "low-rank changes of weight matrices"
     targets: str = r"attn\.qkv\.weight$|conv_pwl?\.weight$"
     parts: tuple[Literal["q", "k", "v"], ...] = ("q", "v")
     rank: int = Field(default=8, ge=1)

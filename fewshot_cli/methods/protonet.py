@@ -1,6 +1,6 @@
 """Prototypical networks (Snell et al., 2017, arXiv:1703.05175): no training at all."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +16,6 @@ class ProtoNet(ClosedFormMethod):
     """
 
     name: Literal["protonet"] = "protonet"
-    summary: ClassVar[str] = "nearest class mean, no training"
     distance: Literal["cosine", "euclidean"] = "cosine"
 
     def head(self, features: Tensor, labels: Tensor, way: int) -> Head:

@@ -1,6 +1,6 @@
 """Ridge regression on one-hot labels: a linear probe in closed form (Bertinetto et al., 2019, arXiv:1805.08136)."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,6 @@ class Ridge(ClosedFormMethod):
     """
 
     name: Literal["ridge"] = "ridge"
-    summary: ClassVar[str] = "linear probe in closed form (ridge regression)"
     strength: float = Field(default=0.3, gt=0)
     scale: float = Field(default=10.0, gt=0)
 

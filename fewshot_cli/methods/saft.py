@@ -1,6 +1,6 @@
 """SAFT: train the few weights whose task gradient is largest (Nguyen et al., ECCV 2024, arXiv:2407.03036)."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator
 
@@ -22,7 +22,6 @@ class SAFT(Method):
     """
 
     name: Literal["saft"] = "saft"
-    summary: ClassVar[str] = "train the values with the largest task gradient"
     density: float = Field(default=0.001, gt=0, le=1)
     targets: str = "."
     tuning: Tuning = Tuning()

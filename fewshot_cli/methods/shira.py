@@ -1,7 +1,7 @@
 """SHiRA: sparse high-rank adapters (Bhardwaj et al., NeurIPS 2024, arXiv:2406.13175)."""
 
 import math
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, field_validator
@@ -25,7 +25,6 @@ class SHiRA(Method):
     """
 
     name: Literal["shira"] = "shira"
-    summary: ClassVar[str] = "train a fixed sparse mask of each weight matrix"
     mask: Literal["magnitude", "gradient", "snip", "random", "rows"] = "snip"
     density: float = Field(default=0.01, gt=0, le=1)
     targets: str = r"weight$"

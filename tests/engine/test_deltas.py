@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fewshot_cli.engine.deltas import Change, Dense, LowRank, Sparse, density, merge
+from fewshot_cli.engine.deltas import Change, Dense, LowRank, Sparse, density, merge, on_device
 
 SHAPE = (6, 4, 3, 3)
 
@@ -121,3 +121,11 @@ def test_shira_merges_and_differentiates_like_peft(golden):
     torch.testing.assert_close(x.grad, vectors["grad.x"], rtol=1e-4, atol=1e-5)
     for n in "abc":
         torch.testing.assert_close(values[n].grad, vectors[f"grad.{n}"], rtol=1e-4, atol=1e-5)
+
+
+def test_on_device_moves_every_tensor():
+    delta = {"a": Dense(torch.ones(2)), "b": LowRank((2, 2), torch.ones(2, 1), torch.ones(1, 2))}
+    moved = on_device(delta | {"c": Sparse((3,), torch.tensor([1]), torch.ones(1))}, torch.device("meta"))
+    tensors = [value for change in moved.values() for value in vars(change).values() if isinstance(value, torch.Tensor)]
+    assert len(tensors) == 5
+    assert all(values.device.type == "meta" for values in tensors)

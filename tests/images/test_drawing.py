@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from fewshot_cli.images.drawing import CLASSES, contact_sheet, draw, write_folder
+from fewshot_cli.images.drawing import CLASSES, draw, write_folder
 from fewshot_cli.images.folders import read_folder
 
 
@@ -35,8 +35,3 @@ def test_write_folder_is_read_back(tmp_path):
     assert folder.classes == tuple(sorted(CLASSES[:3]))
     assert len(folder.items) == 6
     assert len({item.path.read_bytes() for item in folder.items}) == 6
-
-
-def test_contact_sheet():
-    sheet = contact_sheet([draw(name, 0, 32) for name in CLASSES[:5]], columns=3, captions=list(CLASSES[:5]))
-    assert sheet.size == (3 * 38 + 6, 2 * 52 + 6)
