@@ -43,7 +43,7 @@ def held_out(
         logits = method.leave_one_out(support.features, support.labels, support.way)
         return HeldOut(logits[asked], support.labels[asked], f"leave-one-out, exact, {int(asked.sum())} images")
     if folds < 2:
-        return "not estimated: --folds 0"
+        return "no images were left out to ask about (--folds 0)"
     return _k_fold(method, backbone, support, min(folds, int(count.max())), seed, progress)
 
 

@@ -7,6 +7,8 @@ from rich.text import Text
 
 from fewshot_cli.reports.layout import classes, facts, interval, percent, size, skipped_files
 
+CAUTION = "rather too low, since each was judged by what was learned from the others"
+
 
 def adapted(report: dict[str, Any]) -> RenderableType:
     """The report of one adaptation, for people."""
@@ -14,9 +16,10 @@ def adapted(report: dict[str, Any]) -> RenderableType:
     spread = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
     expected = report["expected_accuracy"]
     if expected["mean"] is None:
-        accuracy = Text(f"can't be known from these images ({expected['how']})", style="yellow")
+        accuracy = Text(f"not known: {expected['how']}", style="yellow")
     else:
-        accuracy = Text(interval(expected), style="bold green") + Text(f"\n{expected['how']}", style="dim")
+        how = f"\n{expected['how']}; {CAUTION}"
+        accuracy = Text.assemble((interval(expected), "bold green"), (how, "dim"))
     moved = (
         "its weights stay as they are"
         if report["density"] == 0
