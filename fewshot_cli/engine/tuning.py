@@ -13,6 +13,7 @@ from fewshot_cli.engine.augment import diff_augment, draw
 from fewshot_cli.engine.backbones import Backbone
 from fewshot_cli.engine.fit import Optim, fit
 from fewshot_cli.engine.heads import COSINE_SCALE, Head, class_means, cosine_head
+from fewshot_cli.engine.ridge import ridge_head
 from fewshot_cli.engine.settings import Settings
 from fewshot_cli.engine.types import Params, Run, Support
 
@@ -27,6 +28,9 @@ class Tuning(Settings):
     from the whole support set, with their gradient, as P>M>F does (arXiv:2204.07305), at more than twice the cost."""
     head_lr: float = Field(default=1.0, ge=0)
     """Learning rate of the class vectors as a multiple of `optim.lr`."""
+    refit: bool = False
+    """Whether at the end ridge, fitted to the adapted features, takes the place of the head trained along, as LDA does
+    in FSA (arXiv:2303.13199). Better with many classes; and plainly linear, so that timm's classifier can hold it."""
     scale: float = Field(default=COSINE_SCALE, gt=0)
     augment: float = Field(default=0.9, ge=0, le=1)
     """The probability of DiffAugment in a step; 0 trains on the plain images."""
@@ -85,13 +89,16 @@ def tune(
             cosine_loss, start | {HEAD: F.normalize(prototypes, dim=1)}, optim, run.watch, {HEAD: tuning.head_lr}
         )
         vectors = trained.pop(HEAD)
-        return trained, cosine_head(vectors, tuning.scale)
-    trained = fit(prototype_loss, start, optim, run.watch)
+        if not tuning.refit:
+            return trained, cosine_head(vectors, tuning.scale)
+    else:
+        trained = fit(prototype_loss, start, optim, run.watch)
     with torch.no_grad():
         moved = weights(trained)
-    pictures = images[torch.arange(len(support))]
-    prototypes = class_means(backbone.frozen_features(pictures, moved), support.labels, support.way)
-    return trained, cosine_head(prototypes, tuning.scale)
+    features = backbone.frozen_features(images[torch.arange(len(support))], moved)
+    if tuning.refit:
+        return trained, ridge_head(features, support.labels, support.way)
+    return trained, cosine_head(class_means(features, support.labels, support.way), tuning.scale)
 
 
 class _Batches:

@@ -13,6 +13,7 @@ from fewshot_cli.engine.deltas import merge
 from fewshot_cli.engine.fit import Optim
 from fewshot_cli.engine.heads import class_means
 from fewshot_cli.engine.preprocessing import Preprocessing
+from fewshot_cli.engine.ridge import ridge_head
 from fewshot_cli.engine.tuning import Tuning, tune
 from fewshot_cli.engine.types import Run, Support
 from fewshot_cli.methods.finetune import Finetune
@@ -199,3 +200,24 @@ def test_a_large_support_set_takes_more_steps(backbone, support, steps, epochs, 
     run = Run(watch=lambda step, steps, loss: heard.append((step, steps)))
     tune(backbone, support, {"norm.bias": backbone.params["norm.bias"]}, dict_of_norm, Tuning(optim=optim), run)
     assert heard == [(step + 1, taken) for step in range(taken)]
+
+
+def as_it_is(params):
+    return {name: values for name, values in params.items() if name.startswith("blocks")}
+
+
+@pytest.mark.parametrize("head", ["cosine", "prototypes"])
+def test_a_refitted_head_is_ridge_on_the_adapted_features(backbone, support, head):
+    name = "blocks.0.norm1.weight"  # not the last bias, since ridge does not mind when all features move by the same
+    start = {name: backbone.params[name]}
+    tuning = Tuning(head=head, refit=True, optim=Optim(steps=3, batch=None, lr=0.1))
+    trained, refitted = tune(backbone, support, start, as_it_is, tuning, Run())
+    as_trained, _ = tune(backbone, support, start, as_it_is, tuning.model_copy(update={"refit": False}), Run())
+    assert torch.equal(trained[name], as_trained[name])
+    ordered = support.in_order()
+    features = backbone.frozen_features(ordered.images[torch.arange(len(ordered))], trained)
+    expected = ridge_head(features, ordered.labels, ordered.way)
+    torch.testing.assert_close(refitted.weight, expected.weight)
+    torch.testing.assert_close(refitted.bias, expected.bias)
+    frozen = ridge_head(support.features, support.labels, support.way)
+    assert not torch.allclose(refitted.weight, frozen.weight, rtol=1e-2)
