@@ -14,7 +14,7 @@ from fewshot_cli.errors import FewshotError
 from fewshot_cli.methods import AnyMethod
 
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
-DEFAULT_RECIPE = "bitfit-ridge"
+DEFAULT_RECIPE = "bitfit"
 
 _INSTALLED = Path(__file__).parent / "_recipes"
 RECIPES = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parent.parent / "recipes"
