@@ -26,7 +26,7 @@ class LoRA(Method):
 
     name: Literal["lora"] = "lora"
     targets: str = r"attn\.qkv\.weight$|conv_pwl?\.weight$"
-    parts: tuple[Literal["q", "k", "v"], ...] = ("q", "v")
+    parts: tuple[Literal["q", "k", "v"], ...] = Field(default=("q", "v"), min_length=1)
     rank: int = Field(default=8, ge=1)
     alpha: float = Field(default=8.0, gt=0)
     scaling: Literal["alpha/rank", "alpha/sqrt(rank)"] = "alpha/rank"

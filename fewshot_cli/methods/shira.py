@@ -49,8 +49,6 @@ class SHiRA(Method):
                 chosen = largest_in_each({name: weight.abs() for name, weight in base.items()}, self.density)
             case "gradient" | "snip":
                 gradient = task_gradient(backbone, support, base, self.tuning)
-                scale = (
-                    base if self.mask == "snip" else {name: torch.ones(()).to(weight) for name, weight in base.items()}
-                )
-                chosen = largest_in_each({n: (scale[n] * g).abs() for n, g in gradient.items()}, self.density)
+                scores = {n: (base[n] * g if self.mask == "snip" else g).abs() for n, g in gradient.items()}
+                chosen = largest_in_each(scores, self.density)
         return {name: positions.to(backbone.device) for name, positions in chosen.items()}
