@@ -97,6 +97,7 @@ def start(quiet: bool, offline: bool) -> "Progress":
     progress = progress_on(quiet)
     with progress.track("starting"):
         import_module("fewshot_cli.engine.backbones")
+        import_module("fewshot_cli.engine.devices").keep_freed_memory()
     return progress
 
 

@@ -1,5 +1,9 @@
 """Which device a name means."""
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -22,3 +26,24 @@ def test_a_name_that_means_nothing_is_an_error_that_says_so(name):
 def test_a_gpu_that_is_not_there_is_an_error():
     with pytest.raises(FewshotError, match="not here"):
         choose_device(f"cuda:{torch.cuda.device_count() + 7}")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
+def test_freed_memory_is_kept_when_asked():
+    script = """
+import sys, torch
+from pathlib import Path
+from fewshot_cli.engine.devices import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+pages = lambda: int(Path("/proc/self/statm").read_text().split()[1])
+before = pages()
+del_me = torch.ones(2**24)
+del del_me
+print((pages() - before) * 4096 / 2**20)
+"""
+    kept, returned = (
+        float(subprocess.run([sys.executable, "-c", script, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("keep", "return")
+    )
+    assert kept > 60 > 8 > returned
