@@ -1,37 +1,284 @@
-"""`fewshot eval FILE FOLDER`"""
+"""`fewshot eval FILE FOLDER`, `fewshot eval RECIPE... --data DIR...` and `fewshot eval --check RUN`"""
 
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from fewshot_cli.cli import options
+
+if TYPE_CHECKING:
+    import torch
+
+    from fewshot_cli.jobs.compare import Question
+    from fewshot_cli.jobs.loading import Source
+    from fewshot_cli.jobs.progress import Progress
+    from fewshot_cli.recipes import Recipe
+
+PANEL = "Recipes over many episodes"
 
 
 @options.command
 def evaluate(
-    file: options.File,
-    folder: options.Folder,
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="FILE FOLDER | RECIPE...", help="A delta file and a folder, or recipes and --data."),
+    ] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--data",
+            metavar="DIR...",
+            help="Data sets: class folders, folders of such, zips, CSV or JSONL of path and label, Meta-Dataset's "
+            "HDF5; `drawn` needs none.",
+        ),
+    ] = None,
+    protocol: Annotated[
+        str,
+        typer.Option(
+            "--protocol",
+            metavar="fixed|meta-dataset|across|leave-one-out|incremental",
+            help="How episodes are drawn.",
+        ),
+    ] = "fixed",
+    episodes: Annotated[int, typer.Option("--episodes", metavar="N", min=1, help="Of each data set.")] = 600,
+    way: Annotated[str | None, typer.Option("--way", metavar="N|all", help="Classes in an episode.")] = None,
+    shots: Annotated[
+        list[str] | None,
+        typer.Option("--shots", metavar="K[,K...]|all", help="Support images of each class; several are compared."),
+    ] = None,
+    queries: Annotated[str | None, typer.Option("--queries", metavar="Q|all", help="Queries of each class.")] = None,
+    base_way: Annotated[
+        int | None, typer.Option("--base-way", metavar="N", help="Classes of the first session (incremental).")
+    ] = None,
+    sessions: Annotated[
+        int | None, typer.Option("--sessions", metavar="N", help="Sessions after the first (incremental).")
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option("--target", metavar="NAME", help="Data set that queries come from (across, leave-one-out)."),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", metavar="NAME", help="Only classes of this split, where data has splits.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="RUN", help="Where every episode's result goes, as JSON."),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE.html", help="A page with plots, in one file.")
+    ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", metavar="FILE.md", help="The table for a paper.")
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option("--threshold", metavar="SHARE", min=0, max=1, help="Leave with 3 if an accuracy is below it."),
+    ] = None,
+    check: Annotated[
+        Path | None,
+        typer.Option("--check", metavar="RUN", help="Do a run again; leave with 3 if anything comes out differently."),
+    ] = None,
+    backbone: options.Backbone = None,
     weights: options.Weights = None,
+    image_size: options.ImageSize = None,
+    changes: options.Changes = None,
     device: options.Device = "auto",
+    seed: options.Seed = 0,
     offline: options.Offline = False,
     no_cache: options.NoCache = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Check a delta file on labelled images.
+    """Check a delta file on labelled images, or compare recipes over many few-shot episodes.
 
-    Reports accuracy with its 95 % interval, each class, what is taken for what, and calibration.
+    FILE FOLDER reports accuracy with its 95 % interval, each class, what is taken for what, and calibration.
+    RECIPE... --data DIR... answers which method is better, where and by how much: mean and 95 % interval over episodes
+    for each data set and over all, and paired differences on the same episodes. It can be interrupted; the same command
+    goes on where it stopped. `torchrun --nproc-per-node N -m fewshot_cli eval ...` shares the episodes out.
     """
     progress = options.start(quiet, offline)
     where = options.source(weights, offline)
-    from fewshot_cli.cli.terminal import show
     from fewshot_cli.engine.devices import choose_device
+    from fewshot_cli.errors import FewshotError
+
+    found_on = choose_device(device)
+    if check is not None:
+        _again(check, data or [], where, found_on, no_cache, progress, json)
+    elif data:
+        given = {"way": way, "queries": queries, "base_way": base_way, "sessions": sessions}
+        question = _question(data, split, protocol, given, shots or [], changes or [], episodes, seed, target or [])
+        recipes = _recipes(what or [], changes or [], backbone, image_size)
+        _compare(recipes, question, where, found_on, no_cache, progress, json, output, html, markdown, threshold)
+    elif what and len(what) == 2:
+        _file(Path(what[0]), Path(what[1]), where, found_on, no_cache, progress, json)
+    else:
+        raise FewshotError(
+            "eval needs a delta file and a FOLDER, or recipes and --data.",
+            "For instance: fewshot eval protonet ridge --data photos/. `fewshot eval --help` says more.",
+        )
+
+
+def _file(
+    file: Path,
+    folder: Path,
+    where: "Source",
+    device: "torch.device",
+    no_cache: bool,
+    progress: "Progress",
+    json: bool,
+) -> None:
+    from fewshot_cli.cli.terminal import show
     from fewshot_cli.errors import FewshotError
     from fewshot_cli.jobs.evaluate import evaluate as job
     from fewshot_cli.jobs.record import write_run
     from fewshot_cli.reports.evaluation import evaluated
 
-    report = job(file, folder, where, choose_device(device), options.feature_cache(no_cache), progress)
+    report = job(file, folder, where, device, options.feature_cache(no_cache), progress)
     show(report, json, evaluated)
     try:
         write_run(file.with_name(f"{file.name}.eval"), report)
     except FewshotError as error:  # a delta file in a folder of others is no reason to fail
         print(f"This run leaves no record: {error.problem}", file=sys.stderr)
+
+
+def _recipes(names: list[str], changes: list[str], backbone: str | None, image_size: int | None) -> "dict[str, Recipe]":
+    """The recipes asked for, by name; a file's is its stem."""
+    from fewshot_cli.errors import FewshotError
+    from fewshot_cli.recipes import load_recipe
+
+    of_recipes = [change for change in changes if not change.startswith(_PROTOCOL)]
+    recipes = {}
+    for name in names:
+        short = Path(name).stem if name.endswith((".yaml", ".yml")) else name
+        if short in recipes:
+            raise FewshotError(f"The recipe {short} is given twice.", "Give each once, and each file its own name.")
+        recipes[short] = load_recipe(name, of_recipes, backbone=backbone, image_size=image_size)
+    if not recipes:
+        raise FewshotError(
+            "No recipe is given to evaluate.",
+            "Recipes come before --data: fewshot eval protonet ridge --data photos/. `fewshot recipes` lists them.",
+        )
+    return recipes
+
+
+_PROTOCOL = "protocol."
+
+
+def _question(
+    paths: list[Path],
+    split: str | None,
+    protocol: str,
+    given: dict[str, Any],
+    shots: list[str],
+    changes: list[str],
+    episodes: int,
+    seed: int,
+    targets: list[str],
+) -> "Question":
+    import yaml
+
+    from fewshot_cli.errors import FewshotError
+    from fewshot_cli.images.datasets import read_datasets
+    from fewshot_cli.jobs.compare import Question
+    from fewshot_cli.jobs.repeat import protocols
+
+    facts = {name: _number(value) for name, value in given.items() if value is not None}
+    many = [_number(number) for listed in shots for number in listed.split(",")]
+    if many:
+        facts["shots"] = many if len(many) > 1 else many[0]
+    for change in changes:
+        if change.startswith(_PROTOCOL):
+            key, _, value = change.removeprefix(_PROTOCOL).partition("=")
+            facts[key] = yaml.safe_load(value)
+    datasets = tuple(dataset for path in paths for dataset in read_datasets(path, split))
+    names = [dataset.name for dataset in datasets]
+    for name in names:
+        if names.count(name) > 1:
+            raise FewshotError(f"Two data sets are called {name}.", "Rename one, or give the folder that holds both.")
+    for name in targets:
+        if name not in names:
+            raise FewshotError(f"--target {name} is none of the data sets.", f"They are {', '.join(names)}.")
+    return Question(
+        datasets,
+        protocols({"name": protocol} | facts),
+        episodes,
+        seed,
+        tuple(targets),
+        tuple(str(path) for path in paths),
+        split,
+    )
+
+
+def _number(value: Any) -> Any:
+    return int(value) if isinstance(value, str) and value.strip().isdecimal() else value
+
+
+def _compare(
+    recipes: "dict[str, Recipe]",
+    question: "Question",
+    where: "Source",
+    device: "torch.device",
+    no_cache: bool,
+    progress: "Progress",
+    json: bool,
+    output: Path | None,
+    html: Path | None,
+    markdown: Path | None,
+    threshold: float | None,
+) -> None:
+    from fewshot_cli.cli.terminal import show
+    from fewshot_cli.engine.processes import joined
+    from fewshot_cli.errors import CheckFailed
+    from fewshot_cli.files.atomic import check_writable, write_atomically
+    from fewshot_cli.jobs.compare import Means, compare
+    from fewshot_cli.reports.comparison import compared
+
+    for path in (html, markdown):
+        if path is not None:
+            check_writable(path)
+    with joined() as processes:
+        try:
+            means = Means(where, device, options.feature_cache(no_cache), progress, processes)
+            report, written = compare(recipes, question, means, output)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("Interrupted; the same command goes on where this one stopped.") from None
+    if processes.is_first:
+        if html is not None:
+            from fewshot_cli.reports.html import html as page
+
+            write_atomically(html, page(report))
+        if markdown is not None:
+            from fewshot_cli.reports.markdown import markdown as table
+
+            write_atomically(markdown, table(report))
+        show(report | {"file": str(written)}, json, compared)
+    low = {name: found["accuracy"] for name, found in report["methods"].items() if found["accuracy"] < (threshold or 0)}
+    if low:
+        worst = min(low, key=lambda name: low[name])
+        raise CheckFailed(
+            f"{worst} is right in {low[worst]:.4f} of all answers, below the threshold of {threshold}.",
+            f"Every episode's result is in {written}.",
+        )
+
+
+def _again(
+    run: Path,
+    data: list[Path],
+    where: "Source",
+    device: "torch.device",
+    no_cache: bool,
+    progress: "Progress",
+    json: bool,
+) -> None:
+    from fewshot_cli.cli.terminal import show
+    from fewshot_cli.engine.processes import joined
+    from fewshot_cli.jobs.compare import Means
+    from fewshot_cli.jobs.repeat import repeat
+    from fewshot_cli.reports.evaluation import repeated
+
+    with joined() as processes:
+        report = repeat(run, data, Means(where, device, options.feature_cache(no_cache), progress, processes))
+    if processes.is_first:
+        show(report, json, repeated)

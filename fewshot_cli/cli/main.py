@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fewshot_cli.cli import adapt, backbones, demo, doctor, evaluate, export, inspect, predict, recipes, verify
+from fewshot_cli.cli import adapt, backbones, demo, doctor, evaluate, export, inspect, options, predict, recipes, verify
 
 app = typer.Typer(
     name="fewshot",
@@ -56,7 +56,7 @@ def main() -> None:
         with contextlib.suppress(BrokenPipeError):  # whoever reads it has seen enough
             print(_help(words), flush=True)
     else:
-        app()
+        app(options.spread(sys.argv[1:]) if words[:1] == ["eval"] else None)
 
 
 def _help(words: list[str]) -> str:

@@ -70,19 +70,33 @@ def command(body: Callable[P, None]) -> Callable[P, None]:
             body(*args, **kwargs)
             sys.stdout.flush()
         except FewshotError as error:
-            from fewshot_cli.cli.terminal import printable
+            from fewshot_cli.reports.layout import printable
 
             for line in f"Error: {error.problem}\n{error.hint}".rstrip().split("\n"):
                 print(printable(line), file=sys.stderr)
             raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            print("Interrupted; nothing was written.", file=sys.stderr)
+        except KeyboardInterrupt as stop:
+            print(stop if stop.args else "Interrupted; nothing was written.", file=sys.stderr)
             raise typer.Exit(130) from None
         except BrokenPipeError:  # the reader of our output has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
 
     return run
+
+
+def spread(words: list[str], option: str = "--data") -> list[str]:
+    """The command line with `--data A B` as `--data A --data B`: all words up to the next option are the option's."""
+    spelled: list[str] = []
+    taking = False
+    for word in words:
+        if word.startswith("-"):
+            taking = word == option
+            if not taking:
+                spelled.append(word)
+        else:
+            spelled += [option, word] if taking else [word]
+    return spelled
 
 
 def start(quiet: bool, offline: bool) -> "Progress":
@@ -94,7 +108,7 @@ def start(quiet: bool, offline: bool) -> "Progress":
         os.environ["HF_HUB_OFFLINE"] = "1"
     from fewshot_cli.cli.terminal import progress_on
 
-    progress = progress_on(quiet)
+    progress = progress_on(quiet or int(os.environ.get("RANK", "0")) > 0)  # of many processes the first shows it
     with progress.track("starting"):
         import_module("fewshot_cli.engine.backbones")
         import_module("fewshot_cli.engine.devices").keep_freed_memory()

@@ -3,13 +3,13 @@
 import json
 import os
 import sys
-import unicodedata
 from collections.abc import Callable
 from typing import Any, Literal, TextIO
 
 from rich.console import Console, RenderableType
 
 from fewshot_cli.jobs.progress import Progress, Unseen
+from fewshot_cli.reports.layout import printable
 from fewshot_cli.reports.progress import Bars
 
 PLAIN_WIDTH = 10_000
@@ -42,18 +42,3 @@ def _console(stream: TextIO) -> Console:
     width = None if stream.isatty() else PLAIN_WIDTH
     colours: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
     return Console(file=stream, width=width, highlight=False, markup=False, emoji=False, color_system=colours)
-
-
-def printable(found: Any) -> Any:
-    """The text or report with control characters escaped: a file's name must not steer the terminal or break a line."""
-    if isinstance(found, dict):
-        return {printable(key): printable(value) for key, value in found.items()}
-    if isinstance(found, list):
-        return [printable(item) for item in found]
-    if isinstance(found, str):
-        return "".join(_escaped(c) if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in found)
-    return found
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode()

@@ -1,20 +1,26 @@
 """Where tensors live. The only file that says "cuda"."""
 
 import ctypes
+import os
 import sys
 
 import torch
 
 from fewshot_cli.errors import FewshotError
 
+_CPU = torch.device("cpu")
+
 
 def choose_device(wanted: str = "auto") -> torch.device:
-    """The device called `wanted`: "auto" is the first GPU if there is one, else the CPU.
+    """The device called `wanted`: "auto" is a GPU if there is one, else the CPU.
+
+    Of several GPUs it is the first, or for the processes that torchrun started on a machine one each.
 
     Raises FewshotError for a name that is not "auto", "cpu", "cuda" or "cuda:N", or a GPU that is not there.
     """
     if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        here = int(os.environ.get("LOCAL_RANK", "0"))
+        return torch.device("cuda", here % torch.cuda.device_count()) if torch.cuda.is_available() else _CPU
     kind, _, number = wanted.partition(":")
     if kind not in ("cpu", "cuda") or (number and not number.isdigit()) or (kind == "cpu" and number):
         raise FewshotError(f"There is no device called '{wanted}'.", "Use --device auto, cpu, cuda or cuda:N.")

@@ -1,4 +1,8 @@
-"""Heads: from features to logits. One linear layer, perhaps on unit-norm features, serves every method."""
+"""Heads: from features to logits. One linear layer, perhaps on unit-norm features, serves every method.
+
+Whatever is computed here is computed for one task, or for many of one shape at once: axes before the last ones, written
+`...`, are tasks.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -11,15 +15,18 @@ COSINE_SCALE = 10.0  # P>M>F, SMAT and TSA all use 10 x cosine
 
 @dataclass(frozen=True)
 class Head:
-    """A linear layer: `weight` `(way, dim)` and `bias` `(way,)`, on features of unit norm where `unit_norm` is set."""
+    """Linear layers: `weight` `(..., way, dim)`, `bias` `(..., way)` on unit-norm features where `unit_norm` is set."""
 
     weight: Tensor
     bias: Tensor
     unit_norm: bool
 
     def logits(self, features: Tensor) -> Tensor:
-        """Logits `(n, way)` of features `(n, dim)`."""
-        return F.linear(F.normalize(features, dim=-1) if self.unit_norm else features, self.weight, self.bias)
+        """Logits `(..., n, way)` of features `(..., n, dim)`."""
+        features = F.normalize(features, dim=-1) if self.unit_norm else features
+        if self.weight.ndim == 2:  # what timm computes, to the bit; it knows no stacks
+            return F.linear(features, self.weight, self.bias)
+        return features @ self.weight.mT + self.bias.unsqueeze(-2)
 
     def sharpened(self, factor: float) -> "Head":
         """The head whose logits are `factor` times as large: the same answers, other probabilities."""
@@ -30,14 +37,14 @@ class Head:
 
 
 def class_means(features: Tensor, labels: Tensor, way: int) -> Tensor:
-    """Prototypes `(way, dim)`: the mean feature of every class. A class without an image gets zeros."""
+    """Prototypes `(..., way, dim)`: the mean feature of every class. A class without an image gets zeros."""
     members = F.one_hot(labels, way).to(features.dtype)
-    return members.T @ features / members.sum(0).clamp(min=1).unsqueeze(1)
+    return members.mT @ features / members.sum(-2).clamp(min=1).unsqueeze(-1)
 
 
 def cosine_head(prototypes: Tensor, scale: float = COSINE_SCALE) -> Head:
     """The head whose logits are `scale` x the cosine of feature and prototype (P>M>F, arXiv:2204.07305)."""
-    return Head(scale * F.normalize(prototypes, dim=-1), prototypes.new_zeros(len(prototypes)), unit_norm=True)
+    return Head(scale * F.normalize(prototypes, dim=-1), prototypes.new_zeros(prototypes.shape[:-1]), unit_norm=True)
 
 
 def euclidean_head(prototypes: Tensor) -> Head:
@@ -45,13 +52,18 @@ def euclidean_head(prototypes: Tensor) -> Head:
 
     -|f - c|² = 2 f·c - |c|² - |f|²; the last term is the same for every class, so logits drop it.
     """
-    return Head(2 * prototypes, -prototypes.square().sum(1), unit_norm=False)
+    return Head(2 * prototypes, -prototypes.square().sum(-1), unit_norm=False)
 
 
-def typical_norm(features: Tensor) -> float:
-    """The power of two nearest to the root mean square norm of features `(n, dim)`.
+def typical_norm(features: Tensor) -> Tensor:
+    """The power of two `(...)`, float64, nearest to the root mean square norm of features `(..., n, dim)`.
 
     Dividing by it makes one regularisation strength serve every backbone, and unlike a norm of its own for each image
     it leaves a linear head linear. A power of two, since it is then the same whether or not any one image is left out.
     """
-    return float(2 ** features.double().square().sum(1).mean().sqrt().clamp(min=1e-12).log2().round())
+    return power_of_two_near(features.double().square().sum(-1).mean(-1).sqrt())
+
+
+def power_of_two_near(values: Tensor) -> Tensor:
+    """The powers of two nearest to positive values, on a logarithmic scale."""
+    return 2 ** values.clamp(min=1e-12).log2().round()

@@ -5,18 +5,32 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_cli.engine.heads import Head, typical_norm
+from fewshot_cli.engine.moments import Moments
 
 STRENGTH = 0.3
 SCALE = 10.0
 
 
 def ridge_head(features: Tensor, labels: Tensor, way: int, strength: float = STRENGTH, scale: float = SCALE) -> Head:
-    """The linear head with the least penalised squares; logits are its scores times `scale`."""
-    norm = typical_norm(features)
+    """The linear head with the least penalised squares; logits are its scores times `scale`.
+
+    Features are `(..., support, dim)` and labels `(..., support)`; axes before these are tasks.
+    """
+    norm = typical_norm(features)[..., None, None]
     x, y = features.double() / norm, F.one_hot(labels, way).double()
-    weight = _inverse_times_transposed(x - x.mean(0), strength) @ (y - y.mean(0))
-    bias = y.mean(0) - x.mean(0) @ weight
-    return Head((scale / norm * weight.T).to(features), (scale * bias).to(features), unit_norm=False)
+    x_mean, y_mean = x.mean(-2, keepdim=True), y.mean(-2, keepdim=True)
+    weight = regression(x - x_mean, y - y_mean, strength)
+    bias = (y_mean - x_mean @ weight.mT).squeeze(-2)
+    return Head((scale / norm * weight).to(features), (scale * bias).to(features), unit_norm=False)
+
+
+def grown_ridge_head(moments: Moments, strength: float = STRENGTH, scale: float = SCALE) -> Head:
+    """The head that `ridge_head` fits to all images of the moments, through the normal equations."""
+    norm = moments.typical_norm
+    x_mean, y_mean = moments.mean / norm, moments.counts / moments.n
+    weight = times_inverse(moments.class_deviations / norm, moments.scatter / norm**2, strength)
+    bias = y_mean - weight @ x_mean
+    return Head((scale / norm * weight).float(), (scale * bias).float(), unit_norm=False)
 
 
 def ridge_leave_one_out(features: Tensor, labels: Tensor, way: int, strength: float, scale: float) -> Tensor:
@@ -27,7 +41,7 @@ def ridge_leave_one_out(features: Tensor, labels: Tensor, way: int, strength: fl
     """
     x, y = features.double() / typical_norm(features), F.one_hot(labels, way).double()
     centred = x - x.mean(0)
-    hat = centred @ _inverse_times_transposed(centred, strength) + 1 / len(x)  # scores = hat @ y
+    hat = centred @ regression(centred, torch.eye(len(x)).to(x), strength).T + 1 / len(x)  # scores = hat @ y
     leverage = hat.diagonal().unsqueeze(1)
     scores = y - (y - hat @ y) / (1 - leverage)
     alone = torch.bincount(labels, minlength=way) == 1
@@ -35,11 +49,26 @@ def ridge_leave_one_out(features: Tensor, labels: Tensor, way: int, strength: fl
     return (scale * scores).to(features)
 
 
-def _inverse_times_transposed(x: Tensor, strength: float) -> Tensor:
-    """(XᵀX + strength I)⁻¹ Xᵀ, `(dim, support)`, through the smaller of the two Gram matrices."""
-    support, dim = x.shape
-    if support <= dim:
-        kernel = x @ x.T + strength * torch.eye(support).to(x)
-        return torch.cholesky_solve(x, torch.linalg.cholesky(kernel)).T
-    scatter = x.T @ x + strength * torch.eye(dim).to(x)
-    return torch.cholesky_solve(x.T, torch.linalg.cholesky(scatter))
+def regression(x: Tensor, y: Tensor, strength: float | Tensor) -> Tensor:
+    """Yᵀ X (XᵀX + strength I)⁻¹, `(..., way, dim)`, for X `(..., n, dim)` and Y `(..., n, way)`.
+
+    The same as Yᵀ (XXᵀ + strength I)⁻¹ X, so only the smaller of the two Gram matrices is ever solved.
+    """
+    n, dim = x.shape[-2:]
+    if n <= dim:
+        return times_inverse(y.mT, x @ x.mT, strength) @ x
+    return times_inverse(y.mT @ x, x.mT @ x, strength)
+
+
+def times_inverse_gram(rows: Tensor, x: Tensor, strength: float | Tensor) -> Tensor:
+    """rows (XᵀX + strength I)⁻¹, `(..., k, dim)`, for X `(..., n, dim)`; by Woodbury's formula where n < dim."""
+    n, dim = x.shape[-2:]
+    if n < dim:
+        return (rows - regression(x, x @ rows.mT, strength)) / strength
+    return times_inverse(rows, x.mT @ x, strength)
+
+
+def times_inverse(rows: Tensor, gram: Tensor, strength: float | Tensor) -> Tensor:
+    """rows (gram + strength I)⁻¹, `(..., k, dim)`, for a positive semi-definite gram `(..., dim, dim)`."""
+    factor = torch.linalg.cholesky(gram + strength * torch.eye(gram.shape[-1]).to(gram))
+    return torch.cholesky_solve(rows.mT, factor).mT

@@ -29,15 +29,40 @@ def wilson(right: int, n: int) -> Interval:
 
 
 def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """The expected calibration error in [0, 1] of `(n, way)` probabilities (Guo et al., 2017, arXiv:1706.04599).
+    """The expected calibration error in [0, 1] of one task, `(n, way)` probabilities: see `calibration_errors`."""
+    return float(calibration_errors(probabilities, labels, bins))
+
+
+def calibration_errors(probabilities: Tensor, labels: Tensor, bins: int = 15) -> Tensor:
+    """Expected calibration errors in [0, 1] (Guo et al., 2017, arXiv:1706.04599), a number for each task.
 
     The mean, over `bins` equal bins of the top probability weighted by their size, of |share right - mean probability|.
+    Probabilities are `(..., n, way)`, labels `(..., n)`, errors `(...)`.
     """
-    confidence, answer = probabilities.max(1)
-    right = (answer == labels).to(confidence)
+    confidence, answers = probabilities.max(-1)
+    right = (answers == labels).to(confidence)
     which = (confidence * bins).ceil().clamp(1, bins).long() - 1
-    gap = torch.zeros(bins).to(confidence).index_add_(0, which, right - confidence)
-    return float(gap.abs().sum() / len(labels))
+    gaps = (F.one_hot(which, bins) * (right - confidence).unsqueeze(-1)).sum(-2)
+    return gaps.abs().sum(-1) / labels.shape[-1]
+
+
+def negative_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
+    """The mean over queries of -ln(probability of the true class), in nats: `(..., n, way)` logits to `(...)`.
+
+    A proper score: least, in expectation, for the true probabilities (Gneiting and Raftery, 2007).
+    """
+    return -logits.log_softmax(-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1).mean(-1)
+
+
+def balanced_accuracy(answers: Tensor, labels: Tensor, way: int) -> Tensor:
+    """The mean over the classes asked about of the share that is right (Brodersen et al., 2010), in [0, 1].
+
+    Answers and labels are `(..., n)` in [0, `way`), the result `(...)`.
+    """
+    asked = F.one_hot(labels, way).double()
+    counts = asked.sum(-2)
+    right = (asked * (answers == labels).unsqueeze(-1)).sum(-2)
+    return (right / counts.clamp(min=1)).sum(-1) / (counts > 0).sum(-1)
 
 
 def confusion_matrix(answers: Tensor, labels: Tensor, way: int) -> Tensor:

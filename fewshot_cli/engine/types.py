@@ -39,7 +39,7 @@ class Support:
 
     def subset(self, indices: Tensor) -> "Support":
         """The task with only these images; the classes stay the same, so one may be left without an image."""
-        images = _Chosen(self.images, indices.cpu())  # pictures stay off the device until they are normalised
+        images = Chosen(self.images, indices.cpu())  # pictures stay off the device until they are normalised
         return replace(self, images=images, labels=self.labels[indices], features=self.features[indices])
 
     def in_order(self) -> "Support":
@@ -52,7 +52,9 @@ class Support:
 
 
 @dataclass(frozen=True)
-class _Chosen:
+class Chosen:
+    """Some of the images: `chosen` are their indices, on the CPU."""
+
     images: Images
     chosen: Tensor
 
@@ -60,7 +62,7 @@ class _Chosen:
         return len(self.chosen)
 
     def __getitem__(self, indices: Tensor) -> Tensor:
-        return self.images[self.chosen[indices]]
+        return self.images[self.chosen[indices.cpu()]]
 
 
 @dataclass(frozen=True)

@@ -118,15 +118,17 @@ def write_delta_file(path: Path, header: Header, delta: Delta, head: Head) -> in
 
     Not atomic: write into a `staged` file, so that it can be proved before it takes its place.
     """
-    tensors = {"head.weight": head.weight, "head.bias": head.bias}
-    for name, change in delta.items():
-        tensors |= _coded(name, smallest(change))
-    tensors = {name: values.detach().cpu().contiguous() for name, values in tensors.items()}
+    tensors = {name: values.detach().cpu().contiguous() for name, values in _tensors(delta, head).items()}
     text = header.model_dump_json()
     metadata = {"format": FORMAT, "version": str(VERSION), "header": text, "sha256": _digest(text, tensors)}
     content = safetensors_bytes(tensors, metadata)
     path.write_bytes(content)
     return len(content)
+
+
+def tensor_bytes(delta: Delta, head: Head) -> int:
+    """How many bytes the file's tensors take; the header comes on top."""
+    return sum(values.numel() * values.element_size() for values in _tensors(delta, head).values())
 
 
 def read_delta_file(path: Path) -> DeltaFile:
@@ -171,6 +173,13 @@ def read_delta_file(path: Path) -> DeltaFile:
     if tensors:
         raise _damaged(path, f"it holds a tensor that belongs to nothing: {min(tensors)}")
     return DeltaFile(header, delta, head, digest)
+
+
+def _tensors(delta: Delta, head: Head) -> dict[str, Tensor]:
+    tensors = {"head.weight": head.weight, "head.bias": head.bias}
+    for name, change in delta.items():
+        tensors |= _coded(name, smallest(change))
+    return tensors
 
 
 def smallest(change: Change) -> Change:

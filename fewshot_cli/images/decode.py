@@ -1,7 +1,8 @@
-"""From an image file to pixels: the one place where files are decoded, turned upright, resized and cropped."""
+"""From an image to pixels: the one place where pictures are decoded, turned upright, resized and cropped."""
 
 import errno
 import hashlib
+import io
 import math
 import os
 import stat
@@ -78,10 +79,25 @@ def load(path: Path, preprocessing: Preprocessing) -> Pixels:
 
     Raises ImageError when the file gives no picture.
     """
-    height, width = _resized_target(preprocessing)
-    with opened(path) as image:
-        draft = upright_rgb(image, (math.ceil(height * DRAFT_MARGIN), math.ceil(width * DRAFT_MARGIN)))
-    return prepare_draft(draft, preprocessing)
+    return _loaded(path, preprocessing)
+
+
+def load_bytes(content: bytes, preprocessing: Preprocessing) -> Pixels:
+    """What `load` gives for a file of these bytes."""
+    return _loaded(content, preprocessing)
+
+
+def load_array(picture: Pixels, preprocessing: Preprocessing) -> Pixels:
+    """What `load` gives for a file that holds exactly these colours, `(height, width, 3)` in RGB.
+
+    Raises ImageError for an array of any other kind.
+    """
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
+        what = f"an array of {picture.dtype} and shape {picture.shape}, not RGB in 8 bits"
+        raise ImageError("not-an-image", what, "Convert it to uint8 of shape (height, width, 3).")
+    if picture.shape[0] * picture.shape[1] > LARGEST:
+        raise _too_large(picture.shape[1], picture.shape[0])
+    return prepare(Image.fromarray(picture), preprocessing)
 
 
 def decode(path: Path, at_least: tuple[int, int] | None = None) -> Image.Image:
@@ -95,19 +111,13 @@ def decode(path: Path, at_least: tuple[int, int] | None = None) -> Image.Image:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """The file's image with its header read and no pixel yet; whatever goes wrong inside is raised as ImageError."""
+def opened(source: Path | bytes) -> Iterator[Image.Image]:
+    """The image in a file, or in a file's bytes, with its header read and no pixel yet.
+
+    Whatever goes wrong inside is raised as ImageError.
+    """
     try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise ImageError("unreadable", "a folder, not a file", "Give the files in it, or the folder that holds it.")
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageError("unreadable", "not a regular file (a device or a pipe)", "Save the picture as a file.")
-        if status.st_size == 0:
-            raise ImageError(
-                "empty-file", "the file is empty (0 bytes)", "Copy it again from where it came, or delete it."
-            )
-        with path.open("rb") as file, _identified(file, path) as image:
+        with _stream(source) as file, _identified(file, str(source) if isinstance(source, Path) else "") as image:
             yield image
     except Image.DecompressionBombError as error:
         raise ImageError(
@@ -215,8 +225,33 @@ _SMALLER = f"Save a smaller copy; the limit is {LARGEST // 1_000_000} megapixels
 _OTHER_FORMAT = "Remove it from the folder, or save it as JPEG or PNG if it is a picture."
 
 
-def _identified(file: BinaryIO, path: Path) -> Image.Image:
-    """The image in an open file, by its first bytes and never by its name.
+def _loaded(source: Path | bytes, preprocessing: Preprocessing) -> Pixels:
+    height, width = _resized_target(preprocessing)
+    with opened(source) as image:
+        draft = upright_rgb(image, (math.ceil(height * DRAFT_MARGIN), math.ceil(width * DRAFT_MARGIN)))
+    return prepare_draft(draft, preprocessing)
+
+
+def _stream(source: Path | bytes) -> BinaryIO:
+    """What `source` holds, to read from; raises ImageError where it holds nothing, or is no file."""
+    if isinstance(source, Path):
+        status = source.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise ImageError("unreadable", "a folder, not a file", "Give the files in it, or the folder that holds it.")
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError("unreadable", "not a regular file (a device or a pipe)", "Save the picture as a file.")
+        size = status.st_size
+    else:
+        size = len(source)
+    if size == 0:
+        raise ImageError("empty-file", "the file is empty (0 bytes)", "Copy it again from where it came, or delete it.")
+    return source.open("rb") if isinstance(source, Path) else io.BytesIO(source)
+
+
+def _identified(file: BinaryIO, name: str) -> Image.Image:
+    """The image in an open file, by its first bytes and never by its name, which is "" where it lies in memory.
+
+    Pillow maps some formats from the file that `name` names, so a made-up name could give another file's pixels.
 
     Not `Image.open`, for three reasons: its limit on pixels is a global, warns at half, and refuses photos of phones
     with 200 megapixels; it would run Ghostscript on a file; and it does not say whether a known format was damaged.
@@ -232,12 +267,12 @@ def _identified(file: BinaryIO, path: Path) -> Image.Image:
             continue
         file.seek(0)
         try:
-            return _small_enough(reader(file, str(path)))
+            return _small_enough(reader(file, name))
         except (OSError, *DAMAGE) as error:
             damage = damage if format_ in WEAKLY_SIGNED else error
     if start[4:8] == b"ftyp" and start[8:12] in HEIC_BRANDS:
         file.seek(0)
-        return _small_enough(_heic_reader()(file, str(path)))
+        return _small_enough(_heic_reader()(file, name))
     if damage is not None:
         raise ImageError("truncated", "the file is damaged or ends too early", _COPY_AGAIN) from damage
     raise ImageError("not-an-image", "not an image that can be read", _OTHER_FORMAT)
@@ -245,8 +280,12 @@ def _identified(file: BinaryIO, path: Path) -> Image.Image:
 
 def _small_enough(image: Image.Image) -> Image.Image:
     if image.width * image.height > LARGEST:
-        raise ImageError("too-large", f"too large: {image.width} x {image.height} pixels", _SMALLER)
+        raise _too_large(*image.size)
     return image
+
+
+def _too_large(width: int, height: int) -> ImageError:
+    return ImageError("too-large", f"too large: {width} x {height} pixels", _SMALLER)
 
 
 def _heic_reader() -> Callable[[BinaryIO, str], Image.Image]:

@@ -44,13 +44,13 @@ def read_folder(root: Path, allow_empty: bool = False) -> Folder:
     brought to Unicode NFC; folders whose names become equal are one class. Links are followed, never in circles.
     Raises FewshotError when there is no folder, no class or a single one, or an empty class (unless `allow_empty`).
     """
-    folders, files = _entries(_existing_folder(root))
-    ancestors = {_identity(root), *_ancestors(root)}
+    folders, files = entries(_existing_folder(root))
+    ancestors = {identity(root), *_ancestors(root)}
     class_folders: dict[str, list[Path]] = {}
     for folder in folders:
-        if _identity(folder) not in ancestors:  # a link that leads back up is no class
-            class_folders.setdefault(_nfc(folder.name), []).append(folder)
-    loose = tuple(sorted((file for file in files if file.suffix.lower() in IMAGE_SUFFIXES), key=_order))
+        if identity(folder) not in ancestors:  # a link that leads back up is no class
+            class_folders.setdefault(nfc(folder.name), []).append(folder)
+    loose = tuple(sorted((file for file in files if file.suffix.lower() in IMAGE_SUFFIXES), key=order))
     _check_classes(root, class_folders, loose)
 
     items: list[Item] = []
@@ -62,7 +62,7 @@ def read_folder(root: Path, allow_empty: bool = False) -> Folder:
                 f"The class {label!r} is empty: no file in {class_folders[label][0]}.",
                 "Put images into it, or remove the folder.",
             )
-        items += [Item(path, label) for path in sorted(paths, key=_order)]
+        items += [Item(path, label) for path in sorted(paths, key=order)]
     return Folder(root, tuple(sorted(class_folders)), tuple(items), loose)
 
 
@@ -70,7 +70,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     """The files given, missing ones too, and those inside the folders given; in the order given, each once."""
     found: dict[str, Path] = {}
     for path in paths:
-        inside = sorted(_files_below(path, set(_ancestors(path))), key=_order) if path.is_dir() else [path]
+        inside = sorted(_files_below(path, set(_ancestors(path))), key=order) if path.is_dir() else [path]
         for file in inside:
             found.setdefault(os.path.abspath(file), file)  # noqa: PTH100  Path.absolute keeps "..", resolve follows links
     return list(found.values())
@@ -84,44 +84,44 @@ def _files_below(folder: Path, visited: set[str]) -> Iterator[Path]:
     waiting = [folder]
     while waiting:
         current = waiting.pop()
-        if _identity(current) in visited:
+        if identity(current) in visited:
             continue
-        visited.add(_identity(current))
-        folders, files = _entries(current)
+        visited.add(identity(current))
+        folders, files = entries(current)
         waiting += reversed(folders)
         yield from files
 
 
-def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
+def entries(folder: Path) -> tuple[list[Path], list[Path]]:
     """The folders and the files in `folder`, sorted, links followed, hidden ones left out; a broken link is a file."""
     try:
-        entries = sorted((path for path in folder.iterdir() if not _ignored(path.name)), key=_order)
+        inside = sorted((path for path in folder.iterdir() if not ignored(path.name)), key=order)
     except OSError as error:
         raise FewshotError(f"The folder {folder} can't be read: {error.strerror}.", "Check its permissions.") from error
-    folders = [path for path in entries if path.is_dir()]
-    files = [path for path in entries if path.is_file() or (path.is_symlink() and not path.exists())]
+    folders = [path for path in inside if path.is_dir()]
+    files = [path for path in inside if path.is_file() or (path.is_symlink() and not path.exists())]
     return folders, files
 
 
-def _ignored(name: str) -> bool:
+def ignored(name: str) -> bool:
     return name.startswith(".") or name.casefold() in LITTER
 
 
-def _nfc(name: str) -> str:
+def nfc(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _order(path: Path) -> tuple[str, str]:
+def order(path: Path) -> tuple[str, str]:
     """Sorts by characters, not by how a file system spells them; the spelling decides between equals."""
-    return _nfc(path.as_posix()), path.as_posix()
+    return nfc(path.as_posix()), path.as_posix()
 
 
-def _identity(folder: Path) -> str:
+def identity(folder: Path) -> str:
     return os.path.realpath(folder)
 
 
 def _ancestors(folder: Path) -> list[str]:
-    return [str(parent) for parent in Path(_identity(folder)).parents]
+    return [str(parent) for parent in Path(identity(folder)).parents]
 
 
 # --- what can be wrong ---------------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ def _check_classes(root: Path, class_folders: dict[str, list[Path]], loose: tupl
         )
     if not class_folders:
         raise FewshotError(f"{root} has no sub-folders.", ARRANGE.format(root / "<class>" / "1.jpg"))
-    nested = [folder for folders in class_folders.values() for folder in folders if _entries(folder)[0]]
+    nested = [folder for folders in class_folders.values() for folder in folders if entries(folder)[0]]
     if nested and all(label.casefold() in SPLITS for label in class_folders):
         raise FewshotError(
             f"{root} holds parts of a data set ({', '.join(sorted(class_folders))}), not classes.",

@@ -49,7 +49,7 @@ def embed(
     this model is read, but neither decoded nor embedded.
     """
     contents, problems = _hashes(paths)
-    model = _model_key(backbone, delta)
+    model = model_key(backbone, delta)
     known = cache.load(model, sorted(set(contents.values())))
     new = {
         content: index for index, content in reversed(contents.items()) if content not in known
@@ -109,7 +109,7 @@ def _hashes(paths: Sequence[Path]) -> tuple[dict[int, str], dict[int, ImageError
     return contents, problems
 
 
-def _model_key(backbone: Backbone, delta: str) -> str:
+def model_key(backbone: Backbone, delta: str) -> str:
     """What decides a feature besides the image: the weights, the transform, and the arithmetic."""
     facts = [
         backbone.name,

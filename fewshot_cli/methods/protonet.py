@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from fewshot_cli.engine.heads import COSINE_SCALE, Head, class_means, cosine_head, euclidean_head
-from fewshot_cli.methods.base import ClosedFormMethod
+from fewshot_cli.engine.moments import Moments
+from fewshot_cli.methods.base import GrowingMethod
 
 
-class ProtoNet(ClosedFormMethod):
+class ProtoNet(GrowingMethod):
     """Every class is the mean of its features; an image belongs to the nearest one.
 
     `distance: euclidean` is the paper's; `cosine` compares directions, scaled by 10, as P>M>F (arXiv:2204.07305) does.
@@ -19,8 +20,10 @@ class ProtoNet(ClosedFormMethod):
     distance: Literal["cosine", "euclidean"] = "cosine"
 
     def head(self, features: Tensor, labels: Tensor, way: int) -> Head:
-        prototypes = class_means(features, labels, way)
-        return cosine_head(prototypes) if self.distance == "cosine" else euclidean_head(prototypes)
+        return self._nearest(class_means(features, labels, way))
+
+    def grown_head(self, moments: Moments) -> Head:
+        return self._nearest(moments.class_means.float())
 
     def leave_one_out(self, features: Tensor, labels: Tensor, way: int) -> Tensor:
         # Only an image's own class changes without it: (count * mean - feature) / (count - 1).
@@ -32,6 +35,9 @@ class ProtoNet(ClosedFormMethod):
         logits[own] = self._similarity(features, without)
         logits[own] = logits[own].masked_fill(count.squeeze(1) == 1, -torch.inf)
         return logits
+
+    def _nearest(self, prototypes: Tensor) -> Head:
+        return cosine_head(prototypes) if self.distance == "cosine" else euclidean_head(prototypes)
 
     def _similarity(self, features: Tensor, prototypes: Tensor) -> Tensor:
         """The logit `(n,)` of each feature for the prototype in the same row."""

@@ -6,11 +6,12 @@ from pydantic import Field
 from torch import Tensor
 
 from fewshot_cli.engine.heads import Head
-from fewshot_cli.engine.ridge import SCALE, STRENGTH, ridge_head, ridge_leave_one_out
-from fewshot_cli.methods.base import ClosedFormMethod
+from fewshot_cli.engine.moments import Moments
+from fewshot_cli.engine.ridge import SCALE, STRENGTH, grown_ridge_head, ridge_head, ridge_leave_one_out
+from fewshot_cli.methods.base import GrowingMethod
 
 
-class Ridge(ClosedFormMethod):
+class Ridge(GrowingMethod):
     """The linear layer with the least |X W + b - Y|² + strength |W|², Y one-hot labels, X features of typical norm 1.
 
     Differs from R2-D2: nothing is meta-learned, and the intercept b is free. Logits are the scores times `scale`;
@@ -23,6 +24,9 @@ class Ridge(ClosedFormMethod):
 
     def head(self, features: Tensor, labels: Tensor, way: int) -> Head:
         return ridge_head(features, labels, way, self.strength, self.scale)
+
+    def grown_head(self, moments: Moments) -> Head:
+        return grown_ridge_head(moments, self.strength, self.scale)
 
     def leave_one_out(self, features: Tensor, labels: Tensor, way: int) -> Tensor:
         return ridge_leave_one_out(features, labels, way, self.strength, self.scale)

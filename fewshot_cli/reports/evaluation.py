@@ -33,6 +33,12 @@ def evaluated(report: dict[str, Any]) -> RenderableType:
     return Group(facts(*rows), Text(), _confusion(report) if small else _worst(report))
 
 
+def repeated(report: dict[str, Any]) -> RenderableType:
+    """That a run's figures were all found again."""
+    what = f"{len(report['recipes'])} recipes on {len(report['rows'])} data sets"
+    return Text(f"{report['checked']}: {what}, {report['episodes']} episodes each, all found again", style="green")
+
+
 def _confusion(report: dict[str, Any]) -> RenderableType:
     """True classes as rows, answers as columns, each cell shaded by its share of the row."""
     names, counts = report["classes"], report["confusion"]

@@ -1,5 +1,6 @@
 """How results look in a terminal: the pieces that the reports share."""
 
+import unicodedata
 from typing import Any
 
 import yaml
@@ -63,3 +64,27 @@ def as_yaml(content: dict[str, Any]) -> Text:
 def names(listed: list[str], remark: str) -> Group:
     """Names one below the other, and a remark after them."""
     return Group(*(Text(name) for name in listed), Text(f"{len(listed)} in all; {remark}", style="dim"))
+
+
+NO_LETTERS = "\ufffe\uffff"  # which no XML may hold
+
+
+def printable(found: Any) -> Any:
+    """The text or report with control characters escaped: a file's name must not steer the terminal or break a line."""
+    if isinstance(found, dict):
+        return {printable(key): printable(value) for key, value in found.items()}
+    if isinstance(found, list | tuple):
+        return [printable(item) for item in found]
+    if isinstance(found, str):
+        return "".join(
+            _escaped(c) if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c in NO_LETTERS else c for c in found
+        )
+    return found
+
+
+def _steers(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in NO_LETTERS
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()

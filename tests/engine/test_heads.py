@@ -1,8 +1,10 @@
 """Heads against their definitions, and against the published cosine head."""
 
+import pytest
 import torch
+import torch.nn.functional as F
 
-from fewshot_cli.engine.heads import class_means, cosine_head, euclidean_head
+from fewshot_cli.engine.heads import Head, class_means, cosine_head, euclidean_head, typical_norm
 
 
 def task(shots=(4, 1, 0, 3), dim=6, seed=0):
@@ -42,6 +44,25 @@ def test_a_sharpened_head_has_as_many_times_larger_logits():
     head = euclidean_head(class_means(features, labels, way=4))
     torch.testing.assert_close(head.sharpened(2.5).logits(queries), 2.5 * head.logits(queries))
     assert head.to(torch.device("cpu")).unit_norm == head.unit_norm
+
+
+@pytest.mark.parametrize("unit_norm", [False, True])
+def test_stacked_heads_are_a_linear_layer_for_each_task(unit_norm):
+    rng = torch.Generator().manual_seed(0)
+    weight, bias = torch.randn(2, 3, 4, 6, generator=rng), torch.randn(2, 3, 4, generator=rng)
+    features = torch.randn(2, 3, 9, 6, generator=rng)
+    logits = Head(weight, bias, unit_norm).logits(features)
+    assert logits.shape == (2, 3, 9, 4)
+    for task in [(0, 0), (1, 2)]:
+        x = F.normalize(features[task], dim=1) if unit_norm else features[task]
+        torch.testing.assert_close(logits[task], F.linear(x, weight[task], bias[task]))
+
+
+def test_the_typical_norm_of_each_task_is_the_power_of_two_nearest_to_its_own():
+    rng = torch.Generator().manual_seed(0)
+    features = torch.randn(4, 5, 100, generator=rng) * torch.tensor([0.1, 1.0, 3.0, 50.0])[:, None, None]
+    assert typical_norm(features).tolist() == [1.0, 8.0, 32.0, 512.0]  # of about 1, 10, 30 and 500
+    assert [float(typical_norm(task)) for task in features] == [1.0, 8.0, 32.0, 512.0]
 
 
 def test_cosine_head_gives_the_published_logits(golden):

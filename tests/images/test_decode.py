@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from fewshot_cli.engine.preprocessing import Preprocessing
 from fewshot_cli.images import decode as decode_module
-from fewshot_cli.images.decode import ImageError, content_hash, decode
+from fewshot_cli.images.decode import ImageError, content_hash, decode, load, load_array, load_bytes
 from fewshot_cli.images.drawing import draw
+
+SEEN = Preprocessing((40, 48), 0.9, "center", "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 @pytest.fixture
@@ -168,6 +171,84 @@ def test_heic_without_its_reader_says_how_to_get_it(tmp_path, monkeypatch):
     with pytest.raises(ImageError, match="HEIC") as caught:
         decode(tmp_path / "a.heic")
     assert "fewshot-cli[heic]" in caught.value.remedy
+
+
+# --- bytes and arrays ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "ppm", "webp", "jpg", "jp2", "avif", "gif"])
+def test_the_bytes_of_a_file_give_the_pixels_of_the_file(tmp_path, suffix):
+    if "." + suffix not in Image.registered_extensions():
+        pytest.skip(f"this Pillow has no {suffix}")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = saved(draw("boat", 1, 300).crop((0, 0, 300, 200)), tmp_path / f"a.{suffix}", exif=exif)
+    pixels_of_file = load(path, SEEN)
+    assert pixels_of_file.shape == (3, 40, 48)
+    assert np.array_equal(load_bytes(path.read_bytes(), SEEN), pixels_of_file)
+
+
+def test_heic_bytes(picture, tmp_path):
+    pytest.importorskip("pillow_heif").from_pillow(picture).save(tmp_path / "a.heic")
+    assert np.array_equal(load_bytes((tmp_path / "a.heic").read_bytes(), SEEN), load(tmp_path / "a.heic", SEEN))
+
+
+def test_an_array_gives_the_pixels_of_a_file_with_these_colours(picture, tmp_path):
+    expected = load(saved(picture, tmp_path / "a.png"), SEEN)
+    array = np.asarray(picture)
+    assert np.array_equal(load_array(array, SEEN), expected)
+    assert np.array_equal(load_array(np.asfortranarray(array), SEEN), expected)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 4), dtype=np.uint8),
+        np.zeros((4, 4, 4), dtype=np.uint8),
+        np.zeros((4, 4, 3), dtype=np.uint16),
+        np.zeros((4, 4, 3)),
+        np.zeros((0, 4, 3), dtype=np.uint8),
+        np.zeros((2, 4, 4, 3), dtype=np.uint8),
+    ],
+)
+def test_an_array_of_another_kind_is_refused(array):
+    with pytest.raises(ImageError, match="not RGB in 8 bits") as caught:
+        load_array(array, SEEN)
+    assert caught.value.kind == "not-an-image"
+
+
+def test_an_array_as_large_as_no_photo_is_refused():
+    one = np.zeros((1, 1, 1), dtype=np.uint8)
+    with pytest.raises(ImageError, match="too large: 20000 x 30000 pixels"):
+        load_array(np.broadcast_to(one, (30000, 20000, 3)), SEEN)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"", "empty-file"),
+        (b"hello", "not-an-image"),
+        (png_header(60000, 60000), "too-large"),
+        (b"\xff\xd8\xff\xe0" * 9, "truncated"),
+    ],
+)
+def test_bytes_that_give_no_picture(content, kind):
+    with pytest.raises(ImageError) as caught:
+        load_bytes(content, SEEN)
+    assert caught.value.kind == kind
+
+
+def test_bytes_are_never_looked_up_in_a_file(picture, tmp_path, monkeypatch):
+    """Pillow maps grey pixels from a file of the image's name, where it has one: that must not be another file."""
+    monkeypatch.chdir(tmp_path)
+    content = saved(picture.convert("L"), tmp_path / "a.pgm").read_bytes()
+    expected = load(tmp_path / "a.pgm", SEEN)
+    with Image.open(tmp_path / "a.pgm") as mapped:
+        mapped.load()
+        assert mapped.map is not None
+    for name in ("a.pgm", "None", "bytes"):
+        (tmp_path / name).write_bytes(bytes(len(content)))
+    assert np.array_equal(load_bytes(content, SEEN), expected)
 
 
 # --- files that give no picture ------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from sklearn import linear_model
 
 from fewshot_cli.engine.heads import class_means, typical_norm
+from fewshot_cli.methods.base import TASKS_AT_ONCE, logits_of_tasks
 from fewshot_cli.methods.lda import LDA
 from fewshot_cli.methods.logistic import Logistic
 from fewshot_cli.methods.protonet import ProtoNet
@@ -34,7 +35,7 @@ def one_hot(labels, way):
 def test_ridge_is_scikit_learns(shots, dim):
     features, labels, queries = task(shots, dim)
     method = Ridge(strength=0.3, scale=4.0)
-    x, q = (values.double().numpy() / typical_norm(features) for values in (features, queries))
+    x, q = (values.double().numpy() / float(typical_norm(features)) for values in (features, queries))
     oracle = linear_model.Ridge(alpha=0.3, fit_intercept=True).fit(x, one_hot(labels, len(shots)))
     expected = torch.from_numpy(4.0 * oracle.predict(q)).float()
     torch.testing.assert_close(
@@ -46,7 +47,7 @@ def test_ridge_is_scikit_learns(shots, dim):
 @pytest.mark.parametrize("dim", [6, 60])
 def test_logistic_regression_is_scikit_learns(strength, dim):
     features, labels, queries = task(dim=dim)
-    x, q = (values.double().numpy() / typical_norm(features) for values in (features, queries))
+    x, q = (values.double().numpy() / float(typical_norm(features)) for values in (features, queries))
     oracle = linear_model.LogisticRegression(C=strength, max_iter=20000, tol=1e-9).fit(x, labels.numpy())
     head = Logistic(inverse_strength=strength).head(features, labels, way=len(UNEVEN))
     actual = head.logits(queries).log_softmax(1)  # the same number may be added to all intercepts
@@ -74,8 +75,9 @@ def naive_lda(features, labels, way, queries, covariance, ridge):
 @pytest.mark.parametrize("covariance", ["total", "within"])
 @pytest.mark.parametrize("shots", [UNEVEN, (1, 1, 1), (3, 0, 2), (1,)])
 @pytest.mark.parametrize("ridge", [0.1, 1.0])
-def test_lda_is_its_formula(covariance, shots, ridge):
-    features, labels, queries = task(shots, dim=9)
+@pytest.mark.parametrize("dim", [9, 60])  # fewer than images, and more: through the smaller of the two Gram matrices
+def test_lda_is_its_formula(covariance, shots, ridge, dim):
+    features, labels, queries = task(shots, dim)
     head = LDA(covariance=covariance, ridge=ridge).head(features, labels, len(shots))
     expected = naive_lda(features, labels, len(shots), queries, covariance, ridge)
     torch.testing.assert_close(head.logits(queries), expected, rtol=1e-4, atol=1e-4)
@@ -131,6 +133,63 @@ def test_leave_one_out_is_refitting_without_each_image(name, shots, dim):
         if counts[labels[i]] == 1:
             refitted[labels[i]] = -torch.inf  # nothing is known of the class any more
         torch.testing.assert_close(logits[i], refitted, rtol=1e-4, atol=1e-4)
+
+
+def stacked_tasks(tasks, dim, shots=(3, 2, 4), seed=0):
+    """Features `(tasks, support, dim)`, labels in another order in each task, and queries `(tasks, 11, dim)`."""
+    each = [task(shots, dim, seed + i) for i in range(tasks)]
+    return tuple(torch.stack(parts) for parts in zip(*each, strict=True))
+
+
+@pytest.mark.parametrize("name", EVERY_CLOSED_FORM)
+@pytest.mark.parametrize("dim", [6, 40])
+def test_stacked_tasks_get_the_head_of_each(name, dim):
+    method = EVERY_CLOSED_FORM[name]
+    features, labels, queries = stacked_tasks(6, dim)
+    labels[1] = labels[1].clamp(max=1)  # a class without an image in one task: other counts, other degrees of freedom
+    head = method.head(features, labels, way=3)
+    assert (head.weight.shape, head.bias.shape) == ((6, 3, dim), (6, 3))
+    two_axes = method.head(features.view(2, 3, 9, dim), labels.view(2, 3, 9), way=3)
+    torch.testing.assert_close(two_axes.logits(queries.view(2, 3, 11, dim)).flatten(0, 1), head.logits(queries))
+    for i in range(6):
+        expected = method.head(features[i], labels[i], way=3).logits(queries[i])
+        torch.testing.assert_close(head.logits(queries)[i], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", EVERY_CLOSED_FORM)
+@pytest.mark.parametrize("dim", [37, 192])
+def test_tasks_in_float32_answer_what_float64_answers(name, dim):
+    method = EVERY_CLOSED_FORM[name]
+    features, labels, queries = stacked_tasks(100, dim)
+    actual = method.head(features, labels, way=3).logits(queries)
+    expected = method.head(features.double(), labels, way=3).logits(queries.double())
+    assert actual.dtype == torch.float32
+    assert torch.equal(actual.argmax(-1), expected.argmax(-1))
+    largest = expected.abs().amax((-2, -1), keepdim=True)
+    assert ((actual - expected).abs() <= 1e-5 * largest).all()
+
+
+@pytest.mark.parametrize("name", EVERY_CLOSED_FORM)
+@pytest.mark.parametrize("dim", [37, 192])
+def test_a_task_has_the_same_bits_whichever_tasks_are_next_to_it(name, dim):
+    method = EVERY_CLOSED_FORM[name]
+    rng = torch.Generator().manual_seed(0)
+    features = torch.randn(300, dim, generator=rng)
+    rows = torch.stack([torch.randperm(300, generator=rng)[:24] for _ in range(2 * TASKS_AT_ONCE + 7)])
+    support, queries, labels = rows[:, :9], rows[:, 9:], torch.arange(3).repeat(len(rows), 3)
+
+    def answers(tasks):
+        return logits_of_tasks(method, features, support[tasks], labels[tasks], queries[tasks], way=3)
+
+    every = answers(torch.arange(len(rows)))
+    assert every.shape == (len(rows), 15, 3)
+    kept = torch.rand(len(rows), generator=rng) < 0.5
+    others = torch.where(kept, torch.arange(len(rows)), torch.randperm(len(rows), generator=rng))
+    assert torch.equal(answers(others)[kept], every[kept])
+    assert torch.equal(answers(torch.arange(60)), every[:60])  # the last chunk is filled
+    for i in (0, 60, len(rows) - 1):
+        alone = method.head(features[support[i]], labels[i], way=3).logits(features[queries[i]])
+        torch.testing.assert_close(every[i], alone, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", EVERY_CLOSED_FORM)

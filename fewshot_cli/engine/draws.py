@@ -1,0 +1,45 @@
+"""Random numbers that stay the same: on every platform, with every version of numpy, whatever was drawn elsewhere."""
+
+import hashlib
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Numbers: TypeAlias = npt.NDArray[np.int64]
+"""Of images, classes or labels."""
+
+
+class Draws:
+    """A stream of random numbers that `seed`, `name` and `index` alone decide.
+
+    Only raw 64-bit words are taken from numpy, whose order it guarantees for PCG64; what its generators make of them
+    has changed between versions. The three are hashed, so that neighbouring indices have streams that are unrelated.
+    """
+
+    def __init__(self, seed: int, name: str, index: int) -> None:
+        text = f"{seed} {index} {name}".encode("utf-8", "surrogatepass")  # a folder's name may be broken Unicode
+        self._bits = np.random.PCG64(int.from_bytes(hashlib.sha256(text).digest(), "big"))
+
+    def uniform(self, n: int) -> npt.NDArray[np.float64]:
+        """Numbers `(n,)` uniform in [0, 1), multiples of 2^-53."""
+        return (self._words(n) >> np.uint64(11)).astype(np.float64) * np.float64(2**-53)
+
+    def integer(self, low: int, high: int) -> int:
+        """A whole number from `low` to `high`, both included; each as likely as the others, to 1 in 2^64."""
+        return low + (int(self._bits.random_raw()) * (high - low + 1) >> 64)
+
+    def choose(self, n: int, k: int) -> Numbers:
+        """The numbers `(k,)` of k different ones of n things, in random order.
+
+        Takes n words whatever k is, and the first of k are those of a smaller k: asking for more adds to what is there.
+        """
+        return np.argsort(self._words(n), kind="stable")[:k].astype(np.int64, copy=False)
+
+    def shuffled(self, things: Numbers) -> Numbers:
+        """The same things in random order."""
+        return things[self.choose(len(things), len(things))]
+
+    def _words(self, n: int) -> npt.NDArray[np.uint64]:
+        words: npt.NDArray[np.uint64] = self._bits.random_raw(n)
+        return words

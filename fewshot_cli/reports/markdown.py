@@ -1,0 +1,61 @@
+"""A comparison of recipes as a table for a paper or a README."""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from fewshot_cli.reports.comparison import (
+    OVER_ALL,
+    columns,
+    found,
+    leaders,
+    meaning,
+    protocol,
+    ranked,
+    resolution,
+    said,
+    score,
+)
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """Recipes by data sets in GitHub's Markdown, the best in bold, above a caption that says how it was measured."""
+    shown = columns(report)
+    best = {row: leaders(report, row) for row in shown}
+    head = [_line(["recipe", *(row or OVER_ALL for row in shown)]), "| --- |" + " ---: |" * len(shown)]
+    body = [
+        "| "
+        + " | ".join([_escaped(recipe), *(_cell(found(report, recipe, row), recipe in best[row]) for row in shown)])
+        + " |"
+        for recipe in ranked(report)
+    ]
+    return "\n".join([*head, *body, "", caption(report)]) + "\n"
+
+
+def caption(report: dict[str, Any]) -> str:
+    """What the numbers are, and what it takes to get them again."""
+    bold = (
+        " Bold: the best, and what is not shown to differ from it (paired t, 95 %)."
+        if len(report["methods"]) > 1
+        else ""
+    )
+    together = f"; {OVER_ALL}: the mean of the columns" if len(report["rows"]) > 1 else ""
+    what = meaning(report)
+    circumstances = (
+        f"{protocol(report)}; seed {report['seed']}; {said(report['backbone'])} at {resolution(report)}, "
+        f"on {report['device']}; fewshot {report['version']}"
+    )
+    return f"{what[0].upper()}{what[1:]}{together}.{bold} {_escaped(circumstances)}."
+
+
+def _cell(figures: dict[str, Any], leads: bool) -> str:
+    return f"**{score(figures)}**" if leads else score(figures)
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(_escaped(cell) for cell in cells) + " |"
+
+
+def _escaped(text: str) -> str:
+    """The text as Markdown shows it letter by letter, in one line."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~$&])", r"\\\1", " ".join(text.split()))

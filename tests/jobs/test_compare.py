@@ -1,0 +1,330 @@
+"""Recipes over many episodes: the same tasks for all, nothing done twice, the same result however it is computed."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fewshot_cli.engine.episodes import Pool
+from fewshot_cli.engine.processes import Processes
+from fewshot_cli.engine.protocols import Fixed
+from fewshot_cli.errors import CheckFailed, FewshotError
+from fewshot_cli.files.cache import FeatureCache, NoCache
+from fewshot_cli.images.datasets import read_datasets
+from fewshot_cli.images.drawing import write_folder
+from fewshot_cli.jobs import answering
+from fewshot_cli.jobs import compare as comparing
+from fewshot_cli.jobs.answering import Ground, answer_block
+from fewshot_cli.jobs.compare import Means, Question, compare
+from fewshot_cli.jobs.loading import Source
+from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.jobs.repeat import protocols, repeat
+from fewshot_cli.recipes import load_recipe
+
+CPU = torch.device("cpu")
+LABELS = ("cat", "fish", "house", "star", "tree")
+QUICK = ("method.tuning.optim.steps=1", "method.tuning.optim.epochs=0")
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory) -> Path:
+    """Two data sets of the same five classes, eight pictures each."""
+    folder = tmp_path_factory.mktemp("sets")
+    for seed, name in enumerate(("day", "night")):
+        write_folder(folder / name, LABELS, 8, seed=seed, size=64)
+    return folder
+
+
+@pytest.fixture
+def run(weights, tmp_path) -> Callable[..., dict[str, Any]]:
+    """`compare` on the tiny ViT; `changes` go to every recipe."""
+
+    def run(
+        path: Path,
+        *names: str,
+        episodes: int = 4,
+        output: Path | None = None,
+        changes: tuple[str, ...] = (),
+        seed: int = 0,
+        cache: FeatureCache | None = None,
+        targets: tuple[str, ...] = (),
+        **protocol: Any,
+    ) -> dict[str, Any]:
+        facts = {"name": "fixed", "way": 3, "shots": 2, "queries": 3} | protocol
+        question = Question(tuple(read_datasets(path)), protocols(facts), episodes, seed, targets, (str(path),))
+        recipes = {
+            name: load_recipe(name, changes, backbone="test_vit", image_size=64) for name in names or ("protonet",)
+        }
+        where = Source(weights["test_vit"], offline=True)
+        output = output or tmp_path / "run.json"
+        means = Means(where, CPU, cache or FeatureCache(), Unseen(), Processes())
+        report, written = compare(recipes, question, means, output)
+        assert written == output
+        return report
+
+    return run
+
+
+def figures(report: dict[str, Any]) -> dict[str, Any]:
+    """All results but the seconds, which are never the same."""
+    return {
+        name: {row: {m: v for m, v in metrics.items() if m != "seconds"} for row, metrics in rows.items()}
+        for name, rows in report["results"].items()
+    }
+
+
+def test_the_report_says_what_was_asked_and_found(run, sets, tmp_path):
+    report = run(sets, "protonet", "ridge", episodes=60)
+    assert [row["name"] for row in report["rows"]] == ["day", "night"]
+    assert report["data"]["day"]["images"] == 40 and report["data"]["day"]["classes"] == 5
+    for name in ("protonet", "ridge"):
+        for row in ("day", "night"):
+            found = report["results"][name][row]
+            assert {len(values) for values in found.values()} == {60}
+            assert all(abs(9 * accuracy - round(9 * accuracy)) < 1e-5 for accuracy in found["accuracy"])
+            mean = report["methods"][name]["datasets"][row]["accuracy"]
+            assert mean == pytest.approx(np.mean(found["accuracy"]), abs=1e-5)
+    assert {(pair["first"], pair["second"]) for pair in report["pairs"]} == {("protonet", "ridge")}
+    written = json.loads((tmp_path / "run.json").read_text())
+    assert written["results"] == report["results"]
+    assert not list(tmp_path.glob("*.partial*"))
+
+
+def test_one_recipe_has_its_figures_at_the_top(run, sets):
+    report = run(sets)
+    assert report["method"] == "protonet"
+    assert report["datasets"]["day"]["accuracy"] == report["methods"]["protonet"]["datasets"]["day"]["accuracy"]
+    assert report["accuracy"] == pytest.approx(
+        np.mean([found["accuracy"] for found in report["datasets"].values()]), abs=1e-6
+    )
+
+
+def test_tasks_at_once_and_one_by_one_agree(vit, pictures, monkeypatch):
+    images, labels = pictures((10, 10, 10), seed=3)
+    pool = Pool("drawn", ("a", "b", "c"), labels.numpy(), np.zeros(30, np.int64), ("drawn",))
+    ground = Ground(pool, Fixed(way=3, shots=2, queries=3), ("drawn",), vit, vit.frozen_features(images), images, "")
+    for name in ("protonet", "ridge", "lda"):
+        method = load_recipe(name).method
+        (stacked,) = answer_block(method, ground, 0, 0)
+        with monkeypatch.context() as patch:
+            patch.setattr(answering, "_of_one_shape", lambda episodes: False)
+            (single,) = answer_block(method, ground, 0, 0)
+        assert stacked["accuracy"] == single["accuracy"]
+        assert stacked["bytes"] == single["bytes"]
+        np.testing.assert_allclose(stacked["nll"], single["nll"], atol=1e-4)
+        np.testing.assert_allclose(stacked["ece"], single["ece"], atol=1e-4)
+
+
+def test_figures_are_those_of_the_definition(vit, pictures):
+    """One episode by hand: its support set adapted, its queries asked, the answers counted."""
+    images, labels = pictures((10, 10, 10), seed=3)
+    features = vit.frozen_features(images)
+    pool = Pool("drawn", ("a", "b", "c"), labels.numpy(), np.zeros(30, np.int64), ("drawn",))
+    protocol = Fixed(way=3, shots=1, queries=5)
+    method = load_recipe("ridge").method
+    (found,) = answer_block(method, Ground(pool, protocol, ("drawn",), vit, features, images, ""), 7, 0)
+    (session,) = protocol.episode(pool, 7, 11).sessions
+    head = method.head(features[session.support], torch.from_numpy(session.support_labels), 3)
+    probabilities = head.logits(features[session.query]).softmax(1).double()
+    truth = torch.from_numpy(session.query_labels)
+    assert found["accuracy"][11] == pytest.approx(float((probabilities.argmax(1) == truth).double().mean()), abs=1e-6)
+    likelihood = probabilities[torch.arange(15), truth].log()
+    assert found["nll"][11] == pytest.approx(float(-likelihood.mean()), abs=1e-4)
+
+
+def test_a_method_that_trains_answers_with_its_moved_weights(run, sets):
+    frozen = run(sets, "protonet")
+    trained = run(sets, "norms", changes=("method.tuning.optim.lr=0.05", *QUICK))
+    assert figures(frozen)["protonet"]["day"]["nll"] != figures(trained)["norms"]["day"]["nll"]
+    assert trained["methods"]["norms"]["bytes"] > frozen["methods"]["protonet"]["bytes"]
+
+
+def test_every_recipe_sees_the_same_episodes_whatever_else_runs(run, sets, tmp_path):
+    alone = figures(run(sets, "ridge", output=tmp_path / "a.json"))
+    among = figures(run(sets, "protonet", "norms", "ridge", output=tmp_path / "b.json", changes=()))
+    assert alone["ridge"] == among["ridge"]
+
+
+def test_more_episodes_go_on_from_fewer(run, sets, monkeypatch, tmp_path):
+    done: list[int] = []
+    original = answer_block
+    monkeypatch.setattr(comparing, "answer_block", lambda *given: done.append(given[3]) or original(*given))
+    few = run(sets / "day", "norms", episodes=2, changes=QUICK)
+    more = run(sets / "day", "norms", episodes=5, changes=QUICK)
+    assert done == [0, 1, 2, 3, 4]
+    for metric, values in few["results"]["norms"]["day"].items():
+        assert more["results"]["norms"]["day"][metric][:2] == values
+    whole = run(sets / "day", "norms", episodes=5, changes=QUICK, output=tmp_path / "other.json")
+    assert figures(whole) == figures(more)
+
+
+def test_a_finished_run_is_not_done_again(run, sets, monkeypatch):
+    first = run(sets, "protonet", episodes=60)
+    monkeypatch.setattr(comparing, "answer_block", None)
+    assert run(sets, "protonet", episodes=60)["results"] == first["results"]
+    fewer = run(sets, "protonet", episodes=7)["results"]["protonet"]["day"]["accuracy"]
+    assert fewer == first["results"]["protonet"]["day"]["accuracy"][:7]
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(run, sets, monkeypatch, tmp_path):
+    done: list[tuple[str, int]] = []
+    original = answer_block
+
+    def interrupted(method, ground, seed, start):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append((ground.pool.name, start))
+        return original(method, ground, seed, start)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(comparing, "answer_block", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(sets, "norms", episodes=2, changes=QUICK)
+    assert (tmp_path / "run.json.partial").is_file() and not (tmp_path / "run.json").exists()
+    with (tmp_path / "run.json.partial").open("a") as file:
+        file.write('{"key": "cut sho')  # as a crash would leave it
+    monkeypatch.setattr(
+        comparing, "answer_block", lambda *given: done.append((given[1].pool.name, given[3])) or original(*given)
+    )
+    report = run(sets, "norms", episodes=2, changes=QUICK)
+    assert sorted(done) == [("day", 0), ("day", 1), ("night", 0), ("night", 1)]
+    assert not list(tmp_path.glob("*.partial*"))
+    assert figures(report) == figures(run(sets, "norms", episodes=2, changes=QUICK, output=tmp_path / "whole.json"))
+
+
+def test_another_question_does_not_take_what_is_there(run, sets):
+    before = figures(run(sets, seed=0))
+    assert figures(run(sets, seed=1)) != before
+    assert figures(run(sets, shots=1)) != before
+    assert figures(run(sets, seed=0)) == before
+
+
+def test_features_are_computed_once_for_each_data_set(run, sets, passes):
+    cache = FeatureCache()
+    run(sets, "protonet", "ridge", "logistic", cache=cache)
+    first = [number for number in passes if number > 1]  # one is a blank picture, to see whether the size fits
+    assert 80 <= sum(first) <= 2 * 128  # each picture once, filled up to whole chunks
+    run(sets, "lda", seed=5, cache=cache)
+    assert [number for number in passes if number > 1] == first
+
+
+def test_several_shots_are_rows_of_their_own(run, sets):
+    report = run(sets / "day", "protonet", episodes=100, shots=[1, 4])
+    assert [row["name"] for row in report["rows"]] == ["day, 1 shot", "day, 4 shots"]
+    assert [row["shots"] for row in report["rows"]] == [1, 4]
+    one, four = (report["datasets"][row["name"]]["accuracy"] for row in report["rows"])
+    assert four > one
+    assert report["protocol"]["shots"] == [1, 4]
+
+
+def test_across_domains_learns_here_and_is_asked_there(run, sets):
+    report = run(sets, name="across", targets=("night",))
+    assert [row["data"] for row in report["rows"]] == ["day -> night"]
+    both = run(sets, name="across")
+    assert [row["data"] for row in both["rows"]] == ["day -> night", "night -> day"]
+    left_out = run(sets, name="leave-one-out", way="all")
+    assert len(left_out["rows"]) == 2
+
+
+def test_all_images_of_all_classes_are_one_episode(run, sets):
+    report = run(sets, "ridge", name="leave-one-out", way="all", shots="all", queries="all", episodes=60)
+    for row in report["rows"]:
+        assert len(report["results"]["ridge"][row["name"]]["accuracy"]) == 1
+        assert report["datasets"][row["name"]]["ci95"] is None
+
+
+def test_joined_pictures_are_those_of_their_data_sets():
+    parts = [torch.arange(0, 5), torch.arange(10, 13), torch.arange(20, 26)]
+    joined = comparing._Joined(parts)
+    order = torch.tensor([13, 0, 5, 4, 7, 8, 0])
+    assert joined[order].tolist() == torch.cat(parts)[order].tolist()
+    assert len(joined) == 14
+
+
+def test_sessions_that_add_classes(run, sets):
+    asked = {"name": "incremental", "base_way": 2, "way": 1, "sessions": 2}
+    report = run(sets / "day", "protonet", "ridge", "lda", episodes=30, **asked)
+    assert [row["name"] for row in report["rows"]] == [f"day, session {i}" for i in range(3)]
+    base, _, last = (report["methods"]["protonet"]["datasets"][row["name"]] for row in report["rows"])
+    assert base["accuracy"] > last["accuracy"] > 0.3  # more classes are harder; chance is a quarter
+    with pytest.raises(FewshotError, match="norms can't add classes"):
+        run(sets / "day", "norms", **asked)
+
+
+def test_the_last_session_is_the_head_fitted_to_all(run, sets, monkeypatch):
+    """Sessions may not look back at old images, and need not: the closed form gives what all images at once would."""
+    asked = {"name": "incremental", "base_way": 2, "way": 3, "sessions": 1, "base_shots": 2, "shots": 2}
+    grown = run(sets / "day", "ridge", episodes=50, **asked)
+    at_once = run(sets / "day", "ridge", episodes=50, way="all")
+    means = [
+        np.mean(grown["results"]["ridge"]["day, session 1"]["accuracy"]),
+        np.mean(at_once["results"]["ridge"]["day"]["accuracy"]),
+    ]
+    assert means[0] == pytest.approx(means[1], abs=0.08)  # other episodes of the same pool
+
+
+def test_an_unreadable_picture_is_named_and_left_out(run, tmp_path):
+    write_folder(tmp_path / "mine", LABELS[:3], 6, seed=0, size=64)
+    broken = next((tmp_path / "mine" / "cat").iterdir())
+    broken.write_bytes(b"no picture")
+    report = run(tmp_path / "mine")
+    assert report["data"]["mine"]["images"] == 17
+    assert [skipped["path"] for skipped in report["data"]["mine"]["skipped"]] == [str(broken)]
+    again = run(tmp_path / "mine", seed=1)
+    assert again["data"]["mine"]["hash"] == report["data"]["mine"]["hash"]
+    assert len(again["data"]["mine"]["skipped"]) == 1
+
+
+def test_data_too_small_for_the_protocol_is_said_before_anything_is_done(run, sets, passes):
+    with pytest.raises(FewshotError, match=r"day.* 5 classes"):
+        run(sets, way=6)
+    with pytest.raises(FewshotError, match="'cat'"):
+        run(sets, shots=6)
+    assert not passes
+
+
+def test_a_run_can_be_repeated(run, sets, weights, tmp_path):
+    run(sets, "ridge", "norms", episodes=2, changes=QUICK[:0])
+    path = tmp_path / "run.json"
+    where = Source(weights["test_vit"], offline=True)
+    before = path.read_bytes()
+
+    def again(data: tuple[Path, ...] = ()) -> dict[str, Any]:
+        return repeat(path, data, Means(where, CPU, NoCache(), Unseen(), Processes()))
+
+    assert again()["differences"] == 0
+    assert path.read_bytes() == before
+    assert again((sets,))["checked"] == str(path)
+
+    record = json.loads(before)
+    record["results"]["ridge"]["day"]["accuracy"][1] += 1 / 9
+    path.write_text(json.dumps(record))
+    with pytest.raises(CheckFailed, match="ridge on day: accuracy differs in 1 episodes, first in 1"):
+        again()
+
+
+def test_repeating_notices_other_data(run, weights, tmp_path):
+    write_folder(tmp_path / "mine", LABELS[:3], 6, seed=0, size=64)
+    run(tmp_path / "mine")
+    write_folder(tmp_path / "mine", LABELS[:3], 6, seed=1, size=64)
+    where = Source(weights["test_vit"], offline=True)
+    with pytest.raises(CheckFailed, match="mine: the pictures or their classes have changed"):
+        repeat(tmp_path / "run.json", (), Means(where, CPU, NoCache(), Unseen(), Processes()))
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"results": 1}', "\x00"])
+def test_a_file_that_is_no_run_is_an_error(content, tmp_path, source):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(FewshotError, match=r"run\.json"):
+        repeat(tmp_path / "run.json", (), Means(source, CPU, NoCache(), Unseen(), Processes()))
+
+
+def test_all_mistakes_in_a_protocol_are_listed():
+    with pytest.raises(FewshotError) as caught:
+        protocols({"name": "fixed", "way": 1, "shots": 0, "colour": 3})
+    for word in ("way", "shots", "colour"):
+        assert word in caught.value.problem
