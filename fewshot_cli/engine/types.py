@@ -85,6 +85,17 @@ class Run:
     watch: Callable[[int, int, float], None] = unwatched
 
 
+@dataclass(frozen=True, eq=False)
+class Task:
+    """An episode as tensors: normalised images `(n, 3, height, width)` and labels `(n,)` int64 in [0, way)."""
+
+    support_images: Tensor
+    support_labels: Tensor
+    query_images: Tensor
+    query_labels: Tensor
+    way: int
+
+
 def total_size(params: Mapping[str, Tensor]) -> int:
     """The number of values in `params`."""
     return sum(values.numel() for values in params.values())

@@ -4,27 +4,21 @@ It is a safetensors file. Tensors: `head.weight`, `head.bias`, and for every cha
 or `positions/NAME` and `values/NAME`, or `left/NAME` and `right/NAME`. The header is JSON in its metadata.
 """
 
-import hashlib
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 
 from fewshot_cli.engine.deltas import Change, Delta, Dense, LowRank, Sparse
 from fewshot_cli.engine.heads import Head
 from fewshot_cli.engine.preprocessing import Preprocessing
-from fewshot_cli.errors import FewshotError
-from fewshot_cli.files.tensors import safetensors_bytes
+from fewshot_cli.files.signed import Kind, Malformed, read_signed, signed_bytes
 
-FORMAT = "fewshot-delta"
-VERSION = 1
+KIND = Kind("fewshot-delta", 1, "delta file", "fewshot adapt FOLDER -o FILE")
 
 
 class BaseFacts(BaseModel):
@@ -118,10 +112,7 @@ def write_delta_file(path: Path, header: Header, delta: Delta, head: Head) -> in
 
     Not atomic: write into a `staged` file, so that it can be proved before it takes its place.
     """
-    tensors = {name: values.detach().cpu().contiguous() for name, values in _tensors(delta, head).items()}
-    text = header.model_dump_json()
-    metadata = {"format": FORMAT, "version": str(VERSION), "header": text, "sha256": _digest(text, tensors)}
-    content = safetensors_bytes(tensors, metadata)
+    content = signed_bytes(KIND, header, _tensors(delta, head))
     path.write_bytes(content)
     return len(content)
 
@@ -137,41 +128,14 @@ def read_delta_file(path: Path) -> DeltaFile:
     Raises FewshotError, in one sentence, for a file that is missing, truncated, changed, of a newer version, or not a
     delta file at all. No content of a file makes it do anything else.
     """
-    if not path.is_file():
-        raise FewshotError(f"There is no delta file '{path}'.", "`fewshot adapt FOLDER -o FILE` makes one.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        tensors = load(path.read_bytes())
-    except (SafetensorError, OSError, ValueError, KeyError) as error:  # KeyError: a type of number that torch lacks
-        raise FewshotError(
-            f"{path} is not a delta file, or it is damaged: {error}.", "Make it again with `fewshot adapt`."
-        ) from None
-    if metadata.get("format") != FORMAT:
-        raise FewshotError(
-            f"{path} is a safetensors file, but not a delta file.", "`fewshot adapt FOLDER -o FILE` makes one."
-        )
-    version = metadata.get("version", "")
-    if version != str(VERSION):
-        raise FewshotError(
-            f"{path} has version {version!r} of the delta format; this fewshot reads {VERSION}.", "Update fewshot-cli."
-        )
-    text = metadata.get("header", "")
-    digest = _digest(text, tensors)
-    if digest != metadata.get("sha256"):
-        raise _damaged(path, "its content does not match its hash")
-    try:
-        header = Header.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise _damaged(path, f"its header is wrong at {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    header, tensors, digest = read_signed(path, KIND, Header)
     try:
         delta = {name: _decoded(name, shape, tensors) for name, shape in header.shapes.items()}
         head = _head(header, tensors)
-    except _Malformed as error:
-        raise _damaged(path, str(error)) from None
+    except Malformed as error:
+        raise KIND.damaged(path, str(error)) from None
     if tensors:
-        raise _damaged(path, f"it holds a tensor that belongs to nothing: {min(tensors)}")
+        raise KIND.damaged(path, f"it holds a tensor that belongs to nothing: {min(tensors)}")
     return DeltaFile(header, delta, head, digest)
 
 
@@ -209,12 +173,8 @@ def _coded(name: str, change: Change) -> dict[str, Tensor]:
             return {f"left/{name}": change.left, f"right/{name}": change.right}
 
 
-class _Malformed(Exception):
-    pass
-
-
 def _decoded(name: str, shape: tuple[int, ...], tensors: dict[str, Tensor]) -> Change:
-    """Takes the tensors of one parameter out of `tensors`; raises _Malformed unless they are a change of that shape."""
+    """Takes the tensors of one parameter out of `tensors`; raises Malformed unless they are a change of that shape."""
     size = math.prod(shape)
     if f"dense/{name}" in tensors:
         return Dense(_taken(tensors, f"dense/{name}", shape))
@@ -224,45 +184,30 @@ def _decoded(name: str, shape: tuple[int, ...], tensors: dict[str, Tensor]) -> C
         return LowRank(shape, left, _taken(tensors, f"right/{name}", (rank, size // rows)))
     positions = tensors.pop(f"positions/{name}", None)
     if positions is None or positions.dtype != torch.int32 or positions.ndim != 1:
-        raise _Malformed(f"the change of {name} is missing")
+        raise Malformed(f"the change of {name} is missing")
     positions = positions.long()
     outside = len(positions) and (int(positions[0]) < 0 or int(positions[-1]) >= size)
     if outside or bool((positions.diff() <= 0).any()):
-        raise _Malformed(f"the positions in {name} are not rising within its {size} values")
+        raise Malformed(f"the positions in {name} are not rising within its {size} values")
     return Sparse(shape, positions, _taken(tensors, f"values/{name}", (len(positions),)))
 
 
 def _taken(tensors: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
     values = tensors.pop(name, None)
     if values is None or values.dtype != torch.float32 or tuple(values.shape) != shape:
-        raise _Malformed(f"{name} is not float32 of shape {shape}")
+        raise Malformed(f"{name} is not float32 of shape {shape}")
     if not bool(torch.isfinite(values).all()):
-        raise _Malformed(f"{name} holds a value that is not a number")
+        raise Malformed(f"{name} holds a value that is not a number")
     return values
 
 
 def _head(header: Header, tensors: dict[str, Tensor]) -> Head:
     way = len(header.classes)
     if len(set(header.classes)) < way:
-        raise _Malformed("two classes have the same name")
+        raise Malformed("two classes have the same name")
     dim = _width(tensors.get("head.weight", torch.empty(0)))
     return Head(_taken(tensors, "head.weight", (way, dim)), _taken(tensors, "head.bias", (way,)), header.unit_norm)
 
 
 def _width(matrix: Tensor) -> int:
     return matrix.shape[-1] if matrix.ndim else 0
-
-
-def _digest(header: str, tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256(header.encode())
-    for name in sorted(tensors):
-        values = tensors[name]
-        digest.update(json.dumps([name, str(values.dtype), list(values.shape)]).encode())
-        digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _damaged(path: Path, how: str) -> FewshotError:
-    return FewshotError(
-        f"{path} is damaged: {how}.", "Make it again with `fewshot adapt`, or fetch it again from where it came."
-    )

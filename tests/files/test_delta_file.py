@@ -15,8 +15,9 @@ from fewshot_cli.engine.deltas import Change, Delta, Dense, LowRank, Sparse, mer
 from fewshot_cli.engine.heads import Head
 from fewshot_cli.engine.preprocessing import Preprocessing
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.files import delta_file
+from fewshot_cli.files import delta_file, signed
 from fewshot_cli.files.delta_file import (
+    KIND,
     BaseFacts,
     Expected,
     Header,
@@ -241,7 +242,7 @@ def tampered(
     fields = json.loads(facts["header"])
     header(fields)
     written = text(json.dumps(fields))
-    facts |= {"header": written, "sha256": delta_file._digest(written, held)} | metadata
+    facts |= {"header": written, "sha256": signed._digest(written, held)} | metadata
     path.write_bytes(save(held, {key: value for key, value in facts.items() if value is not None}))
     return path
 
@@ -278,7 +279,7 @@ def test_a_header_that_is_no_header_is_refused(good, path, text):
 
 def test_a_missing_header_is_refused(good, path):
     held = load(good.read_bytes())
-    facts = {"format": delta_file.FORMAT, "version": str(delta_file.VERSION), "sha256": delta_file._digest("", held)}
+    facts = {"format": KIND.format, "version": str(KIND.version), "sha256": signed._digest("", held)}
     path.write_bytes(save(held, facts))
     assert "header" in refusal(path)
 

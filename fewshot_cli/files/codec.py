@@ -1,0 +1,174 @@
+"""Sets of positions as few bytes: which of `size` places are chosen. docs/bank-format.md specifies it.
+
+The gaps between chosen places are written, the low bits as they are, the rest as bytes with a Huffman code. For random
+sets this is within a few hundredths of log2 C(size, count) bits, which nothing can beat; sets with structure get
+smaller. A set of more than half the places is written as its complement, and one that is shorter so as a bitmap.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+Positions = npt.NDArray[np.int64]
+"""`(count,)`, rising."""
+
+MOST_PLACES = 2**48  # so that no sum of a damaged code overflows
+
+_START = struct.Struct("<IBBQ")  # checksum of what follows, form, low bits, count
+_GAPS, _COMPLEMENT, _BITMAP = range(3)
+_LARGEST_BLOCKS = 9  # what deflate calls its memory level
+_ESCAPE = 255  # this byte adds 255 and says that the number goes on
+
+
+class BadCode(ValueError):
+    """The bytes are no code of a set among so many places."""
+
+
+def code_of(positions: npt.NDArray[np.integer], size: int) -> bytes:
+    """The shortest code of the set of `positions` `(count,)`, which rise within [0, size).
+
+    Raises ValueError for anything else.
+    """
+    places = np.asarray(positions).astype(np.int64, casting="safe")
+    if places.ndim != 1 or not 0 <= size <= MOST_PLACES:
+        raise ValueError(f"{places.shape} positions among {size} places make no set")
+    if len(places) and (places[0] < 0 or places[-1] >= size or (np.diff(places) <= 0).any()):
+        raise ValueError(f"the positions do not rise within [0, {size})")
+    return min(_codes(places, size), key=len)
+
+
+def positions_in(code: bytes | memoryview, size: int) -> Positions:
+    """The positions `(count,)` that `code` says are chosen among `size` places.
+
+    Raises BadCode, and nothing else, for bytes that say nothing of the kind. Whatever they are, it takes time in
+    proportion to their number and to `size`, and no more memory than 40 bytes for each of the positions, of which
+    there are at most `size`, and 2 for each of the places.
+    """
+    code = memoryview(code)
+    if len(code) < _START.size:
+        raise BadCode("it is cut off")
+    checksum, form, low_bits, count = _START.unpack_from(code)
+    if checksum != zlib.crc32(code[4:]):
+        raise BadCode("it does not match its checksum")
+    if count > size or size > MOST_PLACES:
+        raise BadCode(f"it has {count} positions for {size} places")
+    body = code[_START.size :]
+    if form == _GAPS and 2 * count <= size:
+        return _from_gaps(body, low_bits, count, size)
+    if form == _COMPLEMENT and 2 * count >= size:
+        return _others(_from_gaps(body, low_bits, size - count, size), size)
+    if form == _BITMAP and low_bits == 0:
+        return _from_bitmap(body, count, size)
+    raise BadCode(f"its form {form} is unknown, or not for {count} of {size} places")
+
+
+def _codes(places: Positions, size: int) -> Iterator[bytes]:
+    count = len(places)
+    form, listed = (_GAPS, places) if 2 * count <= size else (_COMPLEMENT, _others(places, size))
+    for low_bits in _low_bits(len(listed), size):
+        planes, quotients = _split_gaps(listed, low_bits)
+        for strategy in (zlib.Z_HUFFMAN_ONLY, zlib.Z_DEFAULT_STRATEGY):  # random sets only lose by a search for repeats
+            yield _signed(form, low_bits, count, planes + _deflated(quotients, strategy))
+    if size <= 64 * len(listed):  # not worth a try for sparser sets
+        yield _signed(_BITMAP, 0, count, _deflated(_bitmap(places, size), zlib.Z_DEFAULT_STRATEGY))
+
+
+def _signed(form: int, low_bits: int, count: int, body: bytes) -> bytes:
+    start = _START.pack(0, form, low_bits, count)[4:]
+    return zlib.crc32(body, zlib.crc32(start)).to_bytes(4, "little") + start + body
+
+
+def _low_bits(listed: int, size: int) -> set[int]:
+    """How many low bits of each gap may be best left as they are: few for clusters, more for a random sparse set."""
+    places_each = size // max(listed, 1)
+    few_escapes = (places_each // (16 * _ESCAPE)).bit_length()
+    return {few_escapes, max(few_escapes, places_each.bit_length() - 2)}
+
+
+def _most_low_bits(listed: int, size: int) -> int:
+    """The limit that keeps the sum of all low bits below `size`."""
+    return max(0, (size // max(listed, 1)).bit_length() - 1)
+
+
+def _split_gaps(listed: Positions, low_bits: int) -> tuple[bytes, bytes]:
+    """The skipped places before each listed one: a plane of bits for every low bit, and the rest as bytes."""
+    skipped = np.diff(listed, prepend=-1) - 1
+    planes = b"".join(np.packbits((skipped >> bit & 1).astype(np.uint8)).tobytes() for bit in range(low_bits))
+    escapes, rest = np.divmod(skipped >> low_bits, _ESCAPE)
+    if not escapes.any():
+        return planes, rest.astype(np.uint8).tobytes()
+    ends = np.cumsum(escapes + 1) - 1
+    quotients = np.full(ends[-1] + 1, _ESCAPE, dtype=np.uint8)
+    quotients[ends] = rest
+    return planes, quotients.tobytes()
+
+
+def _from_gaps(body: memoryview, low_bits: int, listed: int, size: int) -> Positions:
+    if low_bits > _most_low_bits(listed, size):
+        raise BadCode(f"it has {low_bits} low bits for {listed} of {size} places")
+    width = -(-listed // 8)
+    planes = body[: low_bits * width]
+    if len(planes) < low_bits * width:
+        raise BadCode("its low bits are cut off")
+    stream = _inflated(body[len(planes) :], listed + (size >> low_bits) // _ESCAPE)
+    quotients = np.frombuffer(stream, dtype=np.uint8)
+    is_last = quotients != _ESCAPE
+    if np.count_nonzero(is_last) != listed or (len(quotients) and not is_last[-1]):
+        raise BadCode(f"it does not hold {listed} gaps")
+    skipped: Positions = np.cumsum(quotients, dtype=np.int64)[is_last]
+    if listed and int(skipped[-1]) > size >> low_bits:
+        raise BadCode(f"a position is beyond {size}")
+    skipped <<= low_bits
+    skipped += np.cumsum(_low_parts(planes, low_bits, listed))
+    skipped += np.arange(listed)
+    if listed and int(skipped[-1]) >= size:
+        raise BadCode(f"a position is beyond {size}")
+    return skipped
+
+
+def _low_parts(planes: memoryview, low_bits: int, listed: int) -> Positions:
+    parts = np.zeros(listed, dtype=np.int64)
+    for bit, plane in enumerate(np.frombuffer(planes, dtype=np.uint8).reshape(low_bits, -(-listed // 8))):
+        parts |= np.unpackbits(plane, count=listed).astype(np.int64) << bit
+    return parts
+
+
+def _others(places: Positions, size: int) -> Positions:
+    """The places that are not listed."""
+    chosen = np.ones(size, dtype=bool)
+    chosen[places] = False
+    return np.flatnonzero(chosen)
+
+
+def _bitmap(places: Positions, size: int) -> bytes:
+    chosen = np.zeros(size, dtype=bool)
+    chosen[places] = True
+    return np.packbits(chosen).tobytes()
+
+
+def _from_bitmap(body: memoryview, count: int, size: int) -> Positions:
+    bits = np.frombuffer(_inflated(body, -(-size // 8)), dtype=np.uint8)
+    chosen = np.unpackbits(bits)
+    if len(bits) != -(-size // 8) or chosen[size:].any() or np.count_nonzero(chosen) != count:
+        raise BadCode(f"it is no bitmap of {count} of {size} places")
+    return np.flatnonzero(chosen)
+
+
+def _deflated(content: bytes, strategy: int) -> bytes:
+    deflater = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS, _LARGEST_BLOCKS, strategy)
+    return deflater.compress(content) + deflater.flush()
+
+
+def _inflated(stream: memoryview, most: int) -> bytes:
+    """The content of a raw deflate stream that is all of `stream` and inflates to at most `most` bytes."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        content = inflater.decompress(stream, most + 1)
+    except zlib.error as error:
+        raise BadCode(f"it does not inflate: {error}") from None
+    if len(content) > most or not inflater.eof or inflater.unused_data:
+        raise BadCode("it does not inflate to what it should")
+    return content
