@@ -14,6 +14,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,10 +52,10 @@ def main() -> None:
     options = parse()
     match options.what:
         case "run":
-            for name, command in commands(options).items():
+            for name, words in commands(options).items():
                 if not options.names or name in options.names:
-                    print(shlex.join(command), flush=True)
-                    subprocess.run([sys.executable, "-m", "fewshot_cli", *command[1:]], check=True, cwd=ROOT)
+                    print(shlex.join(words), flush=True)
+                    subprocess.run([sys.executable, "-m", "fewshot_cli", *words[1:]], check=True, cwd=ROOT)
         case "reference":
             (RESULTS / "reference.json").write_text(json.dumps(against_reference(), indent=1) + "\n")
         case "table":
@@ -62,19 +63,30 @@ def main() -> None:
 
 
 def commands(options: argparse.Namespace) -> dict[str, list[str]]:
-    """By name, the `fewshot eval` that makes each run file; heads alone first, since they are quick."""
-    made = {}
+    """By name, the `fewshot eval` that makes each run file; heads first, since they are quick."""
+    asked = {}
     for group, episodes in (("heads", 600), ("trained", options.trained)):
-        for backbone, (model, size, weights) in BACKBONES.items():
-            recipes = HEADS if group == "heads" else ("ridge", *TRAINED, *(ONLY_VIT if "vit" in model else ()))
+        for backbone in BACKBONES:
             name = f"{backbone}-{group}"
-            made[name] = [
-                *("fewshot", "eval", *recipes, "--data", *(f"../shared/data/{name}" for name in SETS)),
-                *("--shots", "1,5", "--episodes", str(episodes), "--backbone", model, "--image-size", str(size)),
-                *(("--weights", f"../shared/weights/{weights}") if weights else ()),
-                *("-o", f"benchmarks/results/{name}.run.json"),
-            ]
-    return made
+            asked[name] = command(name, options.recipes or recipes_of(name), episodes)
+    return asked
+
+
+def recipes_of(name: str) -> tuple[str, ...]:
+    if name.endswith("heads"):
+        return HEADS
+    return ("ridge", *TRAINED, *(ONLY_VIT if name.startswith("vit") else ()))
+
+
+def command(name: str, recipes: Iterable[str], episodes: int) -> list[str]:
+    """The `fewshot eval` that makes the run file of this name."""
+    model, size, weights = BACKBONES[name.rpartition("-")[0]]
+    return [
+        *("fewshot", "eval", *recipes, "--data", *(f"../shared/data/{name}" for name in SETS)),
+        *("--shots", "1,5", "--episodes", str(episodes), "--backbone", model, "--image-size", str(size)),
+        *(("--weights", f"../shared/weights/{weights}") if weights else ()),
+        *("-o", f"benchmarks/results/{name}.run.json"),
+    ]
 
 
 def against_reference() -> list[dict[str, Any]]:
@@ -126,11 +138,13 @@ def page() -> str:
         path.name.removesuffix(".run.json"): json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.run.json"))
     }
     parts = [OPENING]
-    for name, command in commands(argparse.Namespace(trained=None)).items():
+    for name, title in TITLES.items():
         if name in runs:
             run = runs[name]
-            command[command.index("--episodes") + 1] = str(run["episodes"])
-            parts.append(f"## {TITLES[name]}\n\n```bash\n{shlex.join(command)}\n```\n")
+            made_by = shlex.join(command(name, run["recipes"], run["episodes"]))
+            missing = [recipe for recipe in recipes_of(name) if recipe not in run["recipes"]]
+            rest = f"\nNot run yet: {', '.join(missing)}.\n" if missing else ""
+            parts.append(f"## {title}\n\n```bash\n{made_by}\n```\n{rest}")
             parts += [
                 f"### {shots} image{'s' * (shots > 1)} of each class\n\n{markdown(at(run, shots))}" for shots in (1, 5)
             ]
@@ -157,7 +171,10 @@ def reference_table(rows: list[dict[str, Any]]) -> str:
         cells = [f"{row[key]:.1f} ± {row[f'{key}_ci95']:.1f}" for key in ("table", "whole", "cropped")]
         lines.append(f"| {row['set']} | {row['backbone']} | {row['shots']} | {' | '.join(cells)} |")
     agree = sum(abs(row["table"] - row["whole"]) <= np.hypot(row["table_ci95"], row["whole_ci95"]) for row in rows)
-    return "\n".join([*lines, "", f"{agree} of {len(rows)} agree within the interval of a difference."]) + "\n"
+    return (
+        "\n".join([*lines, "", f"{agree} of {len(rows)} agree within the interval of a difference, of other episodes."])
+        + "\n"
+    )
 
 
 OPENING = """# Results
@@ -171,8 +188,8 @@ omniglot (see LOG.md), so that these four flatter the methods that train. Both b
 ImageNet's labels, which name some of the classes of caltech101, photo and cifar10.
 
 Heads on frozen features are compared over 600 episodes. Methods that train take seconds an episode on a CPU, and are
-compared over few; their intervals say how much that tells. `ridge` stands in both tables; in the second it sees the
-episodes that the others see.
+compared over few: there a cell says little, as its interval shows, and the mean over all sets is what to read.
+`ridge` stands in both tables; in the second it sees the episodes that the others see.
 """
 
 TITLES = {
@@ -196,6 +213,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("run", "reference", "table"))
     parser.add_argument("names", nargs="*", help=f"of {', '.join(TITLES)}; all if none is given")
+    parser.add_argument("--recipes", nargs="+", help="in place of those of the run")
     parser.add_argument("--trained", type=int, default=3, help="episodes of methods that train")
     return parser.parse_args()
 
