@@ -26,7 +26,7 @@ from fewshot_cli.jobs.adapt import adapt
 from fewshot_cli.jobs.evaluate import evaluate
 from fewshot_cli.jobs.loading import Source
 from fewshot_cli.jobs.progress import Unseen
-from fewshot_cli.recipes import load_recipe, recipe_names
+from fewshot_cli.recipes import Recipe, load_recipe, recipe_names
 
 SHARED = Path(os.environ.get("FEWSHOT_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 NOT_HERE = ("attention", "pmf")  # the default backbone has no attention; pmf takes an hour for 99 classes
@@ -121,7 +121,7 @@ def table(rows: list[dict[str, Any]], sets: list[str]) -> str:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipes", nargs="+", default=[name for name in recipe_names() if name not in NOT_HERE])
+    parser.add_argument("--recipes", nargs="+", default=[name for name in recipe_names(Recipe) if name not in NOT_HERE])
     parser.add_argument("--data", nargs="+", default=list(SETS))
     parser.add_argument("--shots", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=1)

@@ -4,17 +4,19 @@ import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
+from fewshot_cli.engine.practice import Training
 from fewshot_cli.engine.settings import Settings
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.methods import AnyMethod
+from fewshot_cli.methods import AnyMetaMethod, AnyMethod
 
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
 DEFAULT_RECIPE = "bitfit"
+DEFAULT_RECIPE_FROM_BANK = "protonet"
 
 _INSTALLED = Path(__file__).parent / "_recipes"
 RECIPES = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parent.parent / "recipes"
@@ -27,17 +29,41 @@ class Recipe(Settings):
     backbone: str = DEFAULT_BACKBONE
     image_size: int | None = Field(default=None, ge=16, le=4096)
     """Pixels; None is the size the backbone was trained at."""
+    bank: str | None = None
+    """The file of the bank to begin from, whose backbone and image size it takes."""
+    density: float | None = Field(default=None, gt=0, le=1)
+    """The share of all weights that the bank may move, those it moves furthest; None lets it move all it does."""
     method: AnyMethod
 
+    @field_validator("density")
+    @classmethod
+    def _of_a_bank(cls, density: float | None, given: ValidationInfo) -> float | None:
+        if density is not None and given.data.get("bank", "") is None:
+            raise ValueError("is of a bank, and none is given")
+        return density
 
-def recipe_names() -> list[str]:
-    """The names of the recipes that come with the install."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+class MetaRecipe(Settings):
+    """What a run of meta-tuning does: a recipe with a section `training`."""
+
+    backbone: str = DEFAULT_BACKBONE
+    image_size: int | None = Field(default=None, ge=16, le=4096)
+    method: AnyMetaMethod
+    training: Training = Training()
 
 
-def method_names() -> list[str]:
-    """What `method.name` can be."""
-    union, *_ = get_args(AnyMethod)
+RecipeType = TypeVar("RecipeType", Recipe, MetaRecipe)
+
+
+def recipe_names(kind: type[Recipe] | type[MetaRecipe] | None = None) -> list[str]:
+    """The names of the recipes that come with the install; all, or those of one kind."""
+    names = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    return names if kind is None else [name for name in names if isinstance(load_any_recipe(name), kind)]
+
+
+def method_names(methods: Any = AnyMethod) -> list[str]:
+    """What `method.name` can be, in a recipe to adapt by or, of AnyMetaMethod, in one to meta-tune by."""
+    union, *_ = get_args(methods)
     return [method.model_fields["name"].default for method in get_args(union)]
 
 
@@ -63,8 +89,31 @@ def load_recipe(name_or_path: str, changes: Sequence[str] = (), **given: Any) ->
     """The recipe of that name or file with the user's changes, validated.
 
     `changes` are "key.path=value" as `--set` takes them; `given` are top-level fields that options set, None meaning
-    not given. Raises FewshotError that lists every mistake at once, each with the path that `--set` takes.
+    not given. Raises FewshotError that lists every mistake at once, each with the path that `--set` takes; so it does
+    for a recipe to meta-tune by.
     """
+    recipe = load_any_recipe(name_or_path, changes, **given)
+    if isinstance(recipe, MetaRecipe):
+        raise FewshotError(
+            f"{name_or_path} is a recipe to meta-tune by: it needs many tasks, not one.",
+            f"First `fewshot meta-tune {name_or_path} --data DIR... -o my.bank`, then give --bank my.bank.",
+        )
+    return recipe
+
+
+def load_meta_recipe(name_or_path: str, changes: Sequence[str] = (), **given: Any) -> MetaRecipe:
+    """The recipe to meta-tune by, as `load_recipe` has it. Raises FewshotError for one that adapts to a single task."""
+    recipe = load_any_recipe(name_or_path, changes, **given)
+    if isinstance(recipe, Recipe):
+        raise FewshotError(
+            f"{name_or_path} is a recipe to adapt to one task by, not to meta-tune by.",
+            f"There are {', '.join(recipe_names(MetaRecipe))}. `fewshot adapt FOLDER --recipe {name_or_path}` adapts.",
+        )
+    return recipe
+
+
+def load_any_recipe(name_or_path: str, changes: Sequence[str] = (), **given: Any) -> Recipe | MetaRecipe:
+    """The recipe of either kind, which its method decides."""
     path = recipe_path(name_or_path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
@@ -82,13 +131,25 @@ def load_recipe(name_or_path: str, changes: Sequence[str] = (), **given: Any) ->
     for change in changes:
         _set(content, change)
     content |= {key: value for key, value in given.items() if value is not None}
+    method = content.get("method")
+    if isinstance(method, dict) and method.get("name") in method_names(AnyMetaMethod):
+        return parse_meta_recipe(content, str(path))
     return parse_recipe(content, str(path))
 
 
 def parse_recipe(content: Mapping[str, Any], source: str) -> Recipe:
     """The recipe in `content`, which came from `source`. Raises FewshotError that lists every mistake."""
+    return _parsed(Recipe, content, source)
+
+
+def parse_meta_recipe(content: Mapping[str, Any], source: str) -> MetaRecipe:
+    """The recipe to meta-tune by in `content`. Raises FewshotError that lists every mistake."""
+    return _parsed(MetaRecipe, content, source)
+
+
+def _parsed(kind: type[RecipeType], content: Mapping[str, Any], source: str) -> RecipeType:
     try:
-        return Recipe.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
         mistakes = [_mistake(item) for item in error.errors()]
         count = "a mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
@@ -130,20 +191,28 @@ def _number(value: Any) -> Any:
 
 def _mistake(item: Any) -> str:
     location = [str(part) for part in item["loc"]]
-    if location[:1] == ["method"] and len(location) > 2:
-        del location[1]  # pydantic puts the method's name there, which is no part of the path
+    for section in (["method"], ["training", "protocol"], ["training", "sampler"]):
+        at = len(section)
+        if location[:at] == section and len(location) > at + 1:
+            del location[at]  # pydantic puts the name of what it took there, which is no part of the path
     path = ".".join(location)
     given = item["input"]
     if item["type"] == "extra_forbidden":
         return f"{path}: there is no such setting"
     if item["type"] == "union_tag_not_found" or (item["type"] == "missing" and path == "method"):
-        return f"method.name: is missing; there are {', '.join(method_names())}"
-    if item["type"] == "union_tag_invalid":
-        near = get_close_matches(item["ctx"]["tag"], method_names(), n=3)
-        rest = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(method_names())}"
+        return f"{path}.name: is missing" + f"; there are {', '.join(_every_method())}" * (path == "method")
+    if item["type"] == "union_tag_invalid" and path == "method":
+        near = get_close_matches(item["ctx"]["tag"], _every_method(), n=3)
+        rest = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(_every_method())}"
         return f"method.name: {given['name']!r} is not a method; {rest}"
+    if item["type"] == "union_tag_invalid":
+        return f"{path}.name: {given['name']!r} is none of {item['ctx']['expected_tags']}"
     if path == "method" and isinstance(given, str):
         return f"method: is a section, not a value; write {{name: {given}}}"
     if item["type"] == "missing":
         return f"{path}: is missing"
     return f"{path}: {item['msg'].removeprefix('Value error, ')} (given: {given!r})"
+
+
+def _every_method() -> list[str]:
+    return method_names() + method_names(AnyMetaMethod)

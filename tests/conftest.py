@@ -13,7 +13,12 @@ from safetensors import safe_open
 from torch import Tensor
 
 from fewshot_cli.engine.backbones import Backbone, build_backbone
+from fewshot_cli.engine.experts import TRAINING_BETA, gates
+from fewshot_cli.engine.flat import FlatBackbone
+from fewshot_cli.engine.smat import DELTA, LOGITS, SMATSettings, start_bank
 from fewshot_cli.engine.types import Support
+from fewshot_cli.files.bank_file import BankHeader, BankProvenance, write_bank
+from fewshot_cli.files.delta_file import BaseFacts
 
 torch.set_num_threads(1)  # two cores and many small tensors: threads only wait for each other
 
@@ -87,6 +92,38 @@ def easy(pictures) -> Callable[..., Support]:
         return Support(images, labels, backbone.frozen_features(images), len(shots))
 
     return task
+
+
+@pytest.fixture(scope="session")
+def random_bank() -> Callable[..., Path]:
+    """Writes a bank as meta-tuning would, of three random experts or a random dense change of standard deviation `std`;
+    gives its path."""
+
+    def written(path: Path, backbone: Backbone, kind: str = "experts", seed: int = 0, std: float = 0.02) -> Path:
+        net = FlatBackbone.of(backbone)
+        bank = start_bank(net, SMATSettings(experts=3), seed)
+        delta = std * torch.randn(net.layout.size, generator=torch.Generator().manual_seed(seed))
+        others = {name: values for name, values in bank.items() if name not in (DELTA, LOGITS)}
+        header = BankHeader(
+            base=BaseFacts(
+                backbone=backbone.name,
+                fingerprint=backbone.fingerprint,
+                size=net.layout.size,
+                licence=backbone.licence,
+                preprocessing=backbone.preprocessing,
+            ),
+            kind=kind,
+            shapes=dict(zip(net.layout.names, net.layout.shapes, strict=True)),
+            experts=3 if kind == "experts" else 0,
+            recipe={"method": {"name": "smat"}},
+            router={"pool": "mean", "temperature": 0.5} if kind == "experts" else {},
+            provenance=BankProvenance(seed=seed, episodes=0, data={}, validation={}, versions={}),
+        )
+        opened = gates(4 * bank[LOGITS], TRAINING_BETA) if kind == "experts" else None
+        write_bank(path, header, delta, opened, others if kind == "experts" else {})
+        return path
+
+    return written
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "errors": (),
     "engine": ("engine", "errors"),
     "methods": ("methods", "engine", "errors"),
-    "recipes": ("methods", "engine.settings", "errors"),
+    "recipes": ("methods", "engine.settings", "engine.practice", "errors"),
     "images": ("images", *VALUES, "errors"),
     "files": ("files", *VALUES, "errors"),
     "reports": ("reports", "engine.statistics", "errors"),

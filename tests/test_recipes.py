@@ -5,10 +5,23 @@ import re
 import pytest
 
 from fewshot_cli.errors import FewshotError
+from fewshot_cli.methods import AnyMetaMethod, AnyMethod
 from fewshot_cli.methods.finetune import Finetune
 from fewshot_cli.methods.lora import LoRA
 from fewshot_cli.methods.ridge import Ridge
-from fewshot_cli.recipes import DEFAULT_BACKBONE, RECIPES, load_recipe, method_names, parse_recipe, recipe_names
+from fewshot_cli.recipes import (
+    DEFAULT_BACKBONE,
+    RECIPES,
+    MetaRecipe,
+    Recipe,
+    load_any_recipe,
+    load_meta_recipe,
+    load_recipe,
+    method_names,
+    parse_meta_recipe,
+    parse_recipe,
+    recipe_names,
+)
 
 FILES = sorted(RECIPES.glob("*.yaml"), key=lambda path: path.stem)
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -33,23 +46,52 @@ def file(tmp_path):
 def test_there_are_recipes_and_every_method_has_one():
     assert len(FILES) >= 10
     assert recipe_names() == [path.stem for path in FILES]
-    assert {load_recipe(name).method.name for name in recipe_names()} == set(method_names())
+    for kind, methods in ((Recipe, AnyMethod), (MetaRecipe, AnyMetaMethod)):
+        assert {load_any_recipe(name).method.name for name in recipe_names(kind)} == set(method_names(methods))
+    assert sorted(recipe_names(Recipe) + recipe_names(MetaRecipe)) == recipe_names()
 
 
 @every_file
 def test_every_recipe_loads(path):
-    recipe = load_recipe(path.stem)
-    assert recipe == load_recipe(str(path))
-    assert recipe.backbone == DEFAULT_BACKBONE
+    recipe = load_any_recipe(path.stem)
+    assert recipe == load_any_recipe(str(path))
+    assert recipe.backbone == {"s": "vit_small_patch16_224.dino", "b": "vit_base_patch16_224.dino"}.get(
+        path.stem.partition("-vit")[2], DEFAULT_BACKBONE
+    )
 
 
 @every_file
 def test_every_recipe_says_how_to_run_it(path):
     head = re.match(r"(#.*\n)+", path.read_text(encoding="utf-8"))
     assert head, "a recipe begins with a comment"
-    commands = re.findall(r"^#   fewshot adapt .*$", head[0], re.MULTILINE)
+    commands = re.findall(r"^#   (fewshot .*)$", head[0], re.MULTILINE)
     assert len(commands) == 1
-    assert re.search(rf" --recipe {re.escape(path.stem)}( |$)", commands[0])
+    adapts = path.stem in recipe_names(Recipe)
+    start = r"fewshot adapt .* --recipe" if adapts else "fewshot meta-tune"
+    assert re.match(rf"{start} {re.escape(path.stem)}( |$)", commands[0])
+
+
+def test_a_recipe_of_the_other_kind_says_what_to_do():
+    with pytest.raises(FewshotError, match="to meta-tune by") as caught:
+        load_recipe("smat")
+    assert "fewshot meta-tune smat" in caught.value.hint
+    with pytest.raises(FewshotError, match="adapt to one task by") as caught:
+        load_meta_recipe("ridge")
+    assert "smat" in caught.value.hint and "ridge" in caught.value.hint
+
+
+def test_mistakes_in_meta_tuning_have_the_paths_that_set_takes():
+    changes = [
+        "training.protocol.wey=3",
+        "training.sampler.name=exp",
+        "method.sparsity=1",
+        "training.views.scale=[1, 0.2]",
+    ]
+    with pytest.raises(FewshotError) as caught:
+        load_meta_recipe("smat", changes)
+    for part in ("training.protocol.wey: there is no such", "training.sampler.name: 'exp'", "method.sparsity: "):
+        assert part in caught.value.problem
+    assert "training.views.scale: is given from low to high" in caught.value.problem
 
 
 def test_changes_are_read_as_yaml_and_numbers_as_people_write_them():
@@ -182,6 +224,9 @@ def test_what_is_no_yaml_is_an_error_that_says_where(file, tmp_path):
 
 
 def test_a_recipe_survives_being_written_and_read():
-    for name in recipe_names():
+    for name in recipe_names(Recipe):
         recipe = load_recipe(name)
         assert parse_recipe(recipe.model_dump(mode="json"), name) == recipe
+    for name in recipe_names(MetaRecipe):
+        meta = load_meta_recipe(name)
+        assert parse_meta_recipe(meta.model_dump(mode="json"), name) == meta

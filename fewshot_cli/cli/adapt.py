@@ -14,6 +14,15 @@ def adapt(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The delta file to write.")],
     recipe: options.Recipe = None,
     method: options.Method = None,
+    bank: Annotated[
+        Path | None,
+        typer.Option(
+            "--bank",
+            metavar="FILE",
+            help="Begin from what was meta-tuned, a bank, on its backbone; the recipe is protonet if none is given.",
+        ),
+    ] = None,
+    density: options.Density = None,
     backbone: options.Backbone = None,
     weights: options.Weights = None,
     image_size: options.ImageSize = None,
@@ -43,7 +52,14 @@ def adapt(
     from fewshot_cli.recipes import load_recipe
     from fewshot_cli.reports.adapting import adapted
 
-    what = load_recipe(options.recipe_name(recipe, method), changes or (), backbone=backbone, image_size=image_size)
+    what = load_recipe(
+        options.recipe_name(recipe, method, bank is not None),
+        changes or (),
+        backbone=backbone,
+        image_size=image_size,
+        bank=bank and str(bank),
+        density=density,
+    )
     report = job(
         folder,
         output,

@@ -80,6 +80,19 @@ def evaluate(
         Path | None,
         typer.Option("--check", metavar="RUN", help="Do a run again; leave with 3 if anything comes out differently."),
     ] = None,
+    bank: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--bank",
+            metavar="FILE",
+            help="Also run every recipe, or protonet if none is given, from this bank, as RECIPE from FILE's stem; "
+            "may be repeated.",
+        ),
+    ] = None,
+    density: options.Density = None,
+    frozen: Annotated[
+        bool, typer.Option("--frozen/--no-frozen", help="With --bank, whether every recipe is also run without one.")
+    ] = True,
     backbone: options.Backbone = None,
     weights: options.Weights = None,
     image_size: options.ImageSize = None,
@@ -96,7 +109,8 @@ def evaluate(
     FILE FOLDER reports accuracy with its 95 % interval, each class, what is taken for what, and calibration.
     RECIPE... --data DIR... answers which method is better, where and by how much: mean and 95 % interval over episodes
     for each data set and over all, and paired differences on the same episodes. It can be interrupted; the same command
-    goes on where it stopped. `torchrun --nproc-per-node N -m fewshot_cli eval ...` shares the episodes out.
+    goes on where it stopped. With --bank each recipe runs as it is, and once more from each bank, on the backbone that
+    the banks are of. `torchrun --nproc-per-node N -m fewshot_cli eval ...` shares the episodes out.
     """
     progress = options.start(quiet, offline)
     where = options.source(weights, offline)
@@ -109,7 +123,9 @@ def evaluate(
     elif data:
         given = {"way": way, "queries": queries, "base_way": base_way, "sessions": sessions}
         question = _question(data, split, protocol, given, shots or [], changes or [], episodes, seed, target or [])
-        recipes = _recipes(what or [], changes or [], backbone, image_size)
+        of_recipes = [change for change in changes or [] if not change.startswith(_PROTOCOL)]
+        chosen = {"backbone": backbone, "image_size": image_size}
+        recipes = _recipes(what or [], of_recipes, chosen, bank or [], density, frozen)
         _compare(recipes, question, where, found_on, no_cache, progress, json, output, html, markdown, threshold)
     elif what and len(what) == 2:
         _file(Path(what[0]), Path(what[1]), where, found_on, no_cache, progress, json)
@@ -143,18 +159,41 @@ def _file(
         print(f"This run leaves no record: {error.problem}", file=sys.stderr)
 
 
-def _recipes(names: list[str], changes: list[str], backbone: str | None, image_size: int | None) -> "dict[str, Recipe]":
-    """The recipes asked for, by name; a file's is its stem."""
-    from fewshot_cli.errors import FewshotError
-    from fewshot_cli.recipes import load_recipe
+def _recipes(
+    names: list[str],
+    changes: list[str],
+    chosen: dict[str, Any],
+    banks: list[Path],
+    density: float | None,
+    frozen: bool,
+) -> "dict[str, Recipe]":
+    """The recipes asked for, by name; a file's is its stem. With banks each is there from each, `frozen` also without.
 
-    of_recipes = [change for change in changes if not change.startswith(_PROTOCOL)]
-    recipes = {}
-    for name in names:
+    `chosen` are fields of every recipe that options set.
+    """
+    from fewshot_cli.errors import FewshotError
+    from fewshot_cli.jobs.banks import agreeing, common_base
+    from fewshot_cli.recipes import DEFAULT_RECIPE_FROM_BANK, load_recipe
+
+    given: dict[str, str] = {}
+    for name in names or [DEFAULT_RECIPE_FROM_BANK] * bool(banks):
         short = Path(name).stem if name.endswith((".yaml", ".yml")) else name
-        if short in recipes:
+        if short in given:
             raise FewshotError(f"The recipe {short} is given twice.", "Give each once, and each file its own name.")
-        recipes[short] = load_recipe(name, of_recipes, backbone=backbone, image_size=image_size)
+        given[short] = name
+    if not banks:
+        recipes = {short: load_recipe(name, changes, **chosen, density=density) for short, name in given.items()}
+    else:
+        base = common_base(banks)
+        of_methods = [change for change in changes if change.partition("=")[0].strip() != "density"]
+        plain = given if frozen else {}
+        recipes = {
+            short: agreeing(load_recipe(name, of_methods, **chosen), base, banks[0]) for short, name in plain.items()
+        } | {
+            f"{short} from {path.stem}": load_recipe(name, changes, **chosen, bank=str(path), density=density)
+            for short, name in given.items()
+            for path in banks
+        }
     if not recipes:
         raise FewshotError(
             "No recipe is given to evaluate.",

@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from fewshot_cli.cli import adapt, backbones, demo, doctor, evaluate, export, inspect, options, predict, recipes, verify
+from fewshot_cli.cli import (
+    adapt,
+    backbones,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    inspect,
+    meta_tune,
+    options,
+    predict,
+    recipes,
+    verify,
+)
 
 app = typer.Typer(
     name="fewshot",
@@ -20,6 +33,7 @@ app = typer.Typer(
 app.command("adapt")(adapt.adapt)
 app.command("predict")(predict.predict)
 app.command("eval")(evaluate.evaluate)
+app.command("meta-tune")(meta_tune.meta_tune)
 app.command("export")(export.export)
 app.command("inspect")(inspect.inspect)
 app.command("verify")(verify.verify)
@@ -56,7 +70,7 @@ def main() -> None:
         with contextlib.suppress(BrokenPipeError):  # whoever reads it has seen enough
             print(_help(words), flush=True)
     else:
-        app(options.spread(sys.argv[1:]) if words[:1] == ["eval"] else None)
+        app(options.spread(sys.argv[1:]) if words[:1] in (["eval"], ["meta-tune"]) else None)
 
 
 def _help(words: list[str]) -> str:

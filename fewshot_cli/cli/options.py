@@ -49,6 +49,14 @@ Changes = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change one value of the recipe; may be repeated."),
 ]
+Density = Annotated[
+    float | None,
+    typer.Option(
+        "--density",
+        metavar="SHARE",
+        help="Let the bank move only this share of all weights, those it moves furthest: smaller files.",
+    ),
+]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N", help="Where to compute.")]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of all random numbers.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never touch the network.")]
@@ -85,17 +93,17 @@ def command(body: Callable[P, None]) -> Callable[P, None]:
     return run
 
 
-def spread(words: list[str], option: str = "--data") -> list[str]:
+def spread(words: list[str], options: tuple[str, ...] = ("--data", "--validate")) -> list[str]:
     """The command line with `--data A B` as `--data A --data B`: all words up to the next option are the option's."""
     spelled: list[str] = []
-    taking = False
+    taking = ""
     for word in words:
         if word.startswith("-"):
-            taking = word == option
+            taking = word if word in options else ""
             if not taking:
                 spelled.append(word)
         else:
-            spelled += [option, word] if taking else [word]
+            spelled += [taking, word] if taking else [word]
     return spelled
 
 
@@ -115,17 +123,17 @@ def start(quiet: bool, offline: bool) -> "Progress":
     return progress
 
 
-def recipe_name(recipe: str | None, method: str | None) -> str:
+def recipe_name(recipe: str | None, method: str | None, from_bank: bool = False) -> str:
     """The recipe asked for, by whichever of the two options. Raises FewshotError where both are given."""
     from fewshot_cli.errors import FewshotError
-    from fewshot_cli.recipes import DEFAULT_RECIPE
+    from fewshot_cli.recipes import DEFAULT_RECIPE, DEFAULT_RECIPE_FROM_BANK
 
     if recipe and method:
         raise FewshotError(
             f"Both --recipe {recipe} and --method {method} are given.",
             "--method NAME is short for --recipe NAME; give one.",
         )
-    return recipe or method or DEFAULT_RECIPE
+    return recipe or method or (DEFAULT_RECIPE_FROM_BANK if from_bank else DEFAULT_RECIPE)
 
 
 def source(weights: Path | None, offline: bool) -> "Source":

@@ -3,7 +3,7 @@
 import copy
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
@@ -30,7 +30,7 @@ class Backbone:
     """A frozen model without its classifier: `features(images)` and the weights that a delta is added to.
 
     `params` are timm's parameter names and values; `fingerprint` identifies the weights as they were read, before an
-    image size other than the model's own resampled any of them.
+    image size other than the model's own resampled any of them. `overlay` are weights in place of the module's own.
     """
 
     name: str
@@ -39,14 +39,25 @@ class Backbone:
     dim: int
     source: Mapping[str, Tensor] = field(repr=False)
     licence: str
+    overlay: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
     @cached_property
     def params(self) -> Params:
-        return {name: parameter.detach() for name, parameter in self.module.named_parameters()}
+        own = {name: parameter.detach() for name, parameter in self.module.named_parameters()}
+        return own | dict(self.overlay)
 
     @cached_property
     def fingerprint(self) -> str:
         return fingerprint(self.source)
+
+    @cached_property
+    def moved_fingerprint(self) -> str:
+        """Identifies the weights that `moved` put in place of the base's; "" where it put none."""
+        return fingerprint(self.overlay) if self.overlay else ""
+
+    def moved(self, weights: Mapping[str, Tensor]) -> "Backbone":
+        """The same backbone with `weights` in place of those of its own: same module, same `fingerprint`."""
+        return replace(self, overlay=dict(self.overlay) | dict(weights))
 
     @property
     def device(self) -> torch.device:
@@ -73,9 +84,10 @@ class Backbone:
         """Features `(n, dim)` of normalised images `(n, 3, height, width)`, with `weights` in place of the base's."""
         if _is_convolutional(self.module):
             images = images.contiguous(memory_format=torch.channels_last)
+        weights = dict(self.overlay) | dict(weights or {})
         if not weights:
             return self.module(images)  # type: ignore[no-any-return]
-        return functional_call(self.module, dict(weights), (images,))  # type: ignore[no-any-return]
+        return functional_call(self.module, weights, (images,))  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def frozen_features(self, pictures: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:

@@ -68,6 +68,46 @@ def merge(base: Mapping[str, Tensor], delta: Delta) -> dict[str, Tensor]:
     return dict(base) | {name: change.added_to(base[name]) for name, change in delta.items()}
 
 
+def plus(first: Delta, second: Delta) -> dict[str, Change]:
+    """The delta that moves weights as `first` and then `second` do.
+
+    What only one of them changes stays as it is; two sparse changes give one, and else it is in the smaller form.
+    """
+    sums = {name: _sum(first[name], change) if name in first else change for name, change in second.items()}
+    return dict(first) | sums
+
+
+def delta_of(values: Mapping[str, Tensor]) -> dict[str, Change]:
+    """The delta that adds these values, each in the smaller form; a parameter whose values are all 0 is left out."""
+    found = {name: _smaller(of_parameter) for name, of_parameter in values.items()}
+    return {name: change for name, change in found.items() if isinstance(change, Dense) or len(change.positions)}
+
+
+def _sum(first: Change, second: Change) -> Change:
+    values = second.added_to(_values(first))
+    if not isinstance(first, Sparse) or not isinstance(second, Sparse):
+        return _smaller(values)
+    named = torch.zeros(values.numel(), dtype=torch.bool, device=values.device)
+    named[first.positions] = named[second.positions] = True
+    positions = named.nonzero().squeeze(1)
+    return Sparse(first.shape, positions, values.flatten()[positions])
+
+
+def _values(change: Change) -> Tensor:
+    """The change of every value of the parameter."""
+    given = change.left if isinstance(change, LowRank) else change.values
+    return change.added_to(given.new_zeros(change.shape))
+
+
+def _smaller(values: Tensor) -> Dense | Sparse:
+    """The change by these values: sparse, where a file so takes fewer numbers."""
+    if 2 * int(torch.count_nonzero(values)) >= values.numel():
+        return Dense(values)
+    flat = values.reshape(-1)
+    positions = flat.nonzero().squeeze(1)
+    return Sparse(tuple(values.shape), positions, flat[positions])
+
+
 def on_device(delta: Delta, device: torch.device) -> dict[str, Change]:
     """The same delta with its tensors on the device."""
 

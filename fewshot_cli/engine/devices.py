@@ -3,10 +3,16 @@
 import ctypes
 import os
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
+from typing import Protocol, TypeVar
 
 import torch
 
 from fewshot_cli.errors import FewshotError
+
+T = TypeVar("T")
 
 _CPU = torch.device("cpu")
 
@@ -30,6 +36,63 @@ def choose_device(wanted: str = "auto") -> torch.device:
             f"Device '{wanted}' is not here: {found}.", "Use --device cpu, or --device auto to take what there is."
         )
     return torch.device(wanted)
+
+
+class Recorder(Protocol):
+    """Records work on a device, so that it can be done again without Python."""
+
+    def run(self, work: Callable[[], T], /) -> T:
+        """Does the work once, where it would be recorded: what is loaded or chosen on first use is ready after it."""
+
+    def record(self, work: Callable[[], T], /) -> Callable[[], T]:
+        """What does the work again, on the same tensors and into the same result; recording doesn't do it."""
+
+
+def recorder(device: torch.device) -> Recorder | None:
+    """What records on this device; None where nothing does."""
+    return _GraphRecorder(device) if device.type == "cuda" else None
+
+
+class _GraphRecorder:
+    """CUDA graphs, which share one pool of memory: a result holds until the next of them runs.
+
+    Work runs and is recorded on one stream beside the current one, as torch's notes on CUDA graphs ask. Other threads
+    may go on using the GPU meanwhile.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def run(self, work: Callable[[], T], /) -> T:
+        current = torch.cuda.current_stream(self._stream.device)
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            result = work()
+        current.wait_stream(self._stream)
+        return result
+
+    def record(self, work: Callable[[], T], /) -> Callable[[], T]:
+        graph = torch.cuda.CUDAGraph()
+        recording = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
+        with chosen(self._stream.device), recording:
+            result = work()
+
+        def replay() -> T:
+            graph.replay()
+            return result
+
+        return replay
+
+
+def runs_triton(device: torch.device) -> bool:
+    """Whether kernels written in Triton run there."""
+    return device.type == "cuda" and find_spec("triton") is not None
+
+
+def chosen(device: torch.device) -> AbstractContextManager[object]:
+    """A context in which kernels go to this device, where a process sees several."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def keep_freed_memory() -> None:

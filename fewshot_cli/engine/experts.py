@@ -9,14 +9,15 @@ dummy classifier, whose gates are 1, is not counted in sparsities.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fewshot_cli.engine.devices import runs_triton
 from fewshot_cli.engine.flat import Layout
 from fewshot_cli.engine.masks import largest
 
@@ -35,6 +36,11 @@ PACKED_CHUNK = 2**16  # on a CPU; a packed weight is one byte
 def start_logits(size: int, experts: int, rng: torch.Generator) -> Tensor:
     """Logits `(experts, size)` to start meta-tuning from, N(0, 0.5²); `rng` is a CPU generator."""
     return torch.randn(experts, size, generator=rng) * 0.5
+
+
+def fixed_logits(on: Tensor, size: int) -> Tensor:
+    """Logits `(size,)` of gates that are 1 at the positions `on` `(k,)` and 0 everywhere else."""
+    return torch.full((size,), LOWEST_LOGIT, device=on.device).index_fill_(0, on, HIGHEST_LOGIT)
 
 
 def clamp_logits_(logits: Tensor) -> None:
@@ -74,28 +80,32 @@ class Merged(NamedTuple):
     """The share of gates that are exactly 0, `(experts,)`, which is not."""
 
 
-def interpolate(base: Tensor, delta: Tensor, logits: Tensor, weights: Tensor, beta: float = TRAINING_BETA) -> Merged:
+def interpolate(
+    base: Tensor,
+    delta: Tensor,
+    logits: Tensor,
+    weights: Tensor,
+    beta: float = TRAINING_BETA,
+    into: Tensor | None = None,
+) -> Merged:
     """The weights base + (Σ_m w_m z_m) ⊙ delta of a task, from its expert weights `(experts,)`.
 
     Differentiable in `delta`, `logits` and `weights`, not in `base`. One pass over the logits, and one more backwards;
-    neither keeps anything of their size but their gradient: what is needed in between is computed again.
+    neither keeps anything of their size but their gradient: what is needed in between is computed again. The gradient
+    of the logits is added to the tensor `into` where there is one, and the logits themselves then get none.
     """
-    return Merged(*_Interpolation.apply(base, delta, logits, weights, beta))
+    return Merged(*_Interpolation.apply(base, delta, logits, weights, beta, into))
 
 
 class _Interpolation(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, base: Tensor, delta: Tensor, logits: Tensor, weights: Tensor, beta: float) -> Any:
+    def forward(
+        ctx: Any, base: Tensor, delta: Tensor, logits: Tensor, weights: Tensor, beta: float, into: Tensor | None
+    ) -> Any:
         ctx.save_for_backward(delta, logits, weights)
-        ctx.beta = beta
-        experts, size = logits.shape
-        merged = torch.empty_like(base)
-        opened, positive = logits.new_zeros(2, experts, dtype=torch.float64)
-        for i in _chunks(logits, CPU_CHUNK):
-            z = gates(logits[:, i], beta)
-            torch.addcmul(base[i], weights @ z, delta[i], out=merged[i])
-            opened += open_probability(logits[:, i]).sum(1)
-            positive += z.sign_().sum(1)  # several times as fast as counting
+        ctx.beta, ctx.into = beta, into
+        merged, opened, positive = _passes(logits).forward(base, delta, logits, weights, beta)
+        size = logits.shape[1]
         l0, zeros = (opened / size).to(logits.dtype), (1 - positive / size).to(logits.dtype)
         ctx.mark_non_differentiable(zeros)
         return merged, l0, zeros
@@ -104,11 +114,77 @@ class _Interpolation(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, of_merged: Tensor, of_l0: Tensor, _: Tensor) -> Any:
         delta, logits, weights = ctx.saved_tensors
-        of_delta, of_logits, of_weights = torch.empty_like(delta), torch.empty_like(logits), torch.zeros_like(weights)
-        slope = (weights * (ZETA - GAMMA) / ctx.beta).unsqueeze(1)
-        share = (of_l0 / logits.shape[1]).unsqueeze(1)
+        shares = of_l0 / logits.shape[1]
+        of_logits = logits.new_empty(logits.shape) if ctx.into is None else ctx.into
+        of_delta, of_weights = _passes(logits).backward(
+            delta, logits, weights, of_merged, shares, ctx.beta, of_logits, ctx.into is not None
+        )
+        return None, of_delta, of_logits if ctx.into is None else None, of_weights, None, None
+
+
+class _Passes(Protocol):
+    """The work of `interpolate`; `fused` has it in one kernel each way."""
+
+    def forward(
+        self, base: Tensor, delta: Tensor, logits: Tensor, weights: Tensor, beta: float, /
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The merged weights; of each expert the sum of the probabilities that a gate is open, and how many gates are
+        not 0, float64."""
+
+    def backward(
+        self,
+        delta: Tensor,
+        logits: Tensor,
+        weights: Tensor,
+        of_merged: Tensor,
+        shares: Tensor,
+        beta: float,
+        of_logits: Tensor,
+        add: bool,
+        /,
+    ) -> tuple[Tensor, Tensor]:
+        """The gradients of delta and weights; that of the logits is written to `of_logits`, or added to what is there.
+        `shares` is the gradient of every open probability, by expert."""
+
+
+def _passes(logits: Tensor) -> _Passes:
+    if not (runs_triton(logits.device) and logits.dtype == torch.float32):
+        return _InChunks()
+    from fewshot_cli.engine import fused
+
+    return fused
+
+
+class _InChunks:
+    def forward(
+        self, base: Tensor, delta: Tensor, logits: Tensor, weights: Tensor, beta: float, /
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        merged = torch.empty_like(base)
+        opened, positive = logits.new_zeros(2, len(logits), dtype=torch.float64)
         for i in _chunks(logits, CPU_CHUNK):
-            s = torch.sigmoid(logits[:, i] / ctx.beta)
+            z = gates(logits[:, i], beta)
+            torch.addcmul(base[i], weights @ z, delta[i], out=merged[i])
+            opened += open_probability(logits[:, i]).sum(1)
+            positive += z.sign_().sum(1)  # several times as fast as counting
+        return merged, opened, positive
+
+    def backward(
+        self,
+        delta: Tensor,
+        logits: Tensor,
+        weights: Tensor,
+        of_merged: Tensor,
+        shares: Tensor,
+        beta: float,
+        of_logits: Tensor,
+        add: bool,
+        /,
+    ) -> tuple[Tensor, Tensor]:
+        of_delta, of_weights = torch.empty_like(delta), torch.zeros_like(weights)
+        slope = (weights * (ZETA - GAMMA) / beta).unsqueeze(1)
+        share = shares.unsqueeze(1)
+        for i in _chunks(logits, CPU_CHUNK):
+            s = torch.sigmoid(logits[:, i] / beta)
             stretched = _stretched(s)
             z = stretched.clamp(0, 1)
             of_mix = of_merged[i] * delta[i]
@@ -118,8 +194,12 @@ class _Interpolation(torch.autograd.Function):
             inside = torch.ops.aten.hardtanh_backward(slope * of_mix, stretched, 0, 1)
             p = open_probability(logits[:, i])
             of_p = torch.addcmul(p, p, p, value=-1).mul_(share)  # dp/dlogit = p(1 − p)
-            torch.add(torch.ops.aten.sigmoid_backward(inside, s), of_p, out=of_logits[:, i])
-        return None, of_delta, of_logits, of_weights, None
+            of_s = torch.ops.aten.sigmoid_backward(inside, s)
+            if add:
+                of_logits[:, i].add_(of_p.add_(of_s))
+            else:
+                torch.add(of_s, of_p, out=of_logits[:, i])
+        return of_delta, of_weights
 
 
 def reset(multipliers: Tensor, sparsity: Tensor, target: float) -> Tensor:
@@ -152,11 +232,21 @@ class PackedGates:
     @classmethod
     def of(cls, logits: Tensor, beta: float) -> "PackedGates":
         """The gates that logits `(experts, size)` give."""
-        experts, size = logits.shape
-        bits = torch.empty(math.ceil(experts / 8), size, dtype=torch.uint8, device=logits.device)
+        return cls._of_chunks(logits, lambda chunk: gates(chunk.detach(), beta))
+
+    @classmethod
+    def of_gates(cls, known: Tensor) -> "PackedGates":
+        """These gates `(experts, size)` in [0, 1], as a bank's file has them."""
+        return cls._of_chunks(known, lambda chunk: chunk)
+
+    @classmethod
+    def _of_chunks(cls, values: Tensor, gates_of: Callable[[Tensor], Tensor]) -> "PackedGates":
+        """The gates that `gates_of` makes of each chunk of the values `(experts, size)`."""
+        experts, size = values.shape
+        bits = torch.empty(math.ceil(experts / 8), size, dtype=torch.uint8, device=values.device)
         positions, between = [], []
-        for i in _chunks(logits, CPU_CHUNK):
-            z = gates(logits[:, i].detach(), beta)
+        for i in _chunks(values, CPU_CHUNK):
+            z = gates_of(values[:, i])
             mixed = ((z > 0) & (z < 1)).any(0)
             here = mixed.nonzero().squeeze(1)
             positions.append(here + i.start)

@@ -3,12 +3,12 @@
 import math
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
+from fewshot_cli.engine.descent import Descent, Group, OptimiserName
 from fewshot_cli.engine.settings import Settings
 from fewshot_cli.engine.types import Params, unwatched
 from fewshot_cli.errors import FewshotError
@@ -17,7 +17,7 @@ from fewshot_cli.errors import FewshotError
 class Optim(Settings):
     """How to train: the optimiser, its learning rate, how many steps, how many images in each."""
 
-    name: Literal["adam", "adamw", "sgd"] = "adam"
+    name: OptimiserName = "adam"
     lr: float = Field(default=1e-3, ge=0)
     steps: int = Field(default=50, ge=0)
     epochs: float = Field(default=0.0, ge=0)
@@ -44,24 +44,31 @@ def fit(
 
     Raises FewshotError when the loss or a parameter is no longer a finite number.
     """
-    params = {name: values.detach().clone().requires_grad_() for name, values in start.items()}
-    groups = [{"params": [values], "scale": lr_scale.get(name, 1.0)} for name, values in params.items()]
-    optimiser = _optimiser(groups, optim)
+    descent = Descent(start, _groups(start, optim, lr_scale))
     for step in range(optim.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = optim.lr * group["scale"] * _share_of_lr(step, optim)
-        optimiser.zero_grad(set_to_none=True)
         value = 0.0
-        for part in loss(params, step):
+        for part in loss(descent.params, step):
             part.backward()  # type: ignore[no-untyped-call]
             value += part.item()
         if not math.isfinite(value):
             raise _broken_off(step, optim, f"the loss is {value}")
-        optimiser.step()
+        descent.step([group.lr * _share_of_lr(step, optim) for group in descent.groups])
         watch(step + 1, optim.steps, value)
+    params = {name: values.detach() for name, values in descent.params.items()}
     if not all(values.isfinite().all() for values in params.values()):  # what the last step did shows in no loss
         raise _broken_off(optim.steps - 1, optim, "a weight is no longer a finite number")
-    return {name: values.detach() for name, values in params.items()}
+    return params
+
+
+def _groups(start: Params, optim: Optim, lr_scale: Mapping[str, float]) -> list[Group]:
+    """A group for each learning rate."""
+    by_scale: dict[float, list[str]] = {}
+    for name in start:
+        by_scale.setdefault(lr_scale.get(name, 1.0), []).append(name)
+    return [
+        Group(tuple(names), optim.name, optim.lr * scale, optim.momentum, optim.weight_decay)
+        for scale, names in by_scale.items()
+    ]
 
 
 def _broken_off(step: int, optim: Optim, reason: str) -> FewshotError:
@@ -69,16 +76,6 @@ def _broken_off(step: int, optim: Optim, reason: str) -> FewshotError:
         f"Training broke off at step {step + 1} of {optim.steps}: {reason}.",
         f"Use a smaller learning rate: --set method.tuning.optim.lr={optim.lr / 10:g}",
     )
-
-
-def _optimiser(groups: list[dict[str, Any]], optim: Optim) -> torch.optim.Optimizer:
-    match optim.name:
-        case "adam":
-            return torch.optim.Adam(groups, lr=optim.lr, weight_decay=optim.weight_decay)
-        case "adamw":
-            return torch.optim.AdamW(groups, lr=optim.lr, weight_decay=optim.weight_decay)
-        case "sgd":
-            return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay)
 
 
 def _share_of_lr(step: int, optim: Optim) -> float:

@@ -85,6 +85,10 @@ class FlatBackbone:
 
     def features(self, images: Tensor, weights: Tensor) -> Tensor:
         """Features `(n, dim)` of normalised images under the flat weights `(size,)`, differentiable in both."""
-        lowered = self.precision != torch.float32
-        with torch.autocast(weights.device.type, dtype=self.precision if lowered else None, enabled=lowered):
+        with self.lowered():
             return self.backbone.features(images, self.layout.views(weights)).to(weights.dtype)
+
+    def lowered(self) -> torch.autocast:
+        """A context in which passes are done in `precision`."""
+        lowered = self.precision != torch.float32
+        return torch.autocast(self.base.device.type, dtype=self.precision if lowered else None, enabled=lowered)

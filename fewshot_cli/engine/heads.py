@@ -37,8 +37,11 @@ class Head:
 
 
 def class_means(features: Tensor, labels: Tensor, way: int) -> Tensor:
-    """Prototypes `(..., way, dim)`: the mean feature of every class. A class without an image gets zeros."""
-    members = F.one_hot(labels, way).to(features.dtype)
+    """Prototypes `(..., way, dim)`: the mean feature of every class. A class without an image gets zeros.
+
+    An image whose label is not in [0, way) is in no class.
+    """
+    members = (labels.unsqueeze(-1) == torch.arange(way, device=labels.device)).to(features.dtype)
     return members.mT @ features / members.sum(-2).clamp(min=1).unsqueeze(-1)
 
 

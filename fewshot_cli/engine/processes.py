@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,6 +23,12 @@ class Processes:
     @property
     def is_first(self) -> bool:
         return self.rank == 0
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Puts the sum over all processes in the place of each tensor."""
+        if self.world > 1:
+            for values in tensors:
+                dist.all_reduce(values)
 
     def gather(self, found: Any) -> list[Any]:
         """What every process found, in the order of their ranks. It travels as JSON: nothing is unpickled."""

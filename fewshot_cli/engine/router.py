@@ -5,6 +5,7 @@ comes out at the prototypes is pooled into an embedding e of the task, and exper
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -23,6 +24,11 @@ TASKS_PER_DEGREE = 4000  # seen while the temperature falls by one
 Pool: TypeAlias = Literal["mean", "first"]
 """`mean` of the outputs at all prototypes, so that the order of the classes doesn't matter. The published code takes
 the output at the `first`, so there it does."""
+
+
+Noise: TypeAlias = torch.Generator | Tensor
+"""What samples the experts' weights: a generator on the CPU, or what `logistic_noise` drew with it beforehand, which
+spares a GPU the wait for a copy."""
 
 
 @dataclass(frozen=True)
@@ -100,27 +106,40 @@ def folded(router: Params) -> Params:
 
 
 def route(
-    router: Params, prototypes: Tensor, temperature: float, pool: Pool = "mean", rng: torch.Generator | None = None
+    router: Params,
+    prototypes: Tensor,
+    temperature: float | Tensor,
+    pool: Pool = "mean",
+    rng: Noise | None = None,
+    classes: Tensor | None = None,
 ) -> Routing:
     """The experts' weights for the task with these prototypes `(way, dim)` of the frozen backbone.
 
-    With a CPU generator `rng` the weights are a sample of relaxed Bernoulli variables, as in meta-tuning; without, they
-    follow from the logits alone.
+    With `rng` the weights are a sample of relaxed Bernoulli variables, as in meta-tuning; without, they follow from the
+    logits alone. `classes` `(way,)` says which prototypes are looked at, the first among them; None is all.
     """
-    tokens = _block(router, torch.cat([prototypes, router["skill_tokens"]]))
-    embedding = tokens[: len(prototypes)].mean(0) if pool == "mean" else tokens[0]
+    way, skills = len(prototypes), router["skill_tokens"]
+    if classes is None:
+        classes = torch.ones(way, dtype=torch.bool, device=prototypes.device)
+    tokens = _block(router, torch.cat([prototypes, skills]), torch.cat([classes, classes.new_ones(len(skills))]))
+    embedding = classes.to(tokens.dtype) @ tokens[:way] / classes.sum() if pool == "mean" else tokens[0]
     logits = router["expert_keys"] @ embedding
-    s = relaxed_bernoulli(logits, temperature, rng) if rng else torch.sigmoid(logits / temperature)
+    s = torch.sigmoid(logits / temperature) if rng is None else relaxed_bernoulli(logits, temperature, rng)
     return Routing(embedding, logits, s / (s.sum() + 1e-8))
 
 
-def relaxed_bernoulli(logits: Tensor, temperature: float, rng: torch.Generator) -> Tensor:
+def relaxed_bernoulli(logits: Tensor, temperature: float | Tensor, rng: Noise) -> Tensor:
     """Samples in (0, 1), differentiable in the logits: σ((logits + ln u − ln(1 − u)) / temperature), u uniform.
 
     As torch.distributions' RelaxedBernoulli, which takes no generator.
     """
-    u = torch.rand(logits.shape, generator=rng, dtype=torch.float64).clamp(1e-7, 1 - 1e-7)
-    return torch.sigmoid((logits + torch.logit(u).to(logits)) / temperature)
+    noise = rng if isinstance(rng, Tensor) else logistic_noise(logits.shape, rng)
+    return torch.sigmoid((logits + noise.to(logits)) / temperature)
+
+
+def logistic_noise(shape: Sequence[int], rng: torch.Generator) -> Tensor:
+    """ln u − ln(1 − u) on the CPU, float64, for uniform u."""
+    return torch.logit(torch.rand(shape, generator=rng, dtype=torch.float64).clamp(1e-7, 1 - 1e-7))
 
 
 def temperature_after(tasks: int) -> float:
@@ -128,17 +147,17 @@ def temperature_after(tasks: int) -> float:
     return max(LOWEST_TEMPERATURE, START_TEMPERATURE - tasks / TASKS_PER_DEGREE)
 
 
-def _block(router: Params, x: Tensor) -> Tensor:
-    """The tokens `(n, dim)` after one pre-norm transformer block."""
-    x = x + _attention(router, _norm(router, "block.norm1", x))
+def _block(router: Params, x: Tensor, seen: Tensor) -> Tensor:
+    """The tokens `(n, dim)` after one pre-norm transformer block; they attend to those that `seen` `(n,)` names."""
+    x = x + _attention(router, _norm(router, "block.norm1", x), seen)
     hidden = F.gelu(_linear(router, "block.mlp.fc1", _norm(router, "block.norm2", x)))
     return x + _linear(router, "block.mlp.fc2", hidden)
 
 
-def _attention(router: Params, x: Tensor) -> Tensor:
+def _attention(router: Params, x: Tensor, seen: Tensor) -> Tensor:
     n, dim = x.shape
     q, k, v = _linear(router, "block.attn.qkv", x).view(n, 3, HEADS, dim // HEADS).permute(1, 2, 0, 3)
-    attended = F.scaled_dot_product_attention(q, k, v)
+    attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen.unsqueeze(0))
     return _linear(router, "block.attn.proj", attended.transpose(0, 1).reshape(n, dim))
 
 

@@ -1,8 +1,46 @@
 """Learning rates of meta-tuning, epoch by epoch; epochs count from 0."""
 
 import math
+from typing import Literal
+
+from pydantic import Field
+
+from fewshot_cli.engine.settings import Settings
 
 FIRST_LR = 1e-6
+
+
+class Schedule(Settings):
+    """How learning rates change in a run.
+
+    `cosine` rises for `warmup` epochs and then falls to 0, a little with every step; `constant` rises and stays.
+    `smat` and `pmf` are the published ones, which change from epoch to epoch: see `smat_lr` and `pmf_lr`.
+    """
+
+    name: Literal["cosine", "constant", "smat", "pmf"] = "cosine"
+    warmup: float = Field(default=1.0, ge=0)
+    """Epochs."""
+    epochs: int | None = Field(default=None, ge=1)
+    """When it reaches its end; None is the run's own length. SMAT with ViT-S stops halfway down a cosine of 50."""
+
+    def lr(self, lr: float, epoch: float, run: int, first: float = FIRST_LR) -> float:
+        """The learning rate at `epoch`, a number with a fraction, of a run of so many; `lr` is the largest.
+
+        `first` is what `smat` begins with in epoch 0: 1e-6, but for the router 0.
+        """
+        epochs = self.epochs or run
+        match self.name:
+            case "smat" if epoch < 1:
+                return first
+            case "smat":
+                return lr * smat_factor(math.floor(epoch), epochs, round(self.warmup))
+            case "pmf":
+                return pmf_lr(math.floor(epoch), lr, epochs, round(self.warmup))
+        rising = (epoch + 1e-3) / self.warmup if self.warmup else 1.0  # never 0, as nothing would be learned
+        if rising < 1:
+            return lr * rising
+        left = epochs - self.warmup
+        return lr if self.name == "constant" or left <= 0 else lr * _half_cosine((epoch - self.warmup) / left)
 
 
 def warm_cosine_lr(epoch: int, lr: float, epochs: int = 100, warmup: int = 5, low: float = FIRST_LR) -> float:

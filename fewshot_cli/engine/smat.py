@@ -24,12 +24,16 @@ from fewshot_cli.engine import experts
 from fewshot_cli.engine.experts import TRAINING_BETA, PackedGates, interpolate, start_logits
 from fewshot_cli.engine.flat import FlatBackbone
 from fewshot_cli.engine.heads import COSINE_SCALE, class_means, cosine_head
-from fewshot_cli.engine.router import Pool, Routing, folded, is_state, power_iterated, route, start_router
+from fewshot_cli.engine.router import Noise, Pool, Routing, folded, is_state, power_iterated, route, start_router
 from fewshot_cli.engine.settings import Settings
 from fewshot_cli.engine.types import Params, Task
 
 DELTA, LOGITS, MULTIPLIERS, ROUTER = "delta", "logits", "multipliers", "router."
 """The names in a bank: `(size,)`, `(experts, size)`, `(experts,)`, and what those of the router begin with."""
+
+PADDING = -100
+"""The label of an image that only fills a task up to a size; torch's cross-entropy leaves it out."""
+_ABSENT = -1e30  # the logit of a class that isn't there: probability 0, and unlike −∞ no 0 · ∞ in a KL divergence
 
 
 class SMATSettings(Settings):
@@ -60,11 +64,17 @@ class SMATSettings(Settings):
 class FeaturedTask(Task):
     """An episode with the frozen backbone's features `(n, dim)` of its images.
 
-    They take no part in the gradient, so they may come from a cache.
+    They take no part in the gradient, so they may come from a cache. An image with the label PADDING counts nowhere,
+    nor does a class without an image in the support set: see `buckets.padded`.
     """
 
     support_features: Tensor
     query_features: Tensor
+
+    @property
+    def classes(self) -> Tensor:
+        """Which of the `way` classes are there, `(way,)`."""
+        return (self.support_labels.unsqueeze(1) == torch.arange(self.way, device=self.support_labels.device)).any(0)
 
     @property
     def frozen_prototypes(self) -> Tensor:
@@ -113,6 +123,12 @@ def write_state_(bank: Params, state: Params) -> None:
             bank[name].copy_(values)
 
 
+def passed(bank: Params) -> Params:
+    """The state that the loss of one more task at the same weights leaves, but for the multipliers, which any task
+    resets alike: for a process that leaves the task to another."""
+    return {f"{ROUTER}{name}": values for name, values in power_iterated(router_of(bank)).items()}
+
+
 def router_of(bank: Params) -> Params:
     return {name.removeprefix(ROUTER): values for name, values in bank.items() if name.startswith(ROUTER)}
 
@@ -122,16 +138,19 @@ def smat_loss(
     net: FlatBackbone,
     task: FeaturedTask,
     settings: SMATSettings,
-    temperature: float,
-    rng: torch.Generator | None = None,
+    temperature: float | Tensor,
+    rng: Noise | None = None,
+    into: Tensor | None = None,
 ) -> SMATLoss:
-    """The loss of one task, differentiable in `trained(bank)`; `rng`, on the CPU, samples the experts' weights.
+    """The loss of one task, differentiable in `trained(bank)`; `rng` samples the experts' weights.
 
-    The logits of the gates must be in the range that `experts.clamp_logits_` keeps them in.
+    The logits of the gates must be in the range that `experts.clamp_logits_` keeps them in. Nothing waits for a GPU,
+    unless `rng` is a generator. `into` `(experts, size)` is what the gradient of those logits is added to, where it is
+    not to be a tensor of its own.
     """
     state = power_iterated(router_of(bank))
-    routing = route(router_of(bank) | state, task.frozen_prototypes, temperature, settings.pool, rng)
-    merged = interpolate(net.base, bank[DELTA], bank[LOGITS], routing.weights)
+    routing = route(router_of(bank) | state, task.frozen_prototypes, temperature, settings.pool, rng, task.classes)
+    merged = interpolate(net.base, bank[DELTA], bank[LOGITS], routing.weights, into=into)
     queries = _query_loss(net, merged.weights.detach(), task, settings)
 
     target, weights = settings.sparsity, routing.weights
@@ -171,19 +190,20 @@ def _query_loss(net: FlatBackbone, weights: Tensor, task: FeaturedTask, settings
 
     A step has slope 1 (first order), so the gradient at θ is that at θ', and that at h' through the prototypes.
     """
+    absent, counted = ~task.classes, (task.query_labels != PADDING).to(weights.dtype)
 
     def logits(features: Tensor, head: Tensor) -> Tensor:
-        return cosine_head(head, settings.scale).logits(features)
+        return cosine_head(head, settings.scale).logits(features).masked_fill(absent, _ABSENT)
 
     theta = weights.requires_grad_()
     features = net.features(task.support_images, theta)
     prototypes = class_means(features, task.support_labels, task.way)
     head = prototypes.detach().requires_grad_()
-    support_ce = F.cross_entropy(logits(features, head), task.support_labels)
+    support_ce = F.cross_entropy(logits(features, head), task.support_labels, ignore_index=PADDING)
     adapted = _stepped((theta, head), grad(support_ce, (theta, head), retain_graph=True), settings.inner_lr)
 
     student = logits(net.features(task.query_images, adapted[0]), adapted[1])
-    ce = F.cross_entropy(student, task.query_labels)
+    ce = F.cross_entropy(student, task.query_labels, ignore_index=PADDING)
     of_ce = grad(ce, adapted, retain_graph=settings.kd > 0)
     kd, of_query = ce.new_zeros(()), of_ce
     if settings.kd:
@@ -191,12 +211,12 @@ def _query_loss(net: FlatBackbone, weights: Tensor, task: FeaturedTask, settings
             teacher = _stepped(adapted, of_ce, settings.teacher_lr)
             taught = logits(net.features(task.query_images, teacher[0]), teacher[1])
             pretrained = logits(task.query_features, task.frozen_prototypes)
-        kd = distance(student, taught, settings) + distance(student, pretrained, settings)
+        kd = distance(student, taught, counted, settings) + distance(student, pretrained, counted, settings)
         of_kd = grad(kd, adapted)
         of_query = tuple(torch.lerp(*both, settings.kd) for both in zip(of_ce, of_kd, strict=True))
     of_theta, of_head = of_query
     (through_prototypes,) = grad(prototypes, theta, of_head)
-    accuracy = (student.argmax(1) == task.query_labels).float().mean()
+    accuracy = (student.argmax(1) == task.query_labels).sum() / counted.sum()
     return _QueryLoss(ce.detach(), kd.detach(), accuracy, of_theta + through_prototypes)
 
 
@@ -207,13 +227,14 @@ def _stepped(params: tuple[Tensor, ...], gradients: tuple[Tensor, ...], lr: floa
     return tuple(values.requires_grad_() for values in moved)
 
 
-def distance(student: Tensor, teacher: Tensor, settings: SMATSettings) -> Tensor:
-    """½ T² KL of the softened answers `(queries, way)`, the mean over the queries."""
+def distance(student: Tensor, teacher: Tensor, counted: Tensor, settings: SMATSettings) -> Tensor:
+    """½ T² KL of the softened answers `(queries, way)`, the mean over the queries by their weights `counted`."""
     t = settings.kd_temperature
     p, q = F.log_softmax(student / t, dim=1), F.log_softmax(teacher / t, dim=1)
     if settings.kd_direction == "teacher_student":
         p, q = q, p
-    return 0.5 * t**2 * F.kl_div(q, p, reduction="batchmean", log_target=True)  # KL(p ‖ q)
+    divergence = F.kl_div(q, p, reduction="none", log_target=True).sum(1)  # KL(p ‖ q)
+    return 0.5 * t**2 * (divergence @ counted) / counted.sum()
 
 
 def _with_gradient(at: Tensor, gradient: Tensor) -> Tensor:

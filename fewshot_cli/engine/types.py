@@ -66,6 +66,25 @@ class Chosen:
 
 
 @dataclass(frozen=True)
+class JoinedImages:
+    """The pictures of several data sets, one after another."""
+
+    parts: tuple[Images, ...]
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        if len(self.parts) == 1:
+            return self.parts[0][indices]
+        ends = torch.tensor([len(part) for part in self.parts]).cumsum(0)
+        which = torch.searchsorted(ends, indices.cpu(), right=True)
+        found = [(indices.cpu() - (ends[i] - len(part)))[which == i] for i, part in enumerate(self.parts)]
+        pictures = torch.cat([part[rows] for part, rows in zip(self.parts, found, strict=True) if len(rows)])
+        return pictures[torch.argsort(torch.argsort(which, stable=True))]
+
+
+@dataclass(frozen=True)
 class Adapted:
     """What every method yields: what to add to the frozen backbone, and the head on its features."""
 

@@ -72,6 +72,8 @@ class Provenance(BaseModel):
     """The beginning of each one's SHA-256."""
     expected_accuracy: Expected
     versions: dict[str, str]
+    bank: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """The digest of the bank that it was adapted from."""
 
 
 class Header(BaseModel):
@@ -117,9 +119,14 @@ def write_delta_file(path: Path, header: Header, delta: Delta, head: Head) -> in
     return len(content)
 
 
-def tensor_bytes(delta: Delta, head: Head) -> int:
-    """How many bytes the file's tensors take; the header comes on top."""
-    return sum(values.numel() * values.element_size() for values in _tensors(delta, head).values())
+def delta_bytes(delta: Delta) -> int:
+    """How many bytes the tensors of the delta take in the file."""
+    return 4 * sum(_fewest_numbers(change) for change in delta.values())
+
+
+def head_bytes(head: Head) -> int:
+    """How many bytes the tensors of the head take in the file."""
+    return 4 * (head.weight.numel() + head.bias.numel())
 
 
 def read_delta_file(path: Path) -> DeltaFile:
@@ -154,13 +161,25 @@ def smallest(change: Change) -> Change:
     return min(change, sparse, Dense(values), key=_numbers)
 
 
+def _fewest_numbers(change: Change) -> int:
+    """How many numbers of four bytes the file takes for the change in its smallest form, which is not made."""
+    not_zero = change.nonzeros() if isinstance(change, LowRank) else int(torch.count_nonzero(change.values))
+    return min(_numbers(change), 2 * not_zero, math.prod(change.shape))
+
+
 def _values(change: Change) -> Tensor:
     return change.left if isinstance(change, LowRank) else change.values
 
 
 def _numbers(change: Change) -> int:
     """How many numbers of four bytes the file takes for it."""
-    return sum(tensor.numel() for tensor in _coded("", change).values())
+    match change:
+        case Dense():
+            return change.values.numel()
+        case Sparse():
+            return 2 * change.values.numel()
+        case LowRank():
+            return change.left.numel() + change.right.numel()
 
 
 def _coded(name: str, change: Change) -> dict[str, Tensor]:

@@ -18,7 +18,11 @@ from fewshot_cli.files.tensors import safetensors_bytes
 
 HeaderType = TypeVar("HeaderType", bound=BaseModel)
 
-KINDS = {"fewshot-delta": "a classifier (a delta file)", "fewshot-bank": "a bank of meta-tuning"}
+KINDS = {
+    "fewshot-delta": "a classifier (a delta file)",
+    "fewshot-bank": "a bank of meta-tuning",
+    "fewshot-checkpoint": "a checkpoint of meta-tuning",
+}
 """Every format there is, for whoever is given the wrong one."""
 
 
@@ -47,6 +51,15 @@ def signed_bytes(kind: Kind, header: BaseModel, tensors: Mapping[str, Tensor]) -
     text = header.model_dump_json()
     metadata = {"format": kind.format, "version": str(kind.version), "header": text, "sha256": _digest(text, stored)}
     return safetensors_bytes(stored, metadata)
+
+
+def format_of(path: Path) -> str:
+    """What the metadata call the file's format; nothing where there is no such file, or it isn't safetensors."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return str((file.metadata() or {}).get("format", ""))
+    except (SafetensorError, OSError, ValueError):
+        return ""
 
 
 def read_signed(path: Path, kind: Kind, header: type[HeaderType]) -> tuple[HeaderType, dict[str, Tensor], str]:

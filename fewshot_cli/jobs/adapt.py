@@ -1,7 +1,7 @@
 """From a labelled folder to a classifier in a small file."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fewshot_cli import __version__
 from fewshot_cli.engine.backbones import Backbone
-from fewshot_cli.engine.deltas import density
+from fewshot_cli.engine.deltas import density, plus
 from fewshot_cli.engine.statistics import best_sharpening
 from fewshot_cli.engine.types import Adapted, Run, Support, total_size
 from fewshot_cli.errors import CheckFailed, FewshotError
@@ -25,9 +25,10 @@ from fewshot_cli.files.delta_file import (
     write_delta_file,
 )
 from fewshot_cli.images.folders import Folder, read_folder
+from fewshot_cli.jobs.banks import Start, Starts
 from fewshot_cli.jobs.embedding import Embedded, Pictures, embed
 from fewshot_cli.jobs.estimate import HeldOut, features_under, held_out
-from fewshot_cli.jobs.loading import Source, check_delta, load_backbone, merged_weights
+from fewshot_cli.jobs.loading import Source, check_delta, merged_weights
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.jobs.record import SHORT_HASH, Report, data_hash, skipped, versions, write_run
 from fewshot_cli.recipes import Recipe
@@ -75,19 +76,20 @@ def adapt(
     labelled = read_folder(folder)
     _check_names(labelled)
     watch.lap("read")
-    backbone = load_backbone(recipe.backbone, source, recipe.image_size, device)
+    starts = Starts(source, device)
+    start = starts.of(recipe)
+    recipe, backbone = start.recipe, start.base
     watch.lap("load")
-    embedded = embed(backbone, [item.path for item in labelled.items], cache, progress)
+    embedded = embed(start.backbone, [item.path for item in labelled.items], cache, progress)
     used, copies = _distinct(labelled, embedded)
     support = _support(labelled, embedded, used, backbone)
     watch.lap("read")
 
-    with progress.track("training") as advance:
-        adapted = recipe.method.adapt(backbone, support, Run(seed, lambda step, steps, loss: advance(step, steps)))
-    asked = held_out(recipe.method, backbone, support, folds, seed, progress)
+    learned, asked = _learned(start, support, folds, seed, progress)
     if isinstance(asked, HeldOut):
-        adapted = Adapted(adapted.delta, adapted.head.sharpened(best_sharpening(asked.logits, asked.labels)))
+        learned = Adapted(learned.delta, learned.head.sharpened(best_sharpening(asked.logits, asked.labels)))
     expected = _expected(asked)
+    adapted = Adapted(plus(start.delta, learned.delta), learned.head)
     watch.lap("adapt")
 
     base = BaseFacts(
@@ -97,6 +99,19 @@ def adapt(
         licence=backbone.licence,
         preprocessing=backbone.preprocessing,
     )
+    merged_density = density(adapted.delta, base.size)
+    pruning = None
+    if recipe.density is not None:
+        unpruned = starts.of(recipe.model_copy(update={"density": None}))
+        seen = embed(unpruned.backbone, [item.path for item in labelled.items], cache, progress)
+        before, asked_before = _learned(unpruned, replace(support, features=seen.features[used]), folds, seed, progress)
+        pruning = {
+            "density": merged_density,
+            "density_before": density(plus(unpruned.delta, before.delta), base.size),
+            "accuracy": expected.mean,
+            "accuracy_before": _expected(asked_before).mean,
+        }
+        watch.lap("pruning")
     labels = [labelled.items[embedded.readable[row]].label for row in used]
     contents = [embedded.contents[row] for row in used]
     provenance = Provenance(
@@ -106,6 +121,7 @@ def adapt(
         learned_from=tuple(content[:SHORT_HASH] for content in contents),
         expected_accuracy=expected,
         versions=versions(),
+        bank=start.bank,
     )
     header = Header(
         base=base,
@@ -117,7 +133,7 @@ def adapt(
     )
     with staged(output) as draft:
         size = write_delta_file(draft, header, adapted.delta, adapted.head)
-        difference = _prove(draft, backbone, adapted, support)
+        difference = _prove(draft, start, learned, support)
     watch.lap("prove")
 
     report = {
@@ -133,7 +149,9 @@ def adapt(
         "folder": str(folder.absolute()),
         "file": str(output),
         "bytes": size,
-        "density": density(adapted.delta, base.size),
+        "density": merged_density,
+        "bank": start.bank and {"file": recipe.bank, "digest": start.bank},
+        "pruning": pruning,
         "seconds": watch.rounded(),
         "expected_accuracy": expected.model_dump(),
         "max_abs_diff": difference,
@@ -144,6 +162,16 @@ def adapt(
     }
     write_run(output, report)
     return report
+
+
+def _learned(
+    start: Start, support: Support, folds: int, seed: int, progress: Progress
+) -> tuple[Adapted, HeldOut | str]:
+    """What is learned from where the recipe starts, and what it answers about images held out, or why there is none."""
+    with progress.track("training") as advance:
+        run = Run(seed, lambda step, steps, loss: advance(step, steps))
+        learned = start.learner.adapt(start.backbone, support, run)
+    return learned, held_out(start.learner, start.backbone, support, folds, seed, progress)
 
 
 def _check_names(labelled: Folder) -> None:
@@ -199,15 +227,15 @@ def _expected(asked: HeldOut | str) -> Expected:
     return Expected(mean=found.mean, low=found.low, high=found.high, how=asked.how)
 
 
-def _prove(path: Path, backbone: Backbone, adapted: Adapted, support: Support) -> float:
-    """The largest difference between the logits of the file and of the live model on the support set.
+def _prove(path: Path, start: Start, learned: Adapted, support: Support) -> float:
+    """The largest difference between the logits of the file, on the base, and of the live model on the support set.
 
     Raises CheckFailed where it is more than rounding.
     """
     file = read_delta_file(path)
-    check_delta(file, backbone, path)
-    live = adapted.head.logits(features_under(backbone, adapted, support))
-    written = file.head.to(backbone.device).logits(_features_of(file, backbone, support))
+    check_delta(file, start.base, path)
+    live = learned.head.logits(features_under(start.backbone, learned, support))
+    written = file.head.to(start.base.device).logits(_features_of(file, start.base, support))
     difference = float((live - written).abs().max())
     if not difference <= TOLERANCE * max(1.0, float(live.abs().max())):
         raise CheckFailed(

@@ -3,22 +3,30 @@
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fewshot_cli.engine.backbones import Backbone
-from fewshot_cli.engine.deltas import merge, on_device
+from fewshot_cli.engine.deltas import Delta, merge, on_device, plus
 from fewshot_cli.engine.episodes import Episode, Pool, Session
 from fewshot_cli.engine.moments import Moments
 from fewshot_cli.engine.protocols import AnyProtocol, all_alike
 from fewshot_cli.engine.statistics import balanced_accuracy, calibration_errors, negative_log_likelihood
 from fewshot_cli.engine.types import Adapted, Chosen, Images, Run, Support
-from fewshot_cli.files.delta_file import tensor_bytes
+from fewshot_cli.files.delta_file import delta_bytes, head_bytes
 from fewshot_cli.files.journal import Results
-from fewshot_cli.methods.base import TASKS_AT_ONCE, ClosedFormMethod, GrowingMethod, HeadMethod, Method, logits_of_tasks
+from fewshot_cli.methods.base import (
+    TASKS_AT_ONCE,
+    ClosedFormMethod,
+    GrowingMethod,
+    HeadMethod,
+    Learner,
+    logits_of_tasks,
+)
 
 METRICS = ("accuracy", "balanced_accuracy", "ece", "nll", "seconds", "bytes")
 
@@ -28,6 +36,7 @@ class Ground:
     """A pool of pictures and the protocol that draws episodes from it: where methods meet.
 
     `features` `(n, dim)` and `images` are what the backbone sees in the pool's pictures. `hash` names their contents.
+    `delta` is how a bank has moved the backbone before any method does.
     """
 
     pool: Pool
@@ -38,17 +47,27 @@ class Ground:
     features: Tensor
     images: Images
     hash: str
+    delta: Delta = field(default_factory=dict)
+
+    @cached_property
+    def _delta_bytes(self) -> int:
+        return delta_bytes(self.delta)
+
+    def bytes(self, adapted: Adapted) -> int:
+        """What a delta file takes for the answer, besides its header: its head and both deltas, in one."""
+        delta = delta_bytes(plus(self.delta, adapted.delta)) if adapted.delta else self._delta_bytes
+        return delta + head_bytes(adapted.head)
 
     def episodes(self, seed: int, numbers: Sequence[int]) -> list[Episode]:
         return [self.protocol.episode(self.pool, seed, number) for number in numbers]
 
 
-def block_size(method: Method, ground: Ground) -> int:
+def block_size(method: Learner, ground: Ground) -> int:
     """How many episodes to do before they are written down. Always as many, since the last bits depend on it."""
     return TASKS_AT_ONCE if isinstance(method, HeadMethod) and not all_alike(ground.protocol, ground.pool) else 1
 
 
-def answer_block(method: Method, ground: Ground, seed: int, start: int) -> Results:
+def answer_block(method: Learner, ground: Ground, seed: int, start: int) -> Results:
     """What the method achieves in the block of episodes that begins with number `start`, for each session."""
     numbers = range(start, start + block_size(method, ground))
     episodes = ground.episodes(seed, numbers)
@@ -77,13 +96,13 @@ def _stacked(method: ClosedFormMethod, ground: Ground, sessions: Sequence[Sessio
     seconds = (time.perf_counter() - begin) / len(sessions)
     head = method.head(ground.features[support[0]], labels[0], way)
     measured = _measured(logits, answers, way)
-    constant = {"seconds": round(seconds, 6), "bytes": tensor_bytes({}, head)}
+    constant = {"seconds": round(seconds, 6), "bytes": ground.bytes(Adapted({}, head))}
     return {name: values.tolist() for name, values in measured.items()} | {
         name: [value] * len(sessions) for name, value in constant.items()
     }
 
 
-def _single(method: Method, ground: Ground, session: Session, run: Run) -> dict[str, float]:
+def _single(method: Learner, ground: Ground, session: Session, run: Run) -> dict[str, float]:
     begin = time.perf_counter()
     backbone, device = ground.backbone, ground.features.device
     rows = torch.from_numpy(session.support)
@@ -98,7 +117,7 @@ def _single(method: Method, ground: Ground, session: Session, run: Run) -> dict[
         features = backbone.frozen_features(ground.images[query], moved)
     else:
         features = ground.features[query.to(device)]
-    return _answered(adapted, features, session, begin)
+    return _answered(adapted, features, ground, session, begin)
 
 
 def _grown(method: GrowingMethod, ground: Ground, episode: Episode) -> list[dict[str, float]]:
@@ -111,18 +130,18 @@ def _grown(method: GrowingMethod, ground: Ground, episode: Episode) -> list[dict
         moments = moments.add(features, torch.from_numpy(session.support_labels), session.way)
         head = method.grown_head(moments).to(ground.features.device)
         asked = ground.features[torch.from_numpy(session.query)]
-        found.append(_answered(Adapted({}, head), asked, session, begin))
+        found.append(_answered(Adapted({}, head), asked, ground, session, begin))
     return found
 
 
-def _answered(adapted: Adapted, features: Tensor, session: Session, begin: float) -> dict[str, float]:
+def _answered(adapted: Adapted, features: Tensor, ground: Ground, session: Session, begin: float) -> dict[str, float]:
     logits = adapted.head.logits(features)
     labels = torch.from_numpy(session.query_labels).to(logits.device)
     measured = _measured(logits[None], labels[None], session.way)
     seconds = time.perf_counter() - begin
     return {name: float(values) for name, values in measured.items()} | {
         "seconds": round(seconds, 6),
-        "bytes": tensor_bytes(adapted.delta, adapted.head),
+        "bytes": ground.bytes(adapted),
     }
 
 

@@ -10,22 +10,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fewshot_cli import __version__
-from fewshot_cli.engine.backbones import Backbone
 from fewshot_cli.engine.episodes import Pool, join
 from fewshot_cli.engine.processes import Processes
 from fewshot_cli.engine.protocols import AnyProtocol, Incremental, PoolPlan, all_alike
-from fewshot_cli.engine.types import Images
+from fewshot_cli.engine.types import JoinedImages
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.files.atomic import check_writable, write_atomically
 from fewshot_cli.files.cache import FeatureCache
 from fewshot_cli.files.journal import Journal, Known, Results, read_run
 from fewshot_cli.images.datasets import Dataset
 from fewshot_cli.jobs.answering import METRICS, Ground, answer_block, block_size
+from fewshot_cli.jobs.banks import Start, Starts
 from fewshot_cli.jobs.data import Data, load_data
-from fewshot_cli.jobs.loading import Source, load_backbone
+from fewshot_cli.jobs.embedding import model_key
+from fewshot_cli.jobs.loading import Source
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.jobs.record import Report, versions
 from fewshot_cli.jobs.summary import summarised
@@ -67,7 +67,7 @@ class _Job:
     """One recipe on one ground; `key` names everything that decides what it finds."""
 
     name: str
-    recipe: Recipe
+    start: Start
     ground: Ground
     key: str
 
@@ -123,40 +123,41 @@ def pool_of(dataset: Dataset, labels: np.ndarray) -> Pool:
 
 def _jobs(recipes: Mapping[str, Recipe], question: Question, means: Means) -> tuple[list[_Job], dict[str, Data]]:
     """Each recipe on each ground, and the data sets as the last backbone sees them."""
-    pictures = not all(isinstance(recipe.method, HeadMethod) for recipe in recipes.values())
-    grounds: dict[tuple[str, int | None], list[Ground]] = {}
+    starts = Starts(means.source, means.device)
+    begun = {name: starts.of(recipe) for name, recipe in recipes.items()}
+    pictures = not all(isinstance(start.learner, HeadMethod) for start in begun.values())
+    grounds: dict[str, list[Ground]] = {}
     data: dict[str, Data] = {}
     jobs = []
-    for name, recipe in recipes.items():
-        which = recipe.backbone, recipe.image_size
+    for name, start in begun.items():
+        which = model_key(start.backbone, "")
         if which not in grounds:
-            backbone = load_backbone(recipe.backbone, means.source, recipe.image_size, means.device)
             data = {
-                dataset.name: load_data(dataset, backbone, means.cache, pictures, means.progress)
+                dataset.name: load_data(dataset, start.backbone, means.cache, pictures, means.progress)
                 for dataset in question.datasets
             }
-            grounds[which] = list(_grounds(question, data, backbone))
+            grounds[which] = list(_grounds(question, data, start))
         for ground in grounds[which]:
-            if isinstance(ground.protocol, Incremental) and not isinstance(recipe.method, GrowingMethod):
+            if isinstance(ground.protocol, Incremental) and not isinstance(start.learner, GrowingMethod):
                 raise FewshotError(
                     f"The recipe {name} can't add classes to what it has learned, as --protocol incremental asks.",
-                    "Heads that can: protonet, protonet-euclidean, ridge, lda.",
+                    "Heads that can: protonet, protonet-euclidean, ridge, lda; from a bank only where it is dense.",
                 )
-            jobs.append(_Job(name, recipe, ground, _key(recipe, ground, question.seed)))
+            jobs.append(_Job(name, start, ground, _key(start, ground, question.seed)))
     return jobs, data
 
 
-def _grounds(question: Question, data: Mapping[str, Data], backbone: Backbone) -> Iterator[Ground]:
+def _grounds(question: Question, data: Mapping[str, Data], start: Start) -> Iterator[Ground]:
     for protocol in question.protocols:
         for plan in protocol.pools(list(data), question.targets):
             parts = [data[name] for name in plan.datasets]
             pool, _ = join(plan.name, [pool_of(part.dataset, part.labels) for part in parts])
             protocol.check(pool)  # again: some pictures may be unreadable
             features = torch.cat([part.features for part in parts])
-            images = _Joined([part.images for part in parts])
+            images = JoinedImages(tuple(part.images for part in parts))
             rows = _row_names(plan, protocol, question)
             contents = _digest([part.hash for part in parts])
-            yield Ground(pool, protocol, rows, backbone, features, images, contents)
+            yield Ground(pool, protocol, rows, start.backbone, features, images, contents, start.delta)
 
 
 def _row_names(plan: PoolPlan, protocol: AnyProtocol, question: Question) -> tuple[str, ...]:
@@ -167,29 +168,10 @@ def _row_names(plan: PoolPlan, protocol: AnyProtocol, question: Question) -> tup
     return tuple(f"{name}, session {number}" for number in range(sessions)) if sessions > 1 else (name,)
 
 
-@dataclass(frozen=True)
-class _Joined:
-    """The pictures of several data sets, one after another."""
-
-    parts: Sequence[Images]
-
-    def __len__(self) -> int:
-        return sum(len(part) for part in self.parts)
-
-    def __getitem__(self, indices: Tensor) -> Tensor:
-        if len(self.parts) == 1:
-            return self.parts[0][indices]
-        ends = torch.tensor([len(part) for part in self.parts]).cumsum(0)
-        which = torch.searchsorted(ends, indices.cpu(), right=True)
-        found = [(indices.cpu() - (ends[i] - len(part)))[which == i] for i, part in enumerate(self.parts)]
-        pictures = torch.cat([part[rows] for part, rows in zip(self.parts, found, strict=True) if len(rows)])
-        return pictures[torch.argsort(torch.argsort(which, stable=True))]
-
-
-def _key(recipe: Recipe, ground: Ground, seed: int) -> str:
+def _key(start: Start, ground: Ground, seed: int) -> str:
     facts = [
         __version__,
-        recipe.model_dump(),
+        start.recipe.model_dump(exclude={"bank", "density"}),
         ground.backbone.fingerprint,
         ground.protocol.model_dump(),
         ground.pool.name,
@@ -197,6 +179,8 @@ def _key(recipe: Recipe, ground: Ground, seed: int) -> str:
         ground.features.device.type,
         seed,
     ]
+    if start.bank is not None:  # whatever its file is called
+        facts += [start.bank, start.recipe.density]
     return _digest(facts)
 
 
@@ -246,7 +230,7 @@ def _episodes(job: _Job, question: Question) -> int:
 
 def _blocks(job: _Job, question: Question) -> Iterator[tuple[int, int]]:
     """The number of the first episode of each block, and how many of it are wanted."""
-    size, episodes = block_size(job.recipe.method, job.ground), _episodes(job, question)
+    size, episodes = block_size(job.start.learner, job.ground), _episodes(job, question)
     for start in range(0, episodes, size):
         yield start, min(size, episodes - start)
 
@@ -270,7 +254,7 @@ def _worked(jobs: Sequence[_Job], question: Question, known: Known, journal: Jou
         share = units[processes.rank :: processes.world]
         with means.progress.track(f"{name}: episodes") as advance:
             for done, (job, start) in enumerate(share):
-                results = answer_block(job.recipe.method, job.ground, question.seed, start)
+                results = answer_block(job.start.learner, job.ground, question.seed, start)
                 mine.setdefault(job.key, {})[start] = results
                 if journal:
                     journal.write(job.key, start, results)
@@ -286,7 +270,7 @@ def _worked(jobs: Sequence[_Job], question: Question, known: Known, journal: Jou
 
 
 def _report(jobs: Sequence[_Job], data: Mapping[str, Data], question: Question, found: Known, means: Means) -> Report:
-    recipes = {job.name: job.recipe for job in jobs}
+    recipes = {job.name: job.start.recipe for job in jobs}
     results: dict[str, dict[str, dict[str, list[float]]]] = {name: {} for name in recipes}
     keys: dict[str, dict[str, str]] = {name: {} for name in recipes}
     rows: dict[str, dict[str, Any]] = {}
@@ -325,6 +309,7 @@ def _report(jobs: Sequence[_Job], data: Mapping[str, Data], question: Question, 
         **alone,
         "recipes": {name: recipe.model_dump() for name, recipe in recipes.items()},
         "fingerprints": {job.ground.backbone.name: job.ground.backbone.fingerprint for job in jobs},
+        "banks": {job.start.recipe.bank: job.start.bank for job in jobs if job.start.bank},
         "data": {
             name: {
                 "path": str(part.dataset.root),
@@ -339,7 +324,7 @@ def _report(jobs: Sequence[_Job], data: Mapping[str, Data], question: Question, 
         **summary,
         "results": results,
         "keys": keys,
-        "blocks": {job.key: block_size(job.recipe.method, job.ground) for job in jobs},
+        "blocks": {job.key: block_size(job.start.learner, job.ground) for job in jobs},
         "versions": versions(),
     }
 

@@ -115,7 +115,7 @@ def model_key(backbone: Backbone, delta: str) -> str:
         backbone.name,
         backbone.fingerprint,
         asdict(backbone.preprocessing),
-        delta,
+        delta + backbone.moved_fingerprint,
         backbone.device.type,
         torch.__version__,
     ]

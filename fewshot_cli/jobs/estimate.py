@@ -10,7 +10,7 @@ from fewshot_cli.engine.deltas import merge
 from fewshot_cli.engine.statistics import Interval, wilson
 from fewshot_cli.engine.types import Adapted, Run, Support
 from fewshot_cli.jobs.progress import Progress
-from fewshot_cli.methods.base import ClosedFormMethod, Method
+from fewshot_cli.methods.base import ClosedFormMethod, Learner
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class HeldOut:
 
 
 def held_out(
-    method: Method, backbone: Backbone, support: Support, folds: int, seed: int, progress: Progress
+    method: Learner, backbone: Backbone, support: Support, folds: int, seed: int, progress: Progress
 ) -> HeldOut | str:
     """Held-out answers on the support set, or the reason why there can be none.
 
@@ -47,7 +47,9 @@ def held_out(
     return _k_fold(method, backbone, support, min(folds, int(count.max())), seed, progress)
 
 
-def _k_fold(method: Method, backbone: Backbone, support: Support, folds: int, seed: int, progress: Progress) -> HeldOut:
+def _k_fold(
+    method: Learner, backbone: Backbone, support: Support, folds: int, seed: int, progress: Progress
+) -> HeldOut:
     fold_of = _fold_of_each(support, folds, seed)
     logits = support.features.new_zeros(len(support), support.way)
     with progress.track("estimating accuracy") as advance:

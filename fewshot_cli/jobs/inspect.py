@@ -1,27 +1,52 @@
-"""What a delta file holds."""
+"""What a delta file or a bank holds."""
 
 from pathlib import Path
 
 from fewshot_cli import __version__
 from fewshot_cli.engine.deltas import LowRank, Sparse, density
-from fewshot_cli.files.delta_file import read_delta_file
+from fewshot_cli.engine.survey import Layer, overlap, overlap_by_chance, survey
+from fewshot_cli.errors import FewshotError
+from fewshot_cli.files import bank_file
+from fewshot_cli.files.atomic import check_writable, write_atomically
+from fewshot_cli.files.bank_file import read_bank
+from fewshot_cli.files.delta_file import BaseFacts, read_delta_file
+from fewshot_cli.files.signed import format_of
 from fewshot_cli.jobs.record import Report
+
+PICTURES = (".svg", ".png", ".html")
 
 
 def inspect(path: Path) -> Report:
-    """The file's facts; the backbone itself is not needed. Raises FewshotError for a file that is no delta file."""
+    """The file's facts; the backbone itself is not needed. Raises FewshotError for a file that is neither kind."""
+    return inspect_bank(path) if format_of(path) == bank_file.KIND.format else inspect_delta(path)
+
+
+def check_picture(path: Path) -> None:
+    """Raises FewshotError where no picture can be written to `path`, before any work is done for it."""
+    if path.suffix.lower() not in PICTURES:
+        raise FewshotError(
+            f"{path} names no kind of picture that can be drawn.", f"End its name in {', '.join(PICTURES)}."
+        )
+    check_writable(path)
+
+
+def draw(report: Report, path: Path) -> None:
+    """Writes the picture of a bank's report to `path`, as its suffix says. Raises FewshotError for a delta file's."""
+    if "experts" not in report:
+        raise FewshotError(f"{report['file']} is a delta file; only banks are drawn.", "Leave out --picture.")
+    from fewshot_cli.reports.bank_plots import picture
+    from fewshot_cli.reports.html import bank_page
+
+    form = path.suffix.lower().removeprefix(".")
+    write_atomically(path, bank_page(report) if form == "html" else picture(report, form))
+
+
+def inspect_delta(path: Path) -> Report:
+    """The facts of a delta file."""
     file = read_delta_file(path)
     base = file.header.base
     return {
-        "command": "inspect",
-        "version": __version__,
-        "file": str(path),
-        "bytes": path.stat().st_size,
-        "sha256": file.digest,
-        "backbone": base.backbone,
-        "fingerprint": base.fingerprint,
-        "licence": base.licence,
-        "image_size": list(base.preprocessing.size),
+        **_file(path, file.digest, base),
         "method": file.header.method,
         "classes": list(file.header.classes),
         "head": {"dim": file.head.weight.shape[1], "unit_norm": file.head.unit_norm},
@@ -42,3 +67,55 @@ def inspect(path: Path) -> Report:
         "recipe": file.header.recipe,
         **file.header.provenance.model_dump(exclude={"learned_from"}),
     }
+
+
+def inspect_bank(path: Path) -> Report:
+    """The facts of a bank; all shares are in [0, 1].
+
+    `density` is that of the union of all experts: a change adapted from the bank is no denser. `expert_between` is the
+    share of an expert's open gates that are below 1. A layer's `density` has a number for every expert, in a dense bank
+    one; its `norm` is the length of the delta. What two experts have in common is intersection over union.
+    """
+    bank = read_bank(path)
+    header = bank.header
+    found = survey(header.shapes, bank.delta, bank.gates)
+    is_dense = bank.gates is None
+    between = [
+        count / max(1, opened)
+        for count, opened in zip(found.between.tolist(), found.both.diagonal().tolist(), strict=True)
+    ]
+    return {
+        **_file(path, bank.digest, header.base),
+        "kind": header.kind,
+        "experts": header.experts,
+        "size": header.size,
+        "bytes_as_float32": 4 * header.size * (1 + header.experts),
+        "density": found.union / found.size,
+        "expert_density": [] if is_dense else found.density,
+        "expert_between": [] if is_dense else between,
+        "layers": [_layer(layer) for layer in found.layers],
+        "overlap": [] if is_dense else overlap(found.both).tolist(),
+        "overlap_by_chance": [] if is_dense else overlap_by_chance(found.density).tolist(),
+        "recipe": header.recipe,
+        "router": header.router,
+        **header.provenance.model_dump(),
+    }
+
+
+def _file(path: Path, digest: str, base: BaseFacts) -> Report:
+    """What every file of ours has."""
+    return {
+        "command": "inspect",
+        "version": __version__,
+        "file": str(path),
+        "bytes": path.stat().st_size,
+        "sha256": digest,
+        "backbone": base.backbone,
+        "fingerprint": base.fingerprint,
+        "licence": base.licence,
+        "image_size": list(base.preprocessing.size),
+    }
+
+
+def _layer(layer: Layer) -> Report:
+    return {"name": layer.name, "size": layer.size, "density": layer.density, "norm": layer.norm}

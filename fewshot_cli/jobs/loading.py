@@ -9,7 +9,7 @@ from fewshot_cli.engine.backbones import Backbone, build_backbone, check_name, h
 from fewshot_cli.engine.deltas import merge, on_device
 from fewshot_cli.engine.types import Params
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.files.delta_file import DeltaFile, read_delta_file
+from fewshot_cli.files.delta_file import BaseFacts, DeltaFile, read_delta_file
 from fewshot_cli.files.weights import PACKAGED, Weights, hub_weights, packaged_weights, read_weights
 
 
@@ -53,7 +53,11 @@ def load_model(path: Path, source: Source, device: torch.device) -> Model:
 
 def load_base(file: DeltaFile, source: Source, device: torch.device) -> Backbone:
     """The backbone that the file names, preparing images as it did when the file was made, whatever timm says today."""
-    base = file.header.base
+    return load_facts(file.header.base, source, device)
+
+
+def load_facts(base: BaseFacts, source: Source, device: torch.device) -> Backbone:
+    """The backbone of these facts, preparing images as they say."""
     backbone = load_backbone(base.backbone, source, None, device)
     if base.preprocessing.size != backbone.preprocessing.size:
         backbone = build_backbone(base.backbone, backbone.source, base.preprocessing.size[0], device)
@@ -62,14 +66,18 @@ def load_base(file: DeltaFile, source: Source, device: torch.device) -> Backbone
 
 def check_base(file: DeltaFile, backbone: Backbone, path: Path) -> None:
     """Raises FewshotError unless the backbone is the one that the file was made for."""
-    base = file.header.base
+    check_fingerprint(file.header.base, backbone, path, "adapted")
+    check_delta(file, backbone, path)
+
+
+def check_fingerprint(base: BaseFacts, backbone: Backbone, path: Path, made: str) -> None:
+    """Raises FewshotError unless the weights are those that `path` was made for; `made` says how."""
     if backbone.fingerprint != base.fingerprint:
         raise FewshotError(
             f"These weights of {base.backbone} are not the ones {path} was made for: "
             f"fingerprint {backbone.fingerprint[:12]}, not {base.fingerprint[:12]}.",
-            "Give --weights the very file that it was adapted from.",
+            f"Give --weights the very file that it was {made} from.",
         )
-    check_delta(file, backbone, path)
 
 
 def merged_weights(backbone: Backbone, file: DeltaFile) -> Params:

@@ -1,20 +1,26 @@
 """How a job says how far it is; who shows it, and where, is not its business."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
+
+
+class Advance(Protocol):
+    """Hears how many units are done, of how many, and a remark on how it goes."""
+
+    def __call__(self, done: int, total: int, remark: str = "") -> None: ...
 
 
 class Progress(Protocol):
     """Something that shows the progress of one piece of work at a time."""
 
-    def track(self, what: str) -> AbstractContextManager[Callable[[int, int], None]]:
-        """A context in which the function it gives is called with how many units are done, and of how many."""
+    def track(self, what: str) -> AbstractContextManager[Advance]:
+        """A context in which the function it gives is told how far the work is."""
 
 
 class Unseen:
     """Progress that nobody looks at."""
 
     @contextmanager
-    def track(self, what: str) -> Iterator[Callable[[int, int], None]]:
-        yield lambda done, total: None
+    def track(self, what: str) -> Iterator[Advance]:
+        yield lambda done, total, remark="": None

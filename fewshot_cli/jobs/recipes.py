@@ -5,18 +5,20 @@ from collections.abc import Sequence
 from fewshot_cli import __version__
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.jobs.record import Report
-from fewshot_cli.recipes import load_recipe, recipe_names, recipe_path
+from fewshot_cli.recipes import load_any_recipe, recipe_names, recipe_path
 
 
 def listed() -> Report:
     """Every recipe's name, its method, and the first sentence of its comment."""
-    recipes = [{"name": name, "method": load_recipe(name).method.name, "about": about(name)} for name in recipe_names()]
+    recipes = [
+        {"name": name, "method": load_any_recipe(name).method.name, "about": about(name)} for name in recipe_names()
+    ]
     return {"command": "recipes", "version": __version__, "recipes": recipes}
 
 
 def checked(name: str, changes: Sequence[str]) -> Report:
     """The recipe with every setting spelled out. Raises FewshotError that lists every mistake in it."""
-    recipe = load_recipe(name, changes)
+    recipe = load_any_recipe(name, changes)
     return {
         "command": "recipes",
         "version": __version__,

@@ -1,6 +1,6 @@
 """The record of an evaluation, done again: whether another machine, or a later version, finds the same."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from fewshot_cli.engine.protocols import AnyProtocol
 from fewshot_cli.errors import CheckFailed, FewshotError
+from fewshot_cli.files.bank_file import read_bank_header
 from fewshot_cli.files.journal import read_run
 from fewshot_cli.images.datasets import Dataset, read_datasets
 from fewshot_cli.jobs.compare import Means, Question, answered_again
@@ -39,8 +40,10 @@ def repeat(path: Path, data: Sequence[Path], means: Means) -> Report:
             split=run["split"],
         )
         threads = int(run["threads"])
+        banks = {Path(bank): str(digest) for bank, digest in run.get("banks", {}).items()}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise FewshotError(f"{path} is damaged: {error!r}.", "Run `fewshot eval` again to make a new one.") from None
+    _check_banks(banks, path)
     if means.device.type == "cpu":
         torch.set_num_threads(threads)  # the last bits of what a method trains depend on it
     again = answered_again(recipes, question, means)
@@ -52,6 +55,17 @@ def repeat(path: Path, data: Sequence[Path], means: Means) -> Report:
             "Trained methods repeat to the last answer only on the same device, with the versions the file names.",
         )
     return again | {"checked": str(path), "differences": 0}
+
+
+def _check_banks(banks: Mapping[Path, str], run: Path) -> None:
+    """Raises CheckFailed where a bank is not the one that the run was made with."""
+    for bank, digest in banks.items():
+        _, found = read_bank_header(bank)
+        if found != digest:
+            raise CheckFailed(
+                f"{run} could not be repeated: {bank} is another bank now, {found[:12]} and not {digest[:12]}.",
+                "Put the bank that the run was made with back in its place.",
+            )
 
 
 def protocols(facts: dict[str, Any]) -> tuple[AnyProtocol, ...]:

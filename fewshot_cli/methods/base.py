@@ -1,6 +1,7 @@
 """The protocol that every method keeps."""
 
 from abc import abstractmethod
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +13,13 @@ from fewshot_cli.engine.settings import Settings
 from fewshot_cli.engine.types import Adapted, Run, Support
 
 TASKS_AT_ONCE = 50  # of 25 images and 75 queries of 384 features: 8 MB
+
+
+class Learner(Protocol):
+    """Whatever learns a task on a backbone: a method, or one that begins from a bank."""
+
+    def adapt(self, backbone: Backbone, support: Support, run: Run) -> Adapted:
+        """What to add to the backbone and the head to put on it, learned from the support set."""
 
 
 class Method(Settings):

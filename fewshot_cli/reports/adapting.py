@@ -25,13 +25,16 @@ def adapted(report: dict[str, Any]) -> RenderableType:
         if report["density"] == 0
         else f"{percent(report['density'])} of its weights moved"
     )
+    bank = [("bank", f"{report['bank']['file']}, {report['bank']['digest'][:12]}")] if report["bank"] else []
     seconds = report["seconds"]
     return facts(
         ("classes", classes(report["classes"])),
         ("images", f"{report['images']}, {spread} a class"),
         *skipped_files(report["skipped"]),
         ("method", f"{report['method']} on {report['backbone']}; {moved}"),
+        *bank,
         ("expect", accuracy),
+        *pruned(report["pruning"]),
         ("wrote", f"{report['file']}, {size(report['bytes'])}, proved: read back, it gives the same answers"),
         (
             "took",
@@ -39,3 +42,15 @@ def adapted(report: dict[str, Any]) -> RenderableType:
             + "".join(f", {name} {spent:.1f}" for name, spent in seconds.items() if name != "total"),
         ),
     )
+
+
+def pruned(pruning: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """What it costs to let the bank move fewer weights; nothing where it moves all that it would."""
+    if pruning is None:
+        return []
+    moved = f"{percent(pruning['density'])} of the weights moved, {percent(pruning['density_before'])} without pruning"
+    if pruning["accuracy"] is None:
+        return [("pruning", moved)]
+    return [
+        ("pruning", f"{moved}; accuracy {percent(pruning['accuracy'])}, {percent(pruning['accuracy_before'])} without")
+    ]

@@ -1,27 +1,23 @@
-"""A comparison of recipes as one HTML file that needs nothing else: no network, no script, no font."""
+"""A comparison of recipes, or a bank, as one HTML file that needs nothing else: no network, no script, no font."""
 
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from fewshot_cli.reports import comparison, plots
+from fewshot_cli.reports import bank, bank_plots, comparison, plots
 from fewshot_cli.reports.layout import percent, printable, size
 
-TEMPLATE = Path(__file__).with_name("comparison.html")
+HERE = Path(__file__).parent
 
 
 def html(report: dict[str, Any]) -> str:
     """The page: what was found in a sentence, pictures, tables, and what it takes to repeat the run."""
-    from jinja2 import Environment, StrictUndefined
-
     report = printable({key: value for key, value in report.items() if key != "results"})  # many, and not shown
-    pages = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    pages.filters["capitalize_first"] = lambda text: text[:1].upper() + text[1:]
-    page = pages.from_string(TEMPLATE.read_text(encoding="utf-8"))
     *rows, last = comparison.columns(report)
     shown = [last, *rows]  # over all comes first: a wide table is cut at the right
-    return page.render(
+    return _page(
+        "comparison.html",
         report=report,
         answer=answer(report),
         comparison=comparison,
@@ -31,8 +27,22 @@ def html(report: dict[str, Any]) -> str:
         plots=plots.plots(report),
         percent=percent,
         size=size,
-        as_yaml=_as_yaml,
     )
+
+
+def bank_page(report: dict[str, Any]) -> str:
+    """The page of a bank: what it is, its picture, the numbers in it, and where it comes from."""
+    report = printable(report)
+    return _page("bank.html", report=report, bank=bank, plot=bank_plots.picture_in_page(report))
+
+
+def _page(template: str, **content: Any) -> str:
+    from jinja2 import Environment, StrictUndefined
+
+    pages = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    pages.filters["capitalize_first"] = lambda text: text[:1].upper() + text[1:]
+    css, page = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", template))
+    return pages.from_string(page).render(css=css, as_yaml=_as_yaml, **content)
 
 
 def answer(report: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What a delta file holds, for people."""
+"""What a delta file or a bank holds, for people."""
 
 import math
 from typing import Any
@@ -7,13 +7,18 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from fewshot_cli.reports.bank import bank_shown
 from fewshot_cli.reports.layout import classes, facts, interval, percent, size
 
 MOST_CHANGES = 24
 
 
 def inspected(report: dict[str, Any]) -> RenderableType:
-    """The facts of a delta file, and how much of each parameter it changes as bars."""
+    """The facts of a bank with maps of its experts, or of a delta file with how much of each parameter it changes."""
+    return bank_shown(report) if "experts" in report else _delta_shown(report)
+
+
+def _delta_shown(report: dict[str, Any]) -> RenderableType:
     expected = report.get("expected_accuracy") or {}
     height, width = report["image_size"]
     rows = facts(
@@ -33,6 +38,7 @@ def inspected(report: dict[str, Any]) -> RenderableType:
             "learned from",
             f"{report.get('images')} images, sha256 {str(report.get('data'))[:16]}..., seed {report.get('seed')}",
         ),
+        *([("from bank", f"sha256 {report['bank']}")] if report.get("bank") else []),
         ("expect", interval(expected) if expected.get("mean") is not None else str(expected.get("how", "unknown"))),
         ("made with", ", ".join(f"{name} {number}" for name, number in report.get("versions", {}).items())),
     )

@@ -79,7 +79,7 @@ class Plot:
 
 def plots(report: Report) -> list[Plot]:
     """Every picture that the report has data for. The same report gives the same bytes."""
-    with _style():
+    with style():
         return list(_plots(report))
 
 
@@ -88,23 +88,23 @@ def _plots(report: Report) -> Iterator[Plot]:
     spoken = "; ".join(f"{recipe} {score(methods[recipe])}" for recipe in ranked(report))
     what = meaning(report)
     if len(methods) * len(report["rows"]) > 1:
-        yield _plot("accuracy", "Accuracy", what, f"In %, {OVER_ALL}: {spoken}.", accuracies(report))
+        yield plot("accuracy", "Accuracy", what, f"In %, {OVER_ALL}: {spoken}.", accuracies(report))
     if report["pairs"]:
         told = "; ".join(
             f"{pair['first']} minus {pair['second']} {points(pair)}, {verdict(pair)}" for pair in shown_pairs(report)
         )
-        yield _plot("differences", "Differences", comparisons(report), f"{told}.", differences(report))
+        yield plot("differences", "Differences", comparisons(report), f"{told}.", differences(report))
     if len({row["shots"] for row in report["rows"]}) > 1:
-        yield _plot("shots", "Accuracy by images per class", what, _spoken_rows(report), by_shots(report))
+        yield plot("shots", "Accuracy by images per class", what, _spoken_rows(report), by_shots(report))
     if sessions(report):
-        yield _plot("sessions", "Accuracy by session", what, _spoken_rows(report), by_session(report))
+        yield plot("sessions", "Accuracy by session", what, _spoken_rows(report), by_session(report))
     if report["pairs"]:
         told = "; ".join(
             f"{recipe} {score(method)} %, {size(round(method['bytes']))}, {duration(method['seconds'])}"
             for recipe, method in methods.items()
         )
         caption = "accuracy over all against what a task takes: the mean of its bytes, the median of its seconds"
-        yield _plot("costs", "Accuracy and what it costs", caption, f"{told}.", costs_of(report))
+        yield plot("costs", "Accuracy and what it costs", caption, f"{told}.", costs_of(report))
 
 
 def _spoken_rows(report: Report) -> str:
@@ -133,7 +133,7 @@ def accuracies(report: Report) -> Figure:
             figures = found(report, recipe, row)
             _dot(axes, 100 * figures["accuracy"], place, figures["ci95"], look[recipe])
         axes.set_xlim((low + high - width) / 2, (low + high + width) / 2)
-        axes.set_title(_cut(row or OVER_ALL, 34))
+        axes.set_title(cut(row or OVER_ALL, 34))
         _names(axes, recipes)
     figure.supxlabel("accuracy in %", fontsize=9)
     return figure
@@ -165,7 +165,7 @@ def differences(report: Report) -> Figure:
             points(pair), (1.01, place), xycoords=("axes fraction", "data"), va="center", annotation_clip=False
         )
     axes.axvline(0, color=INK, linewidth=1)
-    _names(axes, [f"{_cut(pair['first'])} − {_cut(pair['second'])}" for pair in pairs], longest=60)
+    _names(axes, [f"{cut(pair['first'])} − {cut(pair['second'])}" for pair in pairs], longest=60)
     axes.set_xlabel("difference in points: right of 0, the first is better")
     return figure
 
@@ -216,7 +216,7 @@ def _curves(report: Report, lines: dict[str, list[tuple[int, str]]], what: str) 
                 linewidth=1.2,
                 elinewidth=0.8,
             )
-        axes.set_title(_cut(name, 34))
+        axes.set_title(cut(name, 34))
         axes.set_xlabel(what)
     figure.supylabel("accuracy in %", fontsize=9)
     _key(figure, report)
@@ -293,7 +293,7 @@ def _reach(every: Iterator[dict[str, Any]]) -> tuple[float, float]:
 
 def _names(axes: Axes, names: Sequence[str], longest: int = LONGEST) -> None:
     """Names down the left side, the first on top."""
-    axes.set_yticks(range(len(names)), [_cut(name, longest) for name in names])
+    axes.set_yticks(range(len(names)), [cut(name, longest) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
 
@@ -311,20 +311,20 @@ def _key(figure: Figure, report: Report) -> None:
     look = _looks(report)
     handles = [
         # matplotlib leaves out names that begin with an underscore
-        Line2D([], [], color=look[recipe][0], marker=look[recipe][1], linestyle="none", label=f"\u200b{_cut(recipe)}")
+        Line2D([], [], color=look[recipe][0], marker=look[recipe][1], linestyle="none", label=f"\u200b{cut(recipe)}")
         for recipe in ranked(report)
     ]
-    longest = max(len(_cut(recipe)) for recipe in look)
+    longest = max(len(cut(recipe)) for recipe in look)
     beside = min(len(handles), int(WIDTH / (0.6 + 0.075 * longest)))
     figure.legend(handles=handles, loc="outside lower center", ncols=beside, handletextpad=0.1)
 
 
-def _cut(name: str, longest: int = LONGEST) -> str:
+def cut(name: str, longest: int = LONGEST) -> str:
     return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def style() -> Iterator[None]:
     with mpl.rc_context(), warnings.catch_warnings():
         mpl.rcdefaults()  # whatever the user has set up
         mpl.rcParams.update(STYLE)
@@ -332,7 +332,7 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _plot(name: str, title: str, caption: str, told: str, figure: Figure) -> Plot:
+def plot(name: str, title: str, caption: str, told: str, figure: Figure) -> Plot:
     mpl.rcParams["svg.hashsalt"] = name
     written = io.StringIO()
     figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})

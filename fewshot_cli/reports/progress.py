@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 
 class Bars:
@@ -14,14 +15,26 @@ class Bars:
         self.console = console
 
     @contextmanager
-    def track(self, what: str) -> Iterator[Callable[[int, int], None]]:
-        """A context in which the function it gives is called with how many units are done, and of how many."""
+    def track(self, what: str) -> Iterator[Callable[..., None]]:
+        """A context in which the function it gives is told how many units are done, of how many, and a remark."""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.fields[count]}"),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=self.console, transient=True) as bars:
-            task = bars.add_task(what, total=None, count="")
-            yield lambda done, total: bars.update(task, completed=done, total=total, count=f"{done}/{total}")
+        with _Remarked(*columns, console=self.console, transient=True) as bars:
+            task = bars.add_task(what, total=None, count="", remark="")
+
+            def advance(done: int, total: int, remark: str = "") -> None:
+                bars.update(task, completed=done, total=total, count=f"{done}/{total}", remark=remark)
+
+            yield advance
+
+
+class _Remarked(Progress):
+    """Bars with what is to be said of the work on lines of its own below, where there is room for it."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        yield from (Text(task.fields["remark"], style="dim") for task in self.tasks if task.fields.get("remark"))

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 COMMANDS = {
-    "adapt": "--output --recipe --method --backbone --weights --image-size --set "
+    "adapt": "--output --recipe --method --bank --density --backbone --weights --image-size --set "
     "--device --seed --offline --json --quiet",
     "predict": "--csv --weights --device --offline --json --quiet",
-    "eval": "--weights --device --offline --json --quiet",
+    "eval": "--data --bank --density --no-frozen --weights --device --offline --json --quiet",
     "export": "--output --format --weights --device --offline --json --quiet",
-    "inspect": "--json",
+    "inspect": "--picture --json",
     "verify": "--weights --device --offline --json",
     "doctor": "--json --quiet",
     "backbones": "--json",

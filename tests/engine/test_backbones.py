@@ -226,3 +226,26 @@ def test_timms_lists_are_searched_without_a_network():
     assert "resnet50.a1_in1k" in list_backbones("resnet50.a1")
     assert not list_backbones("no_such_model")
     assert hub_repository("test_vit") == "timm/test_vit.r160_in1k"
+
+
+def test_a_moved_backbone_is_the_same_with_other_weights(backbone, pictures):
+    images = backbone.normalised(pictures((2, 2), seed=1)[0])
+    name = next(name for name, values in backbone.params.items() if values.ndim > 1)
+    first, second = ({name: backbone.params[name] * factor} for factor in (1.5, 2.0))
+    expected = backbone.features(images, first)
+    moved = backbone.moved(first)
+    assert torch.equal(moved.features(images), expected)
+    assert torch.equal(moved.params[name], first[name]) and list(moved.params) == list(backbone.params)
+    assert torch.equal(moved.features(images, second), backbone.features(images, second))
+    assert torch.equal(moved.moved(second).features(images), backbone.features(images, second))
+    assert torch.equal(moved.features(images), expected)
+    assert not torch.equal(backbone.features(images), expected)
+
+
+def test_a_moved_backbone_keeps_its_identity_and_has_one_of_its_own_beside_it(backbone):
+    name = next(iter(backbone.params))
+    moved, other = (backbone.moved({name: backbone.params[name] + shift}) for shift in (1, 2))
+    assert moved.fingerprint == backbone.fingerprint
+    assert backbone.moved_fingerprint == backbone.moved({}).moved_fingerprint == ""
+    assert moved.moved_fingerprint != other.moved_fingerprint
+    assert moved.moved_fingerprint == backbone.moved(moved.overlay).moved_fingerprint

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
-from fewshot_cli.engine.deltas import Change, Dense, LowRank, Sparse, density, merge, on_device
+from fewshot_cli.engine.deltas import Change, Dense, LowRank, Sparse, delta_of, density, merge, on_device, plus
 
 SHAPE = (6, 4, 3, 3)
 
@@ -82,6 +84,47 @@ def test_merging_is_differentiable_in_the_delta():
     torch.testing.assert_close(values.grad, coefficients.flatten()[positions])
     torch.testing.assert_close(left.grad, matrix @ right.detach().T)
     torch.testing.assert_close(right.grad, left.detach().T @ matrix)
+
+
+@given(st.data())
+def test_the_sum_of_two_deltas_moves_weights_as_one_after_the_other(data):
+    kinds = st.sampled_from([Dense, Sparse, LowRank, None])
+    first, second = ({n: k for n in "abc" if (k := data.draw(kinds))} for _ in range(2))
+    rng = torch.Generator().manual_seed(data.draw(st.integers(0, 1000)))
+    base = {name: torch.randn(SHAPE, generator=rng) for name in "abc"}
+    one, other = ({name: random_change(kind, rng) for name, kind in each.items()} for each in (first, second))
+    total = plus(one, other)
+    torch.testing.assert_close(merge(base, total), merge(merge(base, one), other), rtol=1e-5, atol=1e-5)
+    for name in "abc":
+        if first.get(name) is Sparse and second.get(name) is Sparse:
+            assert isinstance(total[name], Sparse)
+            union = set(one[name].positions.tolist()) | set(other[name].positions.tolist())
+            assert total[name].positions.tolist() == sorted(union)
+        elif name in total and None in (first.get(name), second.get(name)):
+            assert total[name] is (one.get(name) or other.get(name))
+
+
+def random_change(kind: type[Change], rng: torch.Generator) -> Change:
+    if kind is Dense:
+        return Dense(torch.randn(SHAPE, generator=rng))
+    if kind is LowRank:
+        return LowRank(SHAPE, torch.randn(6, 2, generator=rng), torch.randn(2, 36, generator=rng))
+    positions = (torch.rand(216, generator=rng) < 0.1).nonzero().squeeze(1)
+    return Sparse(SHAPE, positions, torch.randn(len(positions), generator=rng))
+
+
+def test_a_sum_that_is_mostly_zeros_is_sparse():
+    dense, sparse = dense_and_sparse()
+    assert isinstance(plus({"w": Dense(dense)}, {"w": sparse})["w"], Sparse)
+    assert isinstance(plus({"w": Dense(torch.ones(SHAPE))}, {"w": sparse})["w"], Dense)
+
+
+def test_the_delta_of_values_is_in_the_smaller_form_and_names_only_what_changes():
+    few, _ = dense_and_sparse()
+    delta = delta_of({"few": few, "none": torch.zeros(3), "all": torch.ones(2, 2)})
+    assert {name: type(change) for name, change in delta.items()} == {"few": Sparse, "all": Dense}
+    base = {"few": torch.zeros(SHAPE), "all": torch.zeros(2, 2)}
+    torch.testing.assert_close(merge(base, delta), {"few": few, "all": torch.ones(2, 2)})
 
 
 def test_density_is_the_share_of_the_whole_backbone_that_changes():

@@ -174,6 +174,13 @@ def test_packed_gates_merge_to_the_same_weights(beta, number, monkeypatch):
     torch.testing.assert_close(base + packed.mixed(weights) * delta, expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("number", [1, 8, 11])
+def test_gates_that_are_given_are_packed_as_those_of_logits(number):
+    _, _, logits, _ = random_bank(1000, number)
+    expected, found = PackedGates.of(logits, TRAINING_BETA), PackedGates.of_gates(gates(logits))
+    assert all(map(torch.equal, vars(expected).values(), vars(found).values()))
+
+
 def test_packed_gates_of_0_and_1_are_a_byte_for_each_weight():
     base, delta, logits, weights = random_bank(1000, 8)
     packed = PackedGates.of(logits.sign() * 4, TRAINING_BETA)

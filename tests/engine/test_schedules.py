@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fewshot_cli.engine.schedules import pmf_lr, smat_factor, smat_lr, warm_cosine_lr
+from fewshot_cli.engine.schedules import Schedule, pmf_lr, smat_factor, smat_lr, warm_cosine_lr
 
 
 def test_pmf_runs_its_epochs_at_the_published_rates(golden):
@@ -29,3 +29,28 @@ def test_smat_runs_its_first_epoch_at_a_rate_of_its_own():
     assert smat_lr(0, lr=1e6) == smat_lr(0, lr=1e-4) == 1e-6
     assert smat_lr(5, lr=1e6) == 1e6
     assert smat_lr(20, lr=1e-4) == pytest.approx(0.75e-4)
+
+
+def test_a_cosine_rises_falls_and_ends_at_nothing():
+    schedule = Schedule(name="cosine", warmup=1.0)
+    rates = [schedule.lr(2.0, epoch / 10, 6) for epoch in range(60)]
+    assert 0 < rates[0] < rates[5] < rates[9] < rates[10] == 2.0
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert schedule.lr(2.0, 3.5, 6) == pytest.approx(1.0)
+    assert schedule.lr(2.0, 6.0, 6) == pytest.approx(0.0, abs=1e-12)
+    assert Schedule(name="cosine", warmup=1.0, epochs=11).lr(2.0, 6.0, 6) == pytest.approx(1.0)
+
+
+def test_a_constant_rate_only_rises():
+    schedule = Schedule(name="constant", warmup=2.0)
+    assert schedule.lr(3.0, 1.0, 10) == pytest.approx(1.5, rel=1e-2)
+    assert schedule.lr(3.0, 2.0, 10) == schedule.lr(3.0, 9.9, 10) == 3.0
+    assert Schedule(name="constant", warmup=0.0).lr(3.0, 0.0, 10) == 3.0
+
+
+def test_the_published_schedules_change_with_the_epoch_only():
+    smat, pmf = Schedule(name="smat", warmup=5, epochs=50), Schedule(name="pmf", warmup=5, epochs=100)
+    for epoch in (1, 4, 10, 24):
+        assert smat.lr(1e-4, epoch + 0.7, 25) == smat_lr(epoch, 1e-4)
+        assert pmf.lr(5e-5, epoch + 0.7, 100) == pmf_lr(epoch, 5e-5)
+    assert smat.lr(1e6, 0.9, 25) == 1e-6 and smat.lr(1e-4, 0.9, 25, first=0.0) == 0.0

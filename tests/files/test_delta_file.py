@@ -257,6 +257,18 @@ def test_another_format_is_refused(good, path, metadata):
     assert "not a delta file" in refusal(tampered(good, path, **metadata))
 
 
+def test_a_file_of_before_there_were_banks_is_read(good, path):
+    assert read_delta_file(good).header.provenance.bank is None
+    older = tampered(good, path, header=lambda h: h["provenance"].pop("bank"))
+    assert read_delta_file(older).header == read_delta_file(good).header
+
+
+def test_the_bank_it_came_from_is_a_digest(good, path):
+    made = tampered(good, path, header=lambda h: h["provenance"].update(bank="ab" * 32))
+    assert read_delta_file(made).header.provenance.bank == "ab" * 32
+    assert "bank" in refusal(tampered(good, path, header=lambda h: h["provenance"].update(bank="mine.bank")))
+
+
 @pytest.mark.parametrize("version", ["2", "0", "", "one", None])
 def test_another_version_is_refused(good, path, version):
     assert "version" in refusal(tampered(good, path, version=version))

@@ -81,8 +81,11 @@ def learn(weights) -> Callable[..., dict[str, Any]]:
         folds: int = 0,
         seed: int = 0,
         cache: FeatureCache | None = None,
+        bank: Path | None = None,
+        density: float | None = None,
     ) -> dict[str, Any]:
-        what = load_recipe(recipe, changes, backbone=backbone, image_size=image_size)
+        given = {"backbone": backbone, "image_size": image_size} if bank is None else {"bank": str(bank)}
+        what = load_recipe(recipe, changes, **given, density=density)
         where = Source(weights_file or weights.get(backbone), offline=True)
         return adapting.adapt(folder, output, what, where, CPU, seed, folds, cache or NoCache(), Unseen())
 

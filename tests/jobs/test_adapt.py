@@ -18,7 +18,7 @@ from fewshot_cli.images.decode import load
 from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.jobs import adapt as adapting
 from fewshot_cli.jobs.loading import Source, load_backbone
-from fewshot_cli.recipes import DEFAULT_BACKBONE, load_recipe, recipe_names
+from fewshot_cli.recipes import DEFAULT_BACKBONE, Recipe, load_recipe, recipe_names
 
 QUICK = "method.tuning.optim.steps=2"
 
@@ -30,7 +30,7 @@ def trained(name: str) -> bool:
 # --- the whole way ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", recipe_names(Recipe))
 def test_every_recipe_writes_a_file_that_gives_what_it_learned(name, drawn, tmp_path, learn, predict, vit):
     """Against the definition: the method on the pictures' features, and its answers sharpened by the file's factor."""
     file = tmp_path / "deep" / "x.fewshot"

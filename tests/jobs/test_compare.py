@@ -12,6 +12,7 @@ import torch
 from fewshot_cli.engine.episodes import Pool
 from fewshot_cli.engine.processes import Processes
 from fewshot_cli.engine.protocols import Fixed
+from fewshot_cli.engine.types import JoinedImages
 from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.files.cache import FeatureCache, NoCache
 from fewshot_cli.images.datasets import read_datasets
@@ -239,7 +240,7 @@ def test_all_images_of_all_classes_are_one_episode(run, sets):
 
 def test_joined_pictures_are_those_of_their_data_sets():
     parts = [torch.arange(0, 5), torch.arange(10, 13), torch.arange(20, 26)]
-    joined = comparing._Joined(parts)
+    joined = JoinedImages(tuple(parts))
     order = torch.tensor([13, 0, 5, 4, 7, 8, 0])
     assert joined[order].tolist() == torch.cat(parts)[order].tolist()
     assert len(joined) == 14

@@ -11,7 +11,7 @@ from fewshot_cli.engine.deltas import merge
 from fewshot_cli.engine.types import Adapted, Run, Support
 from fewshot_cli.methods import AnyMethod
 from fewshot_cli.methods.base import Method
-from fewshot_cli.recipes import RECIPES, load_recipe
+from fewshot_cli.recipes import Recipe, load_recipe, recipe_names
 
 REGISTRY = get_args(get_args(AnyMethod)[0])
 
@@ -34,7 +34,7 @@ def quick(method: Method) -> Method:
 
 
 METHODS = {f"default-{cls.model_fields['name'].default}": quick(cls()) for cls in REGISTRY}
-METHODS |= {f"recipe-{path.stem}": quick(load_recipe(path.stem).method) for path in sorted(RECIPES.glob("*.yaml"))}
+METHODS |= {f"recipe-{name}": quick(load_recipe(name).method) for name in recipe_names(Recipe)}
 every_method = pytest.mark.parametrize("name", METHODS)
 
 

@@ -1,0 +1,98 @@
+"""`fewshot meta-tune RECIPE --data DIR... -o BANK`"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fewshot_cli.cli import options
+
+if TYPE_CHECKING:
+    from fewshot_cli.images.datasets import Dataset
+
+
+@options.command
+def meta_tune(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe to meta-tune by, such as smat or dense.")],
+    data: Annotated[
+        list[Path],
+        typer.Option(
+            "--data",
+            metavar="DIR...",
+            help="The data sets to practise on, each a domain; as `fewshot eval` takes them.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="BANK", help="The bank to write.")],
+    split: Annotated[
+        str | None,
+        typer.Option("--split", metavar="NAME", help="Practise only on classes of this split, where data has splits."),
+    ] = None,
+    validate: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--validate",
+            metavar="DIR...",
+            help="Data sets to validate on, in place of classes of --data that are kept apart for it.",
+        ),
+    ] = None,
+    validation_split: Annotated[
+        str | None,
+        typer.Option("--validation-split", metavar="NAME", help="Validate on the classes of this split of --data."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where this run was stopped.")] = False,
+    values: Annotated[
+        str, typer.Option("--values", metavar="float16|float32", help="How the bank stores the delta.")
+    ] = "float16",
+    tensorboard: Annotated[
+        Path | None, typer.Option("--tensorboard", metavar="DIR", help="Write scalars for TensorBoard there, too.")
+    ] = None,
+    backbone: options.Backbone = None,
+    weights: options.Weights = None,
+    image_size: options.ImageSize = None,
+    changes: options.Changes = None,
+    device: options.Device = "auto",
+    seed: options.Seed = 0,
+    offline: options.Offline = False,
+    no_cache: options.NoCache = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Learn from many data sets how to adapt, and keep it in a bank.
+
+    `fewshot adapt FOLDER --bank BANK` begins there. The bank is written whenever it is the best so far by validation
+    on classes, or images, that are never practised on. It can be stopped at any moment; --resume goes on to the same
+    bank. `torchrun --nproc-per-node N -m fewshot_cli meta-tune ...` shares out the episodes of each step. Scalars go to
+    BANK.log.jsonl.
+    """
+    progress = options.start(quiet, offline)
+    where = options.source(weights, offline)
+    from fewshot_cli.cli.terminal import show
+    from fewshot_cli.engine.devices import choose_device
+    from fewshot_cli.engine.processes import joined
+    from fewshot_cli.errors import FewshotError
+    from fewshot_cli.jobs.compare import Means
+    from fewshot_cli.jobs.meta_tune import Material, Output
+    from fewshot_cli.jobs.meta_tune import meta_tune as job
+    from fewshot_cli.recipes import load_meta_recipe
+    from fewshot_cli.reports.meta_tuning import meta_tuned
+
+    if values not in ("float16", "float32"):
+        raise FewshotError(f"--values {values} is none of float16, float32.", "Leave it out for float16.")
+    what = load_meta_recipe(recipe, changes or (), backbone=backbone, image_size=image_size)
+    material = Material(
+        _read(data, split),
+        _read(validate or [], None) + (_read(data, validation_split) if validation_split else ()),
+        tuple(str(path) for path in data),
+        split,
+    )
+    with joined() as processes:
+        means = Means(where, choose_device(device), options.feature_cache(no_cache), progress, processes)
+        report = job(what, material, Output(output, values, tensorboard, resume), seed, means)  # type: ignore[arg-type]
+    if processes.is_first:
+        show(report, json, meta_tuned)
+
+
+def _read(paths: list[Path], split: str | None) -> "tuple[Dataset, ...]":
+    from fewshot_cli.images.datasets import read_datasets
+
+    return tuple(dataset for path in paths for dataset in read_datasets(path, split))

@@ -1,0 +1,208 @@
+"""What meta-tuning practises on: domains, the tasks drawn from them, and the part kept for validation."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from fewshot_cli.engine.backbones import Backbone
+from fewshot_cli.engine.domains import AnySampler, Uniform
+from fewshot_cli.engine.draws import Draws
+from fewshot_cli.engine.episodes import Pool
+from fewshot_cli.engine.protocols import AnyProtocol, Fixed, Incremental
+from fewshot_cli.engine.schedules import Schedule
+from fewshot_cli.engine.settings import Settings
+from fewshot_cli.engine.smat import FeaturedTask
+from fewshot_cli.engine.types import Images
+from fewshot_cli.engine.views import draw_views, viewed
+from fewshot_cli.errors import FewshotError
+
+LARGEST_SHARE = 0.5  # of a domain's classes or images that may be kept for validation
+
+
+class Views(Settings):
+    """How the pictures of a practice task are varied: RandomResizedCrop, flip, colours, as P>M>F does."""
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    """The share of the area that is shown, from and to."""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    jitter: float = Field(default=0.4, ge=0, le=1)
+    """How far brightness, contrast and saturation may go from 1."""
+
+    @field_validator("scale", "ratio")
+    @classmethod
+    def _rising(cls, pair: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < pair[0] <= pair[1]:
+            raise ValueError("is given from low to high, above 0")
+        return pair
+
+
+class Validation(Settings):
+    """How meta-tuning finds out how good a bank is: prototypes on tasks of classes, or images, that it never practises.
+
+    No label of a query decides anything else; the tasks are the same after every epoch.
+    """
+
+    episodes: int = Field(default=20, ge=0)
+    """Of each domain, after each epoch; 0 validates nothing, and the last bank is the result."""
+    share: float = Field(default=0.2, gt=0, le=LARGEST_SHARE)
+    """Of each domain's classes, or of its images where it has too few classes, that is kept for this. More where the
+    protocol needs more, up to half."""
+    select: Literal["best", "last"] = "best"
+    """Which epoch's bank is the result."""
+    patience: int | None = Field(default=None, ge=1)
+    """After how many epochs without a better bank to stop."""
+
+
+class Training(Settings):
+    """How meta-tuning goes: on which tasks, in which order, how many."""
+
+    protocol: AnyProtocol = Fixed(way=5, shots=5, queries=10)
+    sampler: AnySampler = Uniform()
+    """From which domain the next task comes."""
+    target: str | None = None
+    """The domain whose gradient rewards the others, for the samplers that learn; None takes all of them in turn."""
+    epochs: int = Field(default=10, ge=1)
+    episodes: int = Field(default=100, ge=1)
+    """Of an epoch."""
+    batch: int = Field(default=1, ge=1)
+    """Episodes in a step of the optimiser."""
+    schedule: Schedule = Schedule()
+    views: Views | None = None
+    """None shows the pictures as they are."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the backbone's passes; `auto` is bfloat16 on a GPU and float32 on a CPU."""
+    validation: Validation = Validation()
+
+    @field_validator("protocol")
+    @classmethod
+    def _one_session(cls, protocol: AnyProtocol) -> AnyProtocol:
+        if isinstance(protocol, Incremental):
+            raise ValueError("classes that come step by step can't be practised; use fixed, meta-dataset or across")
+        return protocol
+
+    @property
+    def steps(self) -> int:
+        """Of an epoch."""
+        return math.ceil(self.episodes / self.batch)
+
+
+@dataclass(frozen=True, eq=False)
+class Domain:
+    """Pictures to draw tasks from: `features` `(n, dim)` and `images` are what the frozen backbone sees in the pool's.
+
+    `rows` are the pool's images among these.
+    """
+
+    pool: Pool
+    features: Tensor = field(repr=False)
+    images: Images = field(repr=False)
+    rows: npt.NDArray[np.int64] = field(repr=False)
+
+    @classmethod
+    def whole(cls, pool: Pool, features: Tensor, images: Images) -> "Domain":
+        return cls(pool, features, images, np.arange(len(pool.labels)))
+
+    def of(self, kept: npt.NDArray[np.bool_], name: str) -> "Domain":
+        """The domain of only these of the pool's images; a class without any is no longer one."""
+        labels = self.pool.labels[kept]
+        classes = np.unique(labels)
+        number = np.full(len(self.pool.classes), -1)
+        number[classes] = np.arange(len(classes))
+
+        def renumbered(groups: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+            left = {name: tuple(int(number[c]) for c in group if number[c] >= 0) for name, group in groups.items()}
+            return {name: group for name, group in left.items() if group}
+
+        pool = replace(
+            self.pool,
+            name=name,
+            classes=tuple(self.pool.classes[c] for c in classes),
+            labels=number[labels].astype(np.int64),
+            domains=self.pool.domains[kept],
+            nodes=renumbered(dict(self.pool.nodes)),
+            superclasses=renumbered(dict(self.pool.superclasses)),
+        )
+        return Domain(pool, self.features, self.images, self.rows[kept])
+
+    def task(
+        self, protocol: AnyProtocol, backbone: Backbone, seed: int, number: int, views: Views | None
+    ) -> FeaturedTask:
+        """Episode `number` as tensors on the backbone's device.
+
+        `views` vary the pictures, not their features: those are the plain pictures', so that they never need a pass.
+        """
+        (session,) = protocol.episode(self.pool, seed, number).sessions
+        rows = torch.from_numpy(self.rows[np.concatenate([session.support, session.query])])
+        images = self.images[rows].to(backbone.device, non_blocking=True)
+        if views:
+            drawn = draw_views(
+                Draws(seed, f"views {self.pool.name}", number), len(rows), views.scale, views.ratio, views.jitter
+            )
+            images = 255 * viewed(images.float() / 255, drawn)
+        sizes = [len(session.support), len(session.query)]
+        support, query = torch.split(backbone.normalised(images), sizes)
+        support_features, query_features = torch.split(self.features[rows.to(self.features.device)], sizes)
+        support_labels, query_labels = (
+            torch.from_numpy(labels).to(backbone.device) for labels in (session.support_labels, session.query_labels)
+        )
+        return FeaturedTask(
+            support_images=support,
+            support_labels=support_labels,
+            query_images=query,
+            query_labels=query_labels,
+            way=session.way,
+            support_features=support_features,
+            query_features=query_features,
+        )
+
+
+def parted(domain: Domain, protocol: AnyProtocol, share: float, seed: int) -> tuple[Domain, Domain | None]:
+    """What to practise on and what to validate with, which have no class in common, or else no image.
+
+    As near to `share` as the protocol lets both be; None where the domain is too small for both.
+    """
+    for split in (_by_class, _by_image):
+        for kept_share in _shares(share):
+            kept = split(domain.pool, kept_share, seed)
+            parts = domain.of(~kept, domain.pool.name), domain.of(kept, f"{domain.pool.name} (validation)")
+            if all(_fits(part.pool, protocol) for part in parts):
+                return parts
+    return domain, None
+
+
+def _shares(least: float) -> Iterator[float]:
+    while least < LARGEST_SHARE:
+        yield least
+        least += 0.05
+    yield LARGEST_SHARE
+
+
+def _by_class(pool: Pool, share: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Which images are of the share of the classes, drawn at random, that is kept; of every domain of the pool."""
+    order = Draws(seed, f"validation classes {pool.name}", 0).choose(len(pool.classes), len(pool.classes))
+    return np.isin(pool.labels, order[: round(share * len(order))])
+
+
+def _by_image(pool: Pool, share: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Which images are in the share of every class, drawn at random, that is kept; of every domain of the pool."""
+    draws = Draws(seed, f"validation images {pool.name}", 0)
+    kept = np.zeros(len(pool.labels), dtype=bool)
+    for of_domain in pool.by_domain:
+        for of_class in of_domain:
+            kept[draws.shuffled(of_class)[: round(share * len(of_class))]] = True
+    return kept
+
+
+def _fits(pool: Pool, protocol: AnyProtocol) -> bool:
+    try:
+        protocol.check(pool)
+    except FewshotError:
+        return False
+    return len(pool.classes) > 1

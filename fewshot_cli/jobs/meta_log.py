@@ -1,0 +1,70 @@
+"""The scalars of a run of meta-tuning: a line of JSON for each task and each validation, and TensorBoard when asked."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fewshot_cli.errors import FewshotError
+from fewshot_cli.files.atomic import write_atomically
+
+
+def log_path(output: Path) -> Path:
+    """Where the scalars of the run that makes `output` lie."""
+    return output.with_name(f"{output.name}.log.jsonl")
+
+
+class Log:
+    """Scalars as they come in; `step` is how many are done when a run goes on, and what came later is dropped."""
+
+    def __init__(self, path: Path, step: int, tensorboard: Path | None) -> None:
+        self.path = path
+        kept = [line for line in _lines(path) if line["step"] < step] if step else []
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._board = _board(tensorboard, step) if tensorboard else None
+
+    def write(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Adds the lines. Raises FewshotError where the disk is full."""
+        lines = list(lines)
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(line) + "\n" for line in lines)
+        except OSError as error:
+            raise FewshotError(f"{self.path} can't be written: {error.strerror or error}.", "Make room.") from None
+        if self._board:
+            for line in lines:
+                for name, value in _scalars(line):
+                    self._board.add_scalar(name, value, line.get("episode", line["step"]))
+            self._board.flush()
+
+
+def _scalars(line: Mapping[str, Any]) -> Iterable[tuple[str, float]]:
+    for name, value in line.items():
+        if name in ("step", "episode"):
+            continue
+        if isinstance(value, int | float):
+            yield name, float(value)
+        elif isinstance(value, list):
+            yield from ((f"{name}/{i}", float(each)) for i, each in enumerate(value))
+        elif isinstance(value, dict):
+            yield from ((f"{name}/{key}", float(each)) for key, each in value.items())
+
+
+def _lines(path: Path) -> Iterable[dict[str, Any]]:
+    """The lines that are there; the last may have been cut short by a crash."""
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                yield json.loads(line)
+            except ValueError:
+                return
+
+
+def _board(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise FewshotError(
+            "TensorBoard is not installed.", "Install it with `pip install fewshot-cli[tensorboard]`."
+        ) from None
+    return SummaryWriter(str(folder), purge_step=step or None)

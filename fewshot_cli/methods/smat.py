@@ -1,0 +1,124 @@
+"""SMAT: sparse experts over one shared delta, mixed for each task by a router (Chen et al., 2024, ICML)."""
+
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fewshot_cli.engine.descent import Group
+from fewshot_cli.engine.domains import last_matrix
+from fewshot_cli.engine.experts import clamp_logits_, fixed_logits, gates, interpolate
+from fewshot_cli.engine.flat import FlatBackbone
+from fewshot_cli.engine.masks import largest
+from fewshot_cli.engine.router import LOWEST_TEMPERATURE, START_TEMPERATURE, folded, route
+from fewshot_cli.engine.schedules import FIRST_LR
+from fewshot_cli.engine.smat import (
+    DELTA,
+    LOGITS,
+    MULTIPLIERS,
+    ROUTER,
+    FeaturedTask,
+    SMATSettings,
+    passed,
+    router_of,
+    start_bank,
+    trained,
+)
+from fewshot_cli.engine.smat_step import SMATStep
+from fewshot_cli.engine.types import Params
+from fewshot_cli.methods.meta import EpisodicMethod, Learned, MetaLoss, TaskStep
+
+
+class SMAT(SMATSettings, EpisodicMethod):
+    """Sparse MetA-Tuning. Learning rates and decays are the published ones for ViT-S; `SMATSettings` is the loss.
+
+    Differs from the release where that has faults: keys and skill tokens are trained and saved (`trainable_keys`),
+    multipliers are saved, the router reads all prototypes (`pool`), and the gates in use are those of training
+    (`evaluation_beta`).
+    """
+
+    name: Literal["smat"] = "smat"
+    masks: Literal["learned", "random", "magnitude"] = "learned"
+    """`random` and `magnitude` (of the pre-trained weights, the same for every expert) are masks of the same density
+    that never change, to compare with."""
+    delta_lr: float = Field(default=1e-4, ge=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    """Of the delta: it pulls towards the pre-trained weights."""
+    mask_lr: float = Field(default=0.046, ge=0)
+    """Of the masks, times the number of weights: their gradient is that of a mean over all of them. Published: 1e6,
+    which is 0.046 for each weight of ViT-S."""
+    mask_clip: float = Field(default=5.0, gt=0)
+    multiplier_lr: float = Field(default=2e-3, ge=0)
+    router_lr: float = Field(default=1e-4, ge=0)
+    router_weight_decay: float = Field(default=1e-2, ge=0)
+    router_clip: float = Field(default=1.0, gt=0)
+    trainable_keys: bool = True
+    """Whether the experts' keys and the skill tokens are trained; in the release they are not, by a slip."""
+    annealing: int = Field(default=18000, ge=1)
+    """Tasks in which the router's temperature falls from 5 to 0.5."""
+
+    def temperature(self, tasks: int) -> float:
+        """The router's temperature when so many tasks have been practised on."""
+        fallen = (START_TEMPERATURE - LOWEST_TEMPERATURE) * tasks / self.annealing
+        return max(LOWEST_TEMPERATURE, START_TEMPERATURE - fallen)
+
+    def start(self, net: FlatBackbone, seed: int) -> Params:
+        bank = start_bank(net, self, seed)
+        match self.masks:
+            case "learned":
+                return bank
+            case "random":
+                rng = torch.Generator().manual_seed(seed)
+                scores = torch.rand(self.experts, net.layout.size, generator=rng).to(net.base.device)
+            case "magnitude":
+                scores = net.base.abs().expand(self.experts, -1)
+        count = round((1 - self.sparsity) * net.layout.size)
+        return bank | {LOGITS: torch.stack([fixed_logits(largest(row, count), len(row)) for row in scores])}
+
+    def groups(self, bank: Params) -> tuple[Group, ...]:
+        fixed_keys = () if self.trainable_keys else (f"{ROUTER}expert_keys", f"{ROUTER}skill_tokens")
+        router = tuple(name for name in trained(bank) if name.startswith(ROUTER) and name not in fixed_keys)
+        size = bank[LOGITS].shape[1]
+        groups = (
+            Group((DELTA,), "sgd", self.delta_lr, self.momentum, self.weight_decay),
+            Group((LOGITS,), "sgd", self.mask_lr * size, clip=self.mask_clip),
+            Group((MULTIPLIERS,), "sgd", self.multiplier_lr),
+            Group(router, "adamw", self.router_lr, weight_decay=self.router_weight_decay, clip=self.router_clip),
+        )
+        return groups if self.masks == "learned" else (groups[0], groups[3])
+
+    def first_lr(self, group: Group) -> float:
+        return 0.0 if group.optimiser == "adamw" else FIRST_LR
+
+    def step(self, bank: Params, net: FlatBackbone) -> TaskStep:
+        recorded = SMATStep(bank, net, self)
+
+        def step(task: FeaturedTask, tasks: int, rng: torch.Generator, share: float) -> MetaLoss:
+            found = recorded(task, self.temperature(tasks), rng, share)
+            seen = {"sparsity": found.sparsity, "router": found.routing.weights}
+            return MetaLoss(found.total, found.accuracy, found.parts, found.state, seen)
+
+        return step
+
+    def passed(self, bank: Params) -> Params:
+        return passed(bank)
+
+    def settle_(self, bank: Params) -> None:
+        clamp_logits_(bank[LOGITS])
+
+    def compared(self, bank: Params, net: FlatBackbone) -> Tensor:
+        gradient = bank[DELTA].grad
+        assert gradient is not None
+        return gradient[net.layout.slices[last_matrix(net.backbone.params)]]
+
+    def weights(self, bank: Params, net: FlatBackbone, prototypes: Tensor, tasks: int) -> Tensor:
+        with torch.no_grad():
+            weights = route(folded(router_of(bank)), prototypes, self.temperature(tasks), self.pool).weights
+            return interpolate(net.base, bank[DELTA], bank[LOGITS], weights, self.evaluation_beta).weights
+
+    def learned(self, bank: Params, net: FlatBackbone, tasks: int) -> Learned:
+        others = {name: values for name, values in bank.items() if name not in (DELTA, LOGITS)}
+        router: dict[str, Any] = {"pool": self.pool, "temperature": self.temperature(tasks)}
+        return Learned(bank[DELTA], gates(bank[LOGITS].detach(), self.evaluation_beta), others, router)

@@ -1,0 +1,118 @@
+"""`fewshot meta-tune` as people run it: alone, killed and resumed, and as two processes."""
+
+import json
+import signal
+
+import pytest
+import torch
+
+from fewshot_cli.files.bank_file import read_bank
+from fewshot_cli.files.checkpoint import checkpoint_path
+from fewshot_cli.images.drawing import write_folder
+
+SMALL = [
+    *("--set", "training.protocol={name: fixed, way: 3, shots: 2, queries: 2}", "--set", "training.epochs=2"),
+    *("--set", "training.episodes=4", "--set", "training.validation.episodes=2", "--set", "method.experts=3"),
+]
+KILLED = """
+import os, signal, sys
+from fewshot_cli.cli.main import main
+from fewshot_cli.jobs.practising import Practice
+
+advance = Practice.advance
+
+def killed(self):
+    if self.step == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+    advance(self)
+
+Practice.advance = killed
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sets")
+    for seed, name in enumerate(("day", "night")):
+        write_folder(folder / name, ("cat", "fish", "house", "star", "tree"), 10, seed=seed, size=64)
+    return folder
+
+
+def test_meta_tune_says_where_the_bank_is_and_what_comes_next(fewshot, sets, tiny, tmp_path):
+    output = tmp_path / "x.bank"
+    words = ["meta-tune", "smat", "--data", sets, "-o", output, *tiny, *SMALL]
+    result = fewshot(*words)
+    assert result.exit_code == 0, result.output
+    for part in ("x.bank", "8 tasks from day (5 classes), night (5 classes)", "sparsity", "night (validation)"):
+        assert part in result.stdout
+    assert f"fewshot adapt FOLDER --bank {output}" in result.stdout
+    report = json.loads(fewshot(*words, "--json", "--values", "float32").stdout)
+    assert report["command"] == "meta-tune" and report["method"] == "smat" and report["episodes"] == 8
+    assert report["bytes"] == output.stat().st_size
+
+
+def test_what_it_learned_is_adapted_from(fewshot, sets, drawn, tiny, tmp_path):
+    bank, file = tmp_path / "x.bank", tmp_path / "x.fewshot"
+    assert fewshot("meta-tune", "smat", "--data", sets, "-o", bank, *tiny, *SMALL).exit_code == 0
+    weights = ["--weights", tiny[3]]
+    result = fewshot("adapt", drawn, "--bank", bank, "-o", file, *weights, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["density"] > 0.5
+    assert fewshot("predict", file, drawn, *weights).exit_code == 0
+    assert "3 experts" in fewshot("inspect", bank).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["smat"], "--data"),
+        (["ridge", "--data", "."], "adapt to one task"),
+        (["smat", "--data", "nowhere"], "nowhere"),
+        (["smat", "--data", "drawn", "--values", "int3"], "int3"),
+        (["smat", "--data", "drawn", "--set", "method.sparsity=1.5"], "method.sparsity"),
+        (["smat", "--data", "drawn", "--set", "method.masks=none"], "learned"),
+    ],
+)
+def test_bad_input_is_a_sentence_and_exit_2(words, says, fewshot, tiny, tmp_path):
+    result = fewshot("meta-tune", *words, "-o", tmp_path / "x.bank", *tiny)
+    assert result.exit_code == 2, result.output
+    assert says in result.stderr and "Traceback" not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_killed_and_resumed_it_ends_in_the_same_bank(process, sets, tiny, tmp_path):
+    straight, killed = tmp_path / "straight.bank", tmp_path / "killed.bank"
+    words = ["meta-tune", "smat", "--data", sets, *tiny, *SMALL]
+    assert process("-m", "fewshot_cli", *words, "-o", straight).returncode == 0
+    assert process("-c", KILLED, *words, "-o", killed).returncode == -signal.SIGKILL
+    assert checkpoint_path(killed).exists()
+    refused = process("-m", "fewshot_cli", *words, "-o", killed)
+    assert refused.returncode == 2 and "--resume" in refused.stderr
+    resumed = process("-m", "fewshot_cli", *words, "-o", killed, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert straight.read_bytes() == killed.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        f"{name}.bank{rest}" for name in ("straight", "killed") for rest in ("", ".run.json", ".log.jsonl")
+    )
+
+
+@pytest.mark.parametrize("sampler", ["uniform", "exp3"])
+def test_two_processes_learn_what_one_learns(process, sets, tiny, sampler, tmp_path):
+    """The episodes of a step are shared out; sums are rounded in another order, and nothing else differs."""
+    words = ["meta-tune", "smat", "--data", sets, *tiny, *SMALL, "--set", "training.batch=2", "--values", "float32"]
+    words += ["--set", f"training.sampler.name={sampler}", "--set", "method.delta_lr=0.01"]
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "fewshot_cli"]
+    one = process("-m", "fewshot_cli", *words, "-o", tmp_path / "one.bank")
+    two = process(*start, *words, "-o", tmp_path / "two.bank")
+    assert one.returncode == 0, one.stderr
+    assert two.returncode == 0, two.stderr
+    first, second = read_bank(tmp_path / "one.bank"), read_bank(tmp_path / "two.bank")
+    torch.testing.assert_close(first.delta, second.delta, rtol=1e-4, atol=1e-8)
+    torch.testing.assert_close(first.gates, second.gates, rtol=1e-4, atol=1e-6)
+    for name in first.tensors:
+        torch.testing.assert_close(first.tensors[name], second.tensors[name], rtol=1e-4, atol=1e-6)
+    logs = [(tmp_path / f"{name}.bank.log.jsonl").read_text().splitlines() for name in ("one", "two")]
+    for left, right in zip(*(map(json.loads, log) for log in logs), strict=True):
+        assert left.get("domain") == right.get("domain") and left.get("episode") == right.get("episode")
+        assert left.get("loss", 0) == pytest.approx(right.get("loss", 0), rel=1e-4)

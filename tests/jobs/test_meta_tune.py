@@ -1,0 +1,337 @@
+"""Meta-tuning from start to bank: every method, every sampler, and a run that is stopped wherever it may be."""
+
+import json
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fewshot_cli.engine.processes import Processes
+from fewshot_cli.errors import FewshotError
+from fewshot_cli.files.bank_file import read_bank
+from fewshot_cli.files.cache import FeatureCache
+from fewshot_cli.files.checkpoint import checkpoint_path, read_checkpoint
+from fewshot_cli.images.datasets import read_datasets
+from fewshot_cli.images.drawing import write_folder
+from fewshot_cli.jobs.compare import Means
+from fewshot_cli.jobs.loading import Source
+from fewshot_cli.jobs.meta_log import log_path
+from fewshot_cli.jobs.meta_tune import Material, Output, meta_tune
+from fewshot_cli.jobs.practising import Practice
+from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.recipes import load_meta_recipe
+
+CPU = torch.device("cpu")
+LABELS = ("cat", "fish", "house", "star", "tree")
+SMALL = (
+    "training.protocol={name: fixed, way: 3, shots: 2, queries: 2}",
+    "training.epochs=2",
+    "training.episodes=4",
+    "training.validation.episodes=2",
+)
+METHODS = ("smat", "dense", "fomaml", "mamf")
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory) -> Path:
+    """Two data sets of the same five classes, ten pictures each."""
+    folder = tmp_path_factory.mktemp("sets")
+    for seed, name in enumerate(("day", "night")):
+        write_folder(folder / name, LABELS, 10, seed=seed, size=64)
+    return folder
+
+
+@pytest.fixture
+def tune(weights, sets, tmp_path) -> Callable[..., dict[str, Any]]:
+    """`meta_tune` on the tiny ViT, a few tasks of it."""
+
+    def tune(
+        recipe: str = "smat",
+        *changes: str,
+        output: Path | Output | None = None,
+        resume: bool = False,
+        seed: int = 0,
+        data: Path = sets,
+        validation: Path | None = None,
+        backbone: str = "test_vit",
+    ) -> dict[str, Any]:
+        what = load_meta_recipe(recipe, [*SMALL, *changes], backbone=backbone, image_size=64)
+        where = output if isinstance(output, Output) else Output(output or tmp_path / "x.bank")
+        kept = tuple(read_datasets(validation)) if validation else ()
+        material = Material(tuple(read_datasets(data)), kept, (str(data),))
+        means = Means(Source(weights[backbone], offline=True), CPU, FeatureCache(), Unseen(), Processes())
+        return meta_tune(what, material, replace(where, resume=where.resume or resume), seed, means)
+
+    return tune
+
+
+@pytest.fixture
+def stop(monkeypatch) -> Callable[[int], None]:
+    """Has a polite signal come in the middle of step `at`, once."""
+    advance = Practice.advance
+
+    def stop(at: int) -> None:
+        def stopped(self: Practice) -> None:
+            if self.step == at:
+                monkeypatch.setattr(Practice, "advance", advance)
+                signal.raise_signal(signal.SIGTERM)
+            advance(self)
+
+        monkeypatch.setattr(Practice, "advance", stopped)
+
+    return stop
+
+
+def lines(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in log_path(output).read_text().splitlines()]
+
+
+def bits(path: Path) -> dict[str, torch.Tensor]:
+    bank = read_bank(path)
+    gates = {} if bank.gates is None else {"gates": bank.gates}
+    return {"delta": bank.delta, **gates, **bank.tensors}
+
+
+def same(a: Path, b: Path) -> bool:
+    first, second = bits(a), bits(b)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_leaves_a_bank_and_says_what_it_did(method, tune, tmp_path):
+    output = tmp_path / "x.bank"
+    report = tune(method)
+    bank = read_bank(output)
+    assert bank.header.base.backbone == "test_vit" and bank.header.base.preprocessing.size == (64, 64)
+    assert bank.header.recipe["method"]["name"] == method == report["method"]
+    assert bank.header.kind == ("experts" if method == "smat" else "dense")
+    assert bank.header.experts == (8 if method == "smat" else 0)
+    assert bank.delta.abs().max() > 0
+    assert bank.header.provenance.episodes == report["epochs"][report["best_epoch"]]["tasks"]
+    assert set(report["datasets"]) == {"day (validation)", "night (validation)"}
+    assert bank.header.provenance.validation == {name: v["accuracy"] for name, v in report["datasets"].items()}
+    assert report["accuracy"] == max(epoch["accuracy"] for epoch in report["epochs"])
+    assert report["bytes"] == output.stat().st_size and report["seconds"]["total"] > 0
+    assert json.loads((tmp_path / "x.bank.run.json").read_text())["recipe"] == report["recipe"]
+    assert not checkpoint_path(output).exists()
+    practised = [line for line in lines(output) if "loss" in line]
+    assert [line["episode"] for line in practised] == list(range(report["episodes"]))
+
+
+def test_a_convolutional_backbone_can_be_meta_tuned(tune, tmp_path):
+    report = tune("smat", "method.experts=3", backbone="test_efficientnet")
+    assert report["backbone"] == "test_efficientnet"
+    assert read_bank(tmp_path / "x.bank").gates.shape[0] == 3
+
+
+def test_practice_makes_better(tune):
+    """The loss falls on drawn pictures, with dense weights and with experts."""
+    for changes in (("dense", "method.lr=1e-3"), ("smat", "method.delta_lr=5e-3", "method.kd=0", "method.sparsity=0")):
+        report = tune(*changes, "training.episodes=30", "training.validation.episodes=0")
+        assert report["epochs"][-1]["loss"] < 0.9 * report["epochs"][0]["loss"]
+
+
+def test_the_same_seed_gives_the_same_bank_and_another_does_not(tune, tmp_path):
+    paths = [tmp_path / f"{i}.bank" for i in range(3)]
+    for path, seed in zip(paths, (0, 0, 1), strict=True):
+        tune("smat", output=path, seed=seed)
+    assert same(paths[0], paths[1]) and paths[0].read_bytes() == paths[1].read_bytes()
+    assert not same(paths[0], paths[2])
+
+
+def test_masks_that_are_compared_with_have_the_density_of_those_learned(tune, tmp_path):
+    opened = {}
+    for masks in ("random", "magnitude"):
+        tune("smat", f"method.masks={masks}", "method.sparsity=0.8")
+        gates = read_bank(tmp_path / "x.bank").gates
+        assert gates.unique().tolist() == [0.0, 1.0]
+        assert gates.mean(1).tolist() == pytest.approx([0.2] * 8, abs=1e-4)
+        opened[masks] = gates
+    assert torch.equal(opened["magnitude"][0], opened["magnitude"][7])
+    assert not torch.equal(opened["random"][0], opened["random"][7])
+
+
+def test_learned_masks_reach_their_sparsity(tune):
+    report = tune(
+        "smat",
+        "method.mask_lr=15",
+        "method.multiplier_lr=0.6",
+        "training.episodes=20",
+        "training.validation.episodes=0",
+    )
+    assert all(0.8 < sparsity < 0.95 for sparsity in report["epochs"][-1]["sparsity"])
+
+
+# --- stopping and going on -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("recipe", "at"), [("smat", 0), ("smat", 2), ("smat", 3), ("smat", 5), ("dense", 3), ("fomaml", 5), ("mamf", 4)]
+)
+def test_a_stopped_run_goes_on_to_the_same_bank(recipe, at, tune, stop, tmp_path):
+    straight, stopped = tmp_path / "straight.bank", tmp_path / "stopped.bank"
+    tune(recipe, output=straight)
+    stop(at)
+    with pytest.raises(KeyboardInterrupt, match="--resume"):
+        tune(recipe, output=stopped)
+    report = tune(recipe, output=stopped, resume=True)
+    assert straight.read_bytes() == stopped.read_bytes()
+    assert lines(stopped) == lines(straight)
+    assert report["epochs"] == json.loads((tmp_path / "straight.bank.run.json").read_text())["epochs"]
+
+
+@pytest.mark.parametrize("sampler", ["exp3", "ucb1"])
+def test_samplers_that_learn_go_on_where_they_were(sampler, tune, stop, tmp_path):
+    straight, stopped = tmp_path / "straight.bank", tmp_path / "stopped.bank"
+    changes = (f"training.sampler.name={sampler}", "training.batch=2", "training.target=night")
+    tune("dense", *changes, output=straight)
+    stop(3)
+    with pytest.raises(KeyboardInterrupt):
+        tune("dense", *changes, output=stopped)
+    if sampler == "exp3":
+        state = json.loads(read_checkpoint(checkpoint_path(stopped)).facts.sampler)
+        assert any(total != 0 for total in state["totals"])
+    tune("dense", *changes, output=stopped, resume=True)
+    assert straight.read_bytes() == stopped.read_bytes()
+
+
+def test_a_run_that_crashed_goes_on_from_its_last_epoch(tune, tmp_path, monkeypatch):
+    """As after kill -9: nothing of the broken epoch is there but its scalars, which are dropped."""
+    straight, crashed = tmp_path / "straight.bank", tmp_path / "crashed.bank"
+    tune(output=straight)
+    advance = Practice.advance
+
+    def crash(self: Practice) -> None:
+        if self.step == 6:
+            raise RuntimeError("crashed")
+        advance(self)
+
+    monkeypatch.setattr(Practice, "advance", crash)
+    with pytest.raises(RuntimeError, match="crashed"):
+        tune(output=crashed)
+    monkeypatch.undo()
+    with log_path(crashed).open("a") as file:
+        file.write('{"step": 6, "cut sho')
+    tune(output=crashed, resume=True)
+    assert straight.read_bytes() == crashed.read_bytes()
+    assert lines(crashed) == lines(straight)
+
+
+def test_an_unfinished_run_is_neither_overwritten_nor_mixed_up(tune, stop, tmp_path):
+    output = tmp_path / "x.bank"
+    stop(2)
+    with pytest.raises(KeyboardInterrupt):
+        tune()
+    before = checkpoint_path(output).read_bytes()
+    with pytest.raises(FewshotError, match="checkpoint of a run that was stopped"):
+        tune()
+    with pytest.raises(FewshotError, match=r"another recipe.method.inner_lr \(0.001, now 0.1\)"):
+        tune("smat", "method.inner_lr=0.1", resume=True)
+    with pytest.raises(FewshotError, match=r"another seed \(0, now 1\)"):
+        tune(resume=True, seed=1)
+    assert checkpoint_path(output).read_bytes() == before
+    tune(resume=True)
+    with pytest.raises(FewshotError, match="is finished"):
+        tune(resume=True)
+
+
+def test_there_need_be_nothing_to_go_on_from(tune, tmp_path):
+    tune(output=tmp_path / "a.bank")
+    tune(output=tmp_path / "b.bank", resume=True)
+    assert same(tmp_path / "a.bank", tmp_path / "b.bank")
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(tune, tmp_path, monkeypatch):
+    output, written = tmp_path / "x.bank", []
+    write = Path.write_bytes
+
+    def full(self: Path, content: bytes) -> int:
+        is_checkpoint = b"fewshot-checkpoint" in content[:1000]
+        if is_checkpoint and len(written) == 1:
+            write(self, content[:100])
+            raise OSError(28, "No space left on device")
+        written.extend([self] * is_checkpoint)
+        return write(self, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(FewshotError, match="No space left"):
+        tune()
+    monkeypatch.undo()
+    assert read_checkpoint(checkpoint_path(output)).facts.step == 4
+    assert read_bank(output).delta.abs().max() > 0
+    tune(resume=True)
+    tune(output=tmp_path / "straight.bank")
+    assert same(output, tmp_path / "straight.bank")
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_bank(tune, tmp_path, monkeypatch):
+    advance = Practice.advance
+
+    def poisoned(self: Practice) -> None:
+        if self.step == 5:
+            self.descent.write_({"delta": torch.full_like(self.bank["delta"], torch.inf)})
+        advance(self)
+
+    monkeypatch.setattr(Practice, "advance", poisoned)
+    says = r"broke off in episode 5, a task of (day|night): .*query_ce.* no finite number"
+    with pytest.raises(FewshotError, match=says) as caught:
+        tune("smat", "method.delta_lr=0.3")
+    assert "--set method.delta_lr=0.1 " in caught.value.hint
+    assert read_bank(tmp_path / "x.bank").header.provenance.episodes == 4
+
+
+# --- validation ------------------------------------------------------------------------------------------------------
+
+
+def test_the_best_bank_is_kept_or_the_last(tune, tmp_path, monkeypatch):
+    accuracies = iter([0.5, 0.9, 0.7] * 2)
+    monkeypatch.setattr("fewshot_cli.jobs.meta_tune.validated", lambda practice: {"day": next(accuracies)})
+    for select, tasks in (("best", 8), ("last", 12)):
+        report = tune("dense", "training.epochs=3", f"training.validation.select={select}")
+        assert read_bank(tmp_path / "x.bank").header.provenance.episodes == tasks
+        assert report["accuracy"] == {"best": 0.9, "last": 0.7}[select]
+
+
+def test_patience_ends_a_run_that_gets_no_better(tune, monkeypatch):
+    accuracies = iter([0.5, 0.6, 0.6, 0.1, 0.9])
+    monkeypatch.setattr("fewshot_cli.jobs.meta_tune.validated", lambda practice: {"day": next(accuracies)})
+    report = tune("dense", "training.epochs=5", "training.validation.patience=2")
+    assert len(report["epochs"]) == 4 and report["best_epoch"] == 1
+
+
+def test_data_sets_can_be_given_to_validate_on(tune, sets):
+    report = tune("dense", data=sets / "day", validation=sets / "night")
+    assert set(report["datasets"]) == {"night"}
+    assert report["domains"]["day"]["images"] == 50  # nothing of it is kept apart
+
+
+def test_bad_input_is_a_sentence(tune, sets, tmp_path):
+    with pytest.raises(FewshotError, match="way"):
+        tune("dense", "training.protocol.way=9")
+    with pytest.raises(FewshotError, match="target noon is none"):
+        tune("dense", "training.target=noon", "training.sampler.name=exp3")
+    with pytest.raises(FewshotError, match="A task of 11 classes can't be drawn from 10"):
+        tune("mamf", "method.way=11")
+    with pytest.raises(FewshotError, match="is a folder"):
+        tune(output=tmp_path)
+    with pytest.raises(FewshotError, match="Two data sets are called day"):
+        what = load_meta_recipe("dense", SMALL, backbone="test_vit", image_size=64)
+        means = Means(Source(offline=True), CPU, FeatureCache(), Unseen(), Processes())
+        twice = tuple(read_datasets(sets / "day")) * 2
+        meta_tune(what, Material(twice), Output(tmp_path / "x.bank"), 0, means)
+
+
+def test_scalars_go_to_tensorboard_when_asked(tune, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    tune("smat", "method.experts=3", output=Output(tmp_path / "x.bank", tensorboard=tmp_path / "board"))
+    board = EventAccumulator(str(tmp_path / "board")).Reload()
+    tags = board.Tags()["scalars"]
+    assert {"loss", "accuracy", "query_ce", "sparsity/2", "router/0", "validation/day (validation)"} <= set(tags)
+    assert [event.value for event in board.Scalars("loss")] == pytest.approx(
+        [line["loss"] for line in lines(tmp_path / "x.bank") if "loss" in line]
+    )
