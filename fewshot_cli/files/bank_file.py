@@ -107,8 +107,9 @@ def write_bank(
     """Writes the file, delta and gates as `values` wherever a gate is open, and gives its size in bytes.
 
     As float16 they are rounded, by at most 0.05 %, and all else is read back as it was; where every gate is 0, the
-    delta is read back as 0, which makes no difference to any mixture. Not atomic: write into a `staged` file. Raises FewshotError where
-    meta-tuning went wrong, or float16 can't hold the delta; ValueError for tensors that don't fit the header.
+    delta is read back as 0, which makes no difference to any mixture. Not atomic: write into a `staged` file. Raises
+    FewshotError where meta-tuning went wrong, or float16 can't hold the delta; ValueError for tensors that don't fit
+    the header.
     """
     stored = dict(_coded(header, delta, gates, tensors, _DTYPES[values]))
     content = signed_bytes(KIND, header, stored)
