@@ -58,6 +58,9 @@ class SMATSettings(Settings):
     """What the router makes the task's embedding of; `first`, as published, depends on the order of the classes."""
     evaluation_beta: float = Field(default=TRAINING_BETA, gt=0)
     """β of the gates in use. Published: 1, with which gates that training closed open a little."""
+    binary: bool = True
+    """Whether gates in use are 0 or 1, whichever is nearer, so that an expert is one bit a weight. Training leaves most
+    of them there; the rest are fractions, which the published code uses as they are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,6 +269,7 @@ class Library:
     @classmethod
     def of(cls, bank: Params, settings: SMATSettings) -> "Library":
         packed = PackedGates.of(bank[LOGITS], settings.evaluation_beta)
+        packed = packed.rounded() if settings.binary else packed
         return cls(bank[DELTA].detach(), packed, folded(router_of(bank)), settings.pool)
 
     @torch.no_grad()

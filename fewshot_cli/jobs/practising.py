@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -226,7 +227,8 @@ def validated(practice: Practice) -> dict[str, float]:
         (which, number) for which in range(len(ground.validation)) for number in range(training.validation.episodes)
     ]
     share = units[ground.processes.rank :: ground.processes.world]
-    mine = [(which, _answered(practice, ground.validation[which], number)) for which, number in share]
+    weights = practice.recipe.method.weights(practice.bank, ground.net, practice.tasks)
+    mine = [(which, _answered(practice, weights, ground.validation[which], number)) for which, number in share]
     found = [pair for pairs in ground.processes.gather(mine) for pair in pairs]
     accuracies = [sorted(accuracy for at, accuracy in found if at == which) for which in range(len(ground.validation))]
     return {
@@ -236,12 +238,12 @@ def validated(practice: Practice) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _answered(practice: Practice, domain: Domain, number: int) -> float:
+def _answered(practice: Practice, weights_for: Callable[[Tensor], Tensor], domain: Domain, number: int) -> float:
     """The share of the queries of a task that is answered right."""
     recipe, ground = practice.recipe, practice.ground
     net = ground.net
     task = domain.task(recipe.training.protocol, net.backbone, ground.seed + VALIDATION_SEED, number, None)
-    weights = recipe.method.weights(practice.bank, net, task.frozen_prototypes, practice.tasks)
+    weights = weights_for(task.frozen_prototypes)
     images = torch.cat([task.support_images, task.query_images])
     features = torch.cat([net.features(part, weights) for part in torch.split(images, net.backbone.chunk)])
     support, query = torch.split(features, [len(task.support_images), len(task.query_images)])

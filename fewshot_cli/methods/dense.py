@@ -1,5 +1,6 @@
 """Dense meta-tuning: every weight of the backbone moves. The M of P>M>F, and FOMAML."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -51,8 +52,9 @@ class Dense(EpisodicMethod):
         assert gradient is not None
         return gradient.flatten()
 
-    def weights(self, bank: Params, net: FlatBackbone, prototypes: Tensor, tasks: int) -> Tensor:
-        return net.layout.flatten(bank).detach()
+    def weights(self, bank: Params, net: FlatBackbone, tasks: int) -> Callable[[Tensor], Tensor]:
+        same = net.layout.flatten(bank).detach()
+        return lambda prototypes: same
 
     def learned(self, bank: Params, net: FlatBackbone, tasks: int) -> Learned:
         cosine = {name: bank[name] for name in (SCALE, BIAS)}

@@ -1,7 +1,7 @@
 """The protocol of meta-tuning: what learns from many tasks before anybody's folder is seen, and leaves a bank."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -57,10 +57,10 @@ class MetaMethod(Settings):
         """The bank before meta-tuning."""
 
     @abstractmethod
-    def weights(self, bank: Params, net: FlatBackbone, prototypes: Tensor, tasks: int) -> Tensor:
-        """The backbone's weights `(size,)` for a new task with these prototypes `(way, dim)` of the frozen backbone.
+    def weights(self, bank: Params, net: FlatBackbone, tasks: int) -> Callable[[Tensor], Tensor]:
+        """The backbone's weights `(size,)` for a new task, given its prototypes `(way, dim)` of the frozen backbone.
 
-        `tasks` is how many have been practised on.
+        `tasks` is how many have been practised on. The bank must not change while they are asked for.
         """
 
     @abstractmethod

@@ -1,5 +1,6 @@
 """SMAT: sparse experts over one shared delta, mixed for each task by a router (Chen et al., 2024, ICML)."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -8,10 +9,10 @@ from torch import Tensor
 
 from fewshot_cli.engine.descent import Group
 from fewshot_cli.engine.domains import last_matrix
-from fewshot_cli.engine.experts import clamp_logits_, fixed_logits, gates, interpolate
+from fewshot_cli.engine.experts import clamp_logits_, fixed_logits, gates
 from fewshot_cli.engine.flat import FlatBackbone
 from fewshot_cli.engine.masks import largest
-from fewshot_cli.engine.router import LOWEST_TEMPERATURE, START_TEMPERATURE, folded, route
+from fewshot_cli.engine.router import LOWEST_TEMPERATURE, START_TEMPERATURE
 from fewshot_cli.engine.schedules import FIRST_LR
 from fewshot_cli.engine.smat import (
     DELTA,
@@ -19,9 +20,9 @@ from fewshot_cli.engine.smat import (
     MULTIPLIERS,
     ROUTER,
     FeaturedTask,
+    Library,
     SMATSettings,
     passed,
-    router_of,
     start_bank,
     trained,
 )
@@ -35,7 +36,7 @@ class SMAT(SMATSettings, EpisodicMethod):
 
     Differs from the release where that has faults: keys and skill tokens are trained and saved (`trainable_keys`),
     multipliers are saved, the router reads all prototypes (`pool`), and the gates in use are those of training
-    (`evaluation_beta`).
+    (`evaluation_beta`), rounded to 0 or 1 (`binary`).
     """
 
     name: Literal["smat"] = "smat"
@@ -113,12 +114,12 @@ class SMAT(SMATSettings, EpisodicMethod):
         assert gradient is not None
         return gradient[net.layout.slices[last_matrix(net.backbone.params)]]
 
-    def weights(self, bank: Params, net: FlatBackbone, prototypes: Tensor, tasks: int) -> Tensor:
-        with torch.no_grad():
-            weights = route(folded(router_of(bank)), prototypes, self.temperature(tasks), self.pool).weights
-            return interpolate(net.base, bank[DELTA], bank[LOGITS], weights, self.evaluation_beta).weights
+    def weights(self, bank: Params, net: FlatBackbone, tasks: int) -> Callable[[Tensor], Tensor]:
+        library, temperature = Library.of(bank, self), self.temperature(tasks)
+        return lambda prototypes: library.merged(net.base, prototypes, temperature)
 
     def learned(self, bank: Params, net: FlatBackbone, tasks: int) -> Learned:
         others = {name: values for name, values in bank.items() if name not in (DELTA, LOGITS)}
         router: dict[str, Any] = {"pool": self.pool, "temperature": self.temperature(tasks)}
-        return Learned(bank[DELTA], gates(bank[LOGITS].detach(), self.evaluation_beta), others, router)
+        z = gates(bank[LOGITS].detach(), self.evaluation_beta)
+        return Learned(bank[DELTA], (z >= 0.5).to(z) if self.binary else z, others, router)

@@ -13,7 +13,7 @@ from torch.autograd import grad
 
 from fewshot_cli.engine.backbones import Backbone
 from fewshot_cli.engine.deltas import merge
-from fewshot_cli.engine.experts import EVALUATION_BETA, TRAINING_BETA, PackedGates, interpolate, pruned
+from fewshot_cli.engine.experts import EVALUATION_BETA, TRAINING_BETA, PackedGates, gates, interpolate, pruned
 from fewshot_cli.engine.flat import FlatBackbone, Layout
 from fewshot_cli.engine.heads import class_means, cosine_head
 from fewshot_cli.engine.preprocessing import Preprocessing
@@ -389,7 +389,7 @@ def test_a_step_down_the_gradient_lowers_the_loss(net, task):
 
 
 def test_an_exported_library_gives_the_live_logits(net, task):
-    settings = SMATSettings(experts=4)
+    settings = SMATSettings(experts=4, binary=False)
     bank = moved_bank(net, settings)
     prototypes = task.frozen_prototypes
     live = route(router_of(bank), prototypes, 0.5, settings.pool)
@@ -414,3 +414,13 @@ def test_a_saved_bank_routes_the_same(net, task):
 
 def test_the_layout_of_a_task_is_that_of_the_backbone(net):
     assert net.layout == Layout.of(net.backbone.params)
+
+
+def test_a_binary_library_has_every_gate_at_the_nearer_end(net, task):
+    settings = SMATSettings(experts=4)
+    bank = moved_bank(net, settings)
+    library, weights = Library.of(bank, settings), torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    nearer = (gates(bank[LOGITS]) >= 0.5).to(weights.dtype)
+    assert 0 < nearer.mean() < 1
+    torch.testing.assert_close(library.gates.mixed(weights), weights @ nearer)
+    assert library.gates.bytes == net.layout.size  # one a weight

@@ -155,6 +155,14 @@ def test_masks_that_are_compared_with_have_the_density_of_those_learned(tune, tm
     assert not torch.equal(opened["random"][0], opened["random"][7])
 
 
+def test_gates_are_written_as_they_are_used(tune, tmp_path):
+    changes = ("method.experts=3", "method.mask_lr=15")
+    tune("smat", *changes)
+    assert read_bank(tmp_path / "x.bank").gates.unique().tolist() == [0.0, 1.0]
+    tune("smat", *changes, "method.binary=false")
+    assert len(read_bank(tmp_path / "x.bank").gates.unique()) > 100
+
+
 def test_learned_masks_reach_their_sparsity(tune):
     report = tune(
         "smat",
