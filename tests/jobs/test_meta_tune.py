@@ -128,6 +128,21 @@ def test_a_convolutional_backbone_can_be_meta_tuned(tune, tmp_path):
     assert read_bank(tmp_path / "x.bank").gates.shape[0] == 3
 
 
+@pytest.mark.parametrize("recipe", ["smat-vits", "smat-vitb", "dense-vits"])
+def test_the_published_recipes_run_on_a_small_backbone(recipe, tune, tmp_path):
+    """Variable way and shot, views, many tasks a step, the published schedule, whose epoch 0 learns next to nothing."""
+    limits = "{name: meta-dataset, min_way: 3, max_way: 4, max_queries: 2, max_support: 20, max_per_class: 4}"
+    few = ("training.episodes=16", "training.validation.episodes=1")
+    changes: dict[int, float] = {}
+    for epochs in (1, 3):
+        report = tune(
+            recipe, f"training.protocol={limits}", *few, f"training.epochs={epochs}", "training.validation.select=last"
+        )
+        changes[epochs] = float(read_bank(tmp_path / "x.bank").delta.abs().max())
+        assert report["episodes"] == 16 * epochs
+    assert changes[1] < 1e-4 and changes[3] > 3 * changes[1]
+
+
 def test_practice_makes_better(tune):
     """The loss falls on drawn pictures, with dense weights and with experts."""
     for changes in (("dense", "method.lr=1e-3"), ("smat", "method.delta_lr=5e-3", "method.kd=0", "method.sparsity=0")):
