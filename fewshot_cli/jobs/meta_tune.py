@@ -28,6 +28,7 @@ from fewshot_cli.jobs.interrupts import Interrupts
 from fewshot_cli.jobs.loading import load_backbone
 from fewshot_cli.jobs.meta_log import Log, log_path
 from fewshot_cli.jobs.practising import Ground, Practice, validated
+from fewshot_cli.jobs.progress import Advance
 from fewshot_cli.jobs.record import Report, versions, write_run
 from fewshot_cli.methods.meta import EpisodicMethod
 from fewshot_cli.recipes import MetaRecipe
@@ -207,7 +208,7 @@ class _Run:
                         raise KeyboardInterrupt("Interrupted; the same command with --resume goes on from here.")
                     if time.monotonic() - self._saved > CHECKPOINT_EVERY:
                         self._checkpoint()
-                self._end_epoch()
+                self._end_epoch(advance)
 
     def finished(self, material: Material) -> Report:
         """What the run found; leaves it beside the bank, and removes the checkpoint."""
@@ -245,8 +246,11 @@ class _Run:
 
     # what happens after an epoch
 
-    def _end_epoch(self) -> None:
-        found = validated(self.practice)
+    def _end_epoch(self, advance: Advance) -> None:
+        step, steps, remark = self.practice.step, self.practice.ends[-1], self._remark()
+        found = validated(
+            self.practice, lambda done, of: advance(step, steps, f"{remark}\nvalidation: {done} of {of} tasks")
+        )
         accuracy = sum(found.values()) / len(found) if found else None
         last = self.recent[-1]
         self.epochs.append(

@@ -220,15 +220,21 @@ class _Rewarded:
         return {which: sums[which] / counts[which] for which in range(self.domains) if counts[which] > 0}
 
 
-def validated(practice: Practice) -> dict[str, float]:
-    """The accuracy of prototypes under the bank on each validation domain, over the same tasks every time."""
+def validated(practice: Practice, watch: Callable[[int, int], None]) -> dict[str, float]:
+    """The accuracy of prototypes under the bank on each validation domain, over the same tasks every time.
+
+    `watch` is told how many of its tasks this process has done, and of how many.
+    """
     training, ground = practice.recipe.training, practice.ground
     units = [
         (which, number) for which in range(len(ground.validation)) for number in range(training.validation.episodes)
     ]
     share = units[ground.processes.rank :: ground.processes.world]
     weights = practice.recipe.method.weights(practice.bank, ground.net, practice.tasks)
-    mine = [(which, _answered(practice, weights, ground.validation[which], number)) for which, number in share]
+    mine = []
+    for done, (which, number) in enumerate(share, 1):
+        mine.append((which, _answered(practice, weights, ground.validation[which], number)))
+        watch(done, len(share))
     found = [pair for pairs in ground.processes.gather(mine) for pair in pairs]
     accuracies = [sorted(accuracy for at, accuracy in found if at == which) for which in range(len(ground.validation))]
     return {

@@ -312,7 +312,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_bank(tune, tm
 
 def test_the_best_bank_is_kept_or_the_last(tune, tmp_path, monkeypatch):
     accuracies = iter([0.5, 0.9, 0.7] * 2)
-    monkeypatch.setattr("fewshot_cli.jobs.meta_tune.validated", lambda practice: {"day": next(accuracies)})
+    monkeypatch.setattr("fewshot_cli.jobs.meta_tune.validated", lambda practice, watch: {"day": next(accuracies)})
     for select, tasks in (("best", 8), ("last", 12)):
         report = tune("dense", "training.epochs=3", f"training.validation.select={select}")
         assert read_bank(tmp_path / "x.bank").header.provenance.episodes == tasks
@@ -321,7 +321,7 @@ def test_the_best_bank_is_kept_or_the_last(tune, tmp_path, monkeypatch):
 
 def test_patience_ends_a_run_that_gets_no_better(tune, monkeypatch):
     accuracies = iter([0.5, 0.6, 0.6, 0.1, 0.9])
-    monkeypatch.setattr("fewshot_cli.jobs.meta_tune.validated", lambda practice: {"day": next(accuracies)})
+    monkeypatch.setattr("fewshot_cli.jobs.meta_tune.validated", lambda practice, watch: {"day": next(accuracies)})
     report = tune("dense", "training.epochs=5", "training.validation.patience=2")
     assert len(report["epochs"]) == 4 and report["best_epoch"] == 1
 
