@@ -43,13 +43,19 @@ LENGTH = {
     "training.validation.episodes": "16",
 }
 """200 tasks of five classes, five support images and ten queries each; half of an epoch's tenth to warm up."""
-SMAT = {"method.mask_lr": "3", "method.multiplier_lr": "0.12", "method.annealing": "200"}
-"""The rule for so few steps: 600 / steps and 24 / steps (LOG.md)."""
+SMAT = {"method.mask_lr": "3", "method.multiplier_lr": "0.3", "method.annealing": "200"}
+"""For so few steps: 600 / steps and 60 / steps (LOG.md)."""
 RUNS: dict[str, tuple[str, dict[str, str]]] = {
     "dense": ("dense", {"method.lr": "3e-3"}),
+    "dense-slow": ("dense", {"method.lr": "1e-3"}),
     "fomaml": ("fomaml", {"method.lr": "3e-3"}),
     "mamf": ("mamf", {}),
+    "smat-50": ("smat", SMAT | {"method.sparsity": "0.5"}),
     "smat-90": ("smat", SMAT),
+    "smat-95": ("smat", SMAT | {"method.sparsity": "0.95"}),
+    "smat-90-teachers": ("smat", SMAT | {"method.kd": "0.25"}),
+    "random-90": ("smat", SMAT | {"method.masks": "random", "method.delta_lr": "5e-2"}),
+    "magnitude-90": ("smat", SMAT | {"method.masks": "magnitude"}),
 }
 
 
