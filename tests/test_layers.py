@@ -12,7 +12,7 @@ import fewshot_cli
 PACKAGE = Path(fewshot_cli.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-VALUES = ("engine.types", "engine.preprocessing", "engine.deltas", "engine.heads")  # words, not work
+VALUES = ("engine.types", "engine.preprocessing", "engine.deltas", "engine.heads", "engine.draws")  # words, not work
 MAY_IMPORT = {
     "errors": (),
     "engine": ("engine", "errors"),

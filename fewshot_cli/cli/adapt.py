@@ -1,7 +1,7 @@
 """`fewshot adapt FOLDER -o FILE`"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -33,6 +33,13 @@ def adapt(
             "--folds", metavar="N", min=0, help="Folds to estimate a trained method's accuracy in; 0 doesn't."
         ),
     ] = 5,
+    values: Annotated[
+        Literal["float32", "bfloat16", "float16", "int8", "1bit"],
+        typer.Option(
+            "--values",
+            help="How to keep each changed weight: fewer bits make a smaller file, which is proved with them.",
+        ),
+    ] = "float16",
     device: options.Device = "auto",
     seed: options.Seed = 0,
     offline: options.Offline = False,
@@ -70,5 +77,6 @@ def adapt(
         folds,
         options.feature_cache(no_cache),
         progress,
+        values,
     )
     show(report, json, adapted)

@@ -9,6 +9,7 @@ import typer
 from fewshot_cli.cli import (
     adapt,
     backbones,
+    compose,
     demo,
     doctor,
     evaluate,
@@ -35,6 +36,7 @@ app.command("predict")(predict.predict)
 app.command("eval")(evaluate.evaluate)
 app.command("meta-tune")(meta_tune.meta_tune)
 app.command("export")(export.export)
+app.command("compose")(compose.compose)
 app.command("inspect")(inspect.inspect)
 app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)

@@ -1,4 +1,4 @@
-"""`fewshot predict FILE PATH...`"""
+"""`fewshot predict FILE [FILE...] PATH...`"""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +11,10 @@ from fewshot_cli.cli import options
 @options.command
 def predict(
     file: options.File,
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Images, or folders of images.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="[FILE...] PATH...", help="More delta files, then images, or folders of images."),
+    ],
     csv: Annotated[Path | None, typer.Option("--csv", metavar="OUT", help="Write the rows to a CSV file.")] = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
@@ -22,19 +25,22 @@ def predict(
 ) -> None:
     """Label images, one row for each.
 
-    A file that can't be read is a row with its error, never a stop.
+    A file that can't be read is a row with its error, never a stop. Of several delta files, which must be on one base,
+    each gives its row.
     """
     progress = options.start(quiet, offline)
     where = options.source(weights, offline)
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.engine.devices import choose_device
     from fewshot_cli.files.atomic import check_writable, write_atomically
+    from fewshot_cli.jobs.predict import files_and_images
     from fewshot_cli.jobs.predict import predict as job
     from fewshot_cli.reports.predicting import as_csv, predicted
 
     if csv:
         check_writable(csv)
-    report = job(file, paths, where, choose_device(device), options.feature_cache(no_cache), progress)
+    files, images = files_and_images([file, *paths])
+    report = job(files, images, where, choose_device(device), options.feature_cache(no_cache), progress)
     if csv:
         write_atomically(csv, as_csv(report))
     show(report, json, predicted)

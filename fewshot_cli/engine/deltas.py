@@ -7,6 +7,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+MOST_AT_ONCE = 2**24
+"""Values of a product of factors that are held only to be counted: a file of few factors may speak of any number."""
+
 
 @dataclass(frozen=True)
 class Dense:
@@ -53,7 +56,8 @@ class LowRank:
     right: Tensor
 
     def nonzeros(self) -> int:
-        return int(torch.count_nonzero(self.left @ self.right))
+        rows = torch.split(self.left, max(1, MOST_AT_ONCE // max(1, self.right.shape[1])))
+        return sum(int(torch.count_nonzero(part @ self.right)) for part in rows)
 
     def added_to(self, base: Tensor) -> Tensor:
         return base + (self.left @ self.right).reshape(self.shape)
@@ -79,27 +83,70 @@ def plus(first: Delta, second: Delta) -> dict[str, Change]:
 
 def delta_of(values: Mapping[str, Tensor]) -> dict[str, Change]:
     """The delta that adds these values, each in the smaller form; a parameter whose values are all 0 is left out."""
-    found = {name: _smaller(of_parameter) for name, of_parameter in values.items()}
+    found = {name: smaller(of_parameter) for name, of_parameter in values.items()}
     return {name: change for name, change in found.items() if isinstance(change, Dense) or len(change.positions)}
 
 
 def _sum(first: Change, second: Change) -> Change:
-    values = second.added_to(_values(first))
+    values = second.added_to(all_values(first))
     if not isinstance(first, Sparse) or not isinstance(second, Sparse):
-        return _smaller(values)
+        return smaller(values)
     named = torch.zeros(values.numel(), dtype=torch.bool, device=values.device)
     named[first.positions] = named[second.positions] = True
     positions = named.nonzero().squeeze(1)
     return Sparse(first.shape, positions, values.flatten()[positions])
 
 
-def _values(change: Change) -> Tensor:
-    """The change of every value of the parameter."""
-    given = change.left if isinstance(change, LowRank) else change.values
-    return change.added_to(given.new_zeros(change.shape))
+def scaled(delta: Delta, factor: float) -> dict[str, Change]:
+    """The delta that moves weights `factor` times as far, each change in the form it has."""
+
+    def times(change: Change) -> Change:
+        if isinstance(change, LowRank):
+            return replace(change, left=change.left * factor)
+        return replace(change, values=change.values * factor)
+
+    return {name: times(change) for name, change in delta.items()}
 
 
-def _smaller(values: Tensor) -> Dense | Sparse:
+def negated(delta: Delta) -> dict[str, Change]:
+    """The delta that moves weights the other way, each change in the form it has."""
+    return scaled(delta, -1.0)
+
+
+def interpolated(first: Delta, second: Delta, share: float) -> dict[str, Change]:
+    """The delta on the way from `first`, where `share` is 0, to `second`, where it is 1."""
+    return plus(scaled(first, 1 - share), scaled(second, share))
+
+
+def masked(delta: Delta, where: Mapping[str, Tensor]) -> dict[str, Change]:
+    """The delta with only those of its values for which `where`, a boolean tensor of the parameter's shape, is true.
+
+    What is left of a sparse change is sparse, of another in the smaller form. A parameter that `where` does not name,
+    or of which nothing is left, is left out.
+    """
+    found = {name: _masked(change, where[name]) for name, change in delta.items() if name in where}
+    return {name: change for name, change in found.items() if isinstance(change, Dense) or len(change.positions)}
+
+
+def _masked(change: Change, where: Tensor) -> Dense | Sparse:
+    if not isinstance(change, Sparse):
+        return smaller(all_values(change).where(where, 0.0))
+    left = where.reshape(-1)[change.positions]
+    return Sparse(change.shape, change.positions[left], change.values[left])
+
+
+def all_values(change: Change) -> Tensor:
+    """The change of every value of the parameter, in its shape."""
+    match change:
+        case Dense():
+            return change.values
+        case Sparse():
+            return change.added_to(change.values.new_zeros(change.shape))
+        case LowRank():
+            return (change.left @ change.right).reshape(change.shape)
+
+
+def smaller(values: Tensor) -> Dense | Sparse:
     """The change by these values: sparse, where a file so takes fewer numbers."""
     if 2 * int(torch.count_nonzero(values)) >= values.numel():
         return Dense(values)

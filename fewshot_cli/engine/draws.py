@@ -36,6 +36,20 @@ class Draws:
         """
         return np.argsort(self._words(n), kind="stable")[:k].astype(np.int64, copy=False)
 
+    def subset(self, n: int, k: int) -> Numbers:
+        """The numbers `(k,)`, rising, of k different ones of n < 2^32 things, every set of them as likely as any other
+        (a thing by up to n in 2^32). Takes time and memory for k of them only."""
+        if 2 * k > n:
+            left = np.ones(n, dtype=bool)
+            left[self.subset(n, n - k)] = False
+            return np.flatnonzero(left)
+        chosen = np.empty(0, dtype=np.uint32)
+        while len(chosen) < k:  # never too many: each draw adds one thing or none
+            drawn = (self._words(k - len(chosen)) >> np.uint64(32)) * np.uint64(n) >> np.uint64(32)
+            together = np.sort(np.concatenate([chosen, drawn.astype(np.uint32)]))
+            chosen = together[np.concatenate([[True], together[1:] != together[:-1]])]
+        return chosen.astype(np.int64)
+
     def shuffled(self, things: Numbers) -> Numbers:
         """The same things in random order."""
         return things[self.choose(len(things), len(things))]

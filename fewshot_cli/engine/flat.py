@@ -50,7 +50,7 @@ class Layout:
         """
         parts = torch.split(flat, list(self.sizes), dim=-1)
         return {
-            name: part.view(*flat.shape[:-1], *shape)
+            name: part.view((*flat.shape[:-1], *shape))
             for name, part, shape in zip(self.names, parts, self.shapes, strict=True)
         }
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fewshot_cli.engine.deltas import Sparse
+from fewshot_cli.engine.draws import Draws
 from fewshot_cli.engine.types import Params, total_size
 
 Positions = dict[str, Tensor]
@@ -37,9 +38,12 @@ def largest(score: Tensor, count: int) -> Tensor:
     return score.flatten().topk(count).indices.sort().values
 
 
-def random_positions(size: int, count: int, rng: torch.Generator) -> Tensor:
-    """Flat positions `(count,)`, rising, drawn without putting back; `rng` is a CPU generator."""
-    return torch.randperm(size, generator=rng)[:count].sort().values
+def random_positions(seed: int, name: str, size: int, count: int) -> Tensor:
+    """Flat positions `(count,)`, rising, drawn for the parameter `name`.
+
+    They are the same wherever they are drawn again, so that a file needs the seed only.
+    """
+    return torch.from_numpy(Draws(seed, name, 0).subset(size, count))
 
 
 def structured_positions(rows: int, columns: int, density: float) -> Tensor:

@@ -8,6 +8,7 @@ smaller. A set of more than half the places is written as its complement, and on
 import struct
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +20,10 @@ MOST_PLACES = 2**48  # so that no sum of a damaged code overflows
 
 _START = struct.Struct("<IBBQ")  # checksum of what follows, form, low bits, count
 _GAPS, _COMPLEMENT, _BITMAP = range(3)
+_PLACES_OF_A_BITMAP = 64  # at most, for each that is listed
 _LARGEST_BLOCKS = 9  # what deflate calls its memory level
 _ESCAPE = 255  # this byte adds 255 and says that the number goes on
+_NARROW = 23  # so many low bits and a byte fit 32 bits, with 1 added
 
 
 class BadCode(ValueError):
@@ -40,12 +43,14 @@ def code_of(positions: npt.NDArray[np.integer], size: int) -> bytes:
     return min(_codes(places, size), key=len)
 
 
-def positions_in(code: bytes | memoryview, size: int) -> Positions:
+def positions_in(code: bytes | memoryview, size: int, most: int | None = None) -> Positions:
     """The positions `(count,)` that `code` says are chosen among `size` places.
 
     Raises BadCode, and nothing else, for bytes that say nothing of the kind. Whatever they are, it takes time in
     proportion to their number and to `size`, and no more memory than 40 bytes for each of the positions, of which
-    there are at most `size`, and 2 for each of the places.
+    there are at most `size`, and 2 for each of the places. Given `most`, it raises BadCode for more positions than
+    that, and for a bitmap of more than 64 places for each of them: so it takes no more memory than 200 bytes for each
+    of `most`, and a byte for every 64 places.
     """
     code = memoryview(code)
     if len(code) < _START.size:
@@ -55,6 +60,8 @@ def positions_in(code: bytes | memoryview, size: int) -> Positions:
         raise BadCode("it does not match its checksum")
     if count > size or size > MOST_PLACES:
         raise BadCode(f"it has {count} positions for {size} places")
+    if most is not None and (count > most or (form == _BITMAP and size > _PLACES_OF_A_BITMAP * count)):
+        raise BadCode(f"it has {count} positions in {size} places for {most} values")
     body = code[_START.size :]
     if form == _GAPS and 2 * count <= size:
         return _from_gaps(body, low_bits, count, size)
@@ -72,7 +79,7 @@ def _codes(places: Positions, size: int) -> Iterator[bytes]:
         planes, quotients = _split_gaps(listed, low_bits)
         for strategy in (zlib.Z_HUFFMAN_ONLY, zlib.Z_DEFAULT_STRATEGY):  # random sets only lose by a search for repeats
             yield _signed(form, low_bits, count, planes + _deflated(quotients, strategy))
-    if size <= 64 * len(listed):  # not worth a try for sparser sets
+    if size <= _PLACES_OF_A_BITMAP * len(listed):  # not worth a try for sparser sets
         yield _signed(_BITMAP, 0, count, _deflated(_bitmap(places, size), zlib.Z_DEFAULT_STRATEGY))
 
 
@@ -113,27 +120,42 @@ def _from_gaps(body: memoryview, low_bits: int, listed: int, size: int) -> Posit
     planes = body[: low_bits * width]
     if len(planes) < low_bits * width:
         raise BadCode("its low bits are cut off")
-    stream = _inflated(body[len(planes) :], listed + (size >> low_bits) // _ESCAPE)
-    quotients = np.frombuffer(stream, dtype=np.uint8)
-    is_last = quotients != _ESCAPE
-    if np.count_nonzero(is_last) != listed or (len(quotients) and not is_last[-1]):
+    quotients = _quotients(_inflated(body[len(planes) :], listed + (size >> low_bits) // _ESCAPE), listed)
+    if int(quotients.sum(dtype=np.int64)) > size >> low_bits:
+        raise BadCode(f"a position is beyond {size}")
+    of_all = np.uint32 if low_bits <= _NARROW and quotients.dtype == np.uint8 else np.int64
+    gaps: npt.NDArray[Any] = quotients.astype(of_all)
+    gaps <<= low_bits
+    for first, part in _low_parts(planes, low_bits, listed):
+        wide: npt.NDArray[Any] = part.astype(of_all)
+        gaps |= wide << first
+    gaps[1:] += 1
+    places: Positions = np.cumsum(gaps, dtype=np.int64)
+    if listed and int(places[-1]) >= size:
+        raise BadCode(f"a position is beyond {size}")
+    return places
+
+
+def _quotients(stream: bytes, listed: int) -> npt.NDArray[np.integer]:
+    """The numbers `(listed,)` in the stream; as bytes, if none needs an escape."""
+    found = np.frombuffer(stream, dtype=np.uint8)
+    ends = np.flatnonzero(found != _ESCAPE) if len(found) != listed or (found == _ESCAPE).any() else None
+    if ends is None:
+        return found
+    if len(ends) != listed or (len(found) and (not listed or ends[-1] != len(found) - 1)):
         raise BadCode(f"it does not hold {listed} gaps")
-    skipped: Positions = np.cumsum(quotients, dtype=np.int64)[is_last]
-    if listed and int(skipped[-1]) > size >> low_bits:
-        raise BadCode(f"a position is beyond {size}")
-    skipped <<= low_bits
-    skipped += np.cumsum(_low_parts(planes, low_bits, listed))
-    skipped += np.arange(listed)
-    if listed and int(skipped[-1]) >= size:
-        raise BadCode(f"a position is beyond {size}")
-    return skipped
+    numbers: Positions = found[ends] + _ESCAPE * (np.diff(ends, prepend=-1) - 1)
+    return numbers
 
 
-def _low_parts(planes: memoryview, low_bits: int, listed: int) -> Positions:
-    parts = np.zeros(listed, dtype=np.int64)
-    for bit, plane in enumerate(np.frombuffer(planes, dtype=np.uint8).reshape(low_bits, -(-listed // 8))):
-        parts |= np.unpackbits(plane, count=listed).astype(np.int64) << bit
-    return parts
+def _low_parts(planes: memoryview, low_bits: int, listed: int) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+    """The low bits `(listed,)` of all gaps, eight at a time, and where these begin."""
+    rows = np.frombuffer(planes, dtype=np.uint8).reshape(low_bits, -(-listed // 8))
+    for first in range(0, low_bits, 8):
+        part = np.zeros(listed, dtype=np.uint8)
+        for bit, row in enumerate(rows[first : first + 8]):
+            part |= np.unpackbits(row, count=listed) << bit
+        yield first, part
 
 
 def _others(places: Positions, size: int) -> Positions:

@@ -1,6 +1,7 @@
 """From a labelled folder to a classifier in a small file."""
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -8,33 +9,45 @@ import torch
 from torch import Tensor
 
 from fewshot_cli import __version__
-from fewshot_cli.engine.backbones import Backbone
-from fewshot_cli.engine.deltas import density, plus
+from fewshot_cli.engine.backbones import Backbone, fingerprint
+from fewshot_cli.engine.deltas import Delta, density, plus
 from fewshot_cli.engine.statistics import best_sharpening
 from fewshot_cli.engine.types import Adapted, Run, Support, total_size
 from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.files.atomic import check_writable, staged
 from fewshot_cli.files.cache import FeatureCache
 from fewshot_cli.files.delta_file import (
+    HEAD_VALUES,
     BaseFacts,
     DeltaFile,
     Expected,
     Header,
+    HeadValues,
     Provenance,
+    as_stored,
+    head_as_stored,
     read_delta_file,
     write_delta_file,
 )
+from fewshot_cli.files.rounding import Values
 from fewshot_cli.images.folders import Folder, read_folder
 from fewshot_cli.jobs.banks import Start, Starts
 from fewshot_cli.jobs.embedding import Embedded, Pictures, embed
-from fewshot_cli.jobs.estimate import HeldOut, features_under, held_out
+from fewshot_cli.jobs.estimate import HeldOut, Rounding, features_under, held_out
 from fewshot_cli.jobs.loading import Source, check_delta, merged_weights
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.jobs.record import SHORT_HASH, Report, data_hash, skipped, versions, write_run
+from fewshot_cli.methods.base import HeadMethod
 from fewshot_cli.recipes import Recipe
 
 TOLERANCE = 1e-4
 """How far the logits of the file, read back and merged, may be from the live model's, relative to the largest logit."""
+
+MOST_CHANGED = 0.01
+"""The share of the support images whose answer rounding may change."""
+
+MOST_DRIFT = 0.005
+"""How far rounding the head may move any probability of a support image; it changes no answer."""
 
 
 @dataclass
@@ -65,11 +78,13 @@ def adapt(
     folds: int,
     cache: FeatureCache,
     progress: Progress,
+    values: Values = "float16",
 ) -> Report:
     """Learns a classifier from the folder's labelled images, writes it, and proves that it wrote what it learned.
 
-    Raises FewshotError for bad input before anything slow is done, and CheckFailed where the file, read back and
-    merged, does not give the live model's logits.
+    `values` is how the file keeps changes. Raises FewshotError for bad input before anything slow is done, and
+    CheckFailed where the file, read back and merged, does not give the logits of the live model with rounded changes,
+    or where rounding changes answers.
     """
     watch = Stopwatch()
     check_writable(output)
@@ -85,11 +100,12 @@ def adapt(
     support = _support(labelled, embedded, used, backbone)
     watch.lap("read")
 
-    learned, asked = _learned(start, support, folds, seed, progress)
+    learned, asked = _learned(start, support, folds, seed, progress, _rounding(start, values, seed))
     if isinstance(asked, HeldOut):
         learned = Adapted(learned.delta, learned.head.sharpened(best_sharpening(asked.logits, asked.labels)))
     expected = _expected(asked)
     adapted = Adapted(plus(start.delta, learned.delta), learned.head)
+    delta = as_stored(adapted.delta, values, seed)
     watch.lap("adapt")
 
     base = BaseFacts(
@@ -99,7 +115,7 @@ def adapt(
         licence=backbone.licence,
         preprocessing=backbone.preprocessing,
     )
-    merged_density = density(adapted.delta, base.size)
+    merged_density = density(delta, base.size)
     pruning = None
     if recipe.density is not None:
         unpruned = starts.of(recipe.model_copy(update={"density": None}))
@@ -128,12 +144,16 @@ def adapt(
         classes=labelled.classes,
         unit_norm=adapted.head.unit_norm,
         shapes={name: tuple(change.shape) for name, change in adapted.delta.items()},
+        touched={name: fingerprint({name: backbone.params[name]}) for name in adapted.delta},
         recipe=recipe.model_dump(),
         provenance=provenance,
     )
+    live = learned.head.logits(features_under(start.backbone, learned, support))
+    kept = _kept(start, adapted, delta, live, values, support)
     with staged(output) as draft:
-        size = write_delta_file(draft, header, adapted.delta, adapted.head)
-        difference = _prove(draft, start, learned, support)
+        size = write_delta_file(draft, header, adapted.delta, adapted.head, values, kept.head)
+        difference = _prove(draft, start, kept.logits, support)
+        cost = _cost(kept, live, values, asked)
     watch.lap("prove")
 
     report = {
@@ -155,6 +175,7 @@ def adapt(
         "seconds": watch.rounded(),
         "expected_accuracy": expected.model_dump(),
         "max_abs_diff": difference,
+        "values": cost,
         "device": str(device),
         "recipe": recipe.model_dump(),
         "data": provenance.data,
@@ -165,13 +186,20 @@ def adapt(
 
 
 def _learned(
-    start: Start, support: Support, folds: int, seed: int, progress: Progress
+    start: Start, support: Support, folds: int, seed: int, progress: Progress, rounding: Rounding | None = None
 ) -> tuple[Adapted, HeldOut | str]:
     """What is learned from where the recipe starts, and what it answers about images held out, or why there is none."""
     with progress.track("training") as advance:
         run = Run(seed, lambda step, steps, loss: advance(step, steps))
         learned = start.learner.adapt(start.backbone, support, run)
-    return learned, held_out(start.learner, start.backbone, support, folds, seed, progress)
+    return learned, held_out(start.learner, start.backbone, support, folds, seed, progress, rounding)
+
+
+def _rounding(start: Start, values: Values, seed: int) -> Rounding | None:
+    """What the file makes of changes, for estimates; None where it makes nothing of them, or a bank's are added."""
+    if values == "float32" or start.bank or isinstance(start.learner, HeadMethod):
+        return None
+    return lambda adapted: Adapted(as_stored(adapted.delta, values, seed), adapted.head)
 
 
 def _check_names(labelled: Folder) -> None:
@@ -227,22 +255,70 @@ def _expected(asked: HeldOut | str) -> Expected:
     return Expected(mean=found.mean, low=found.low, high=found.high, how=asked.how)
 
 
-def _prove(path: Path, start: Start, learned: Adapted, support: Support) -> float:
+@dataclass(frozen=True)
+class _Kept:
+    """The live model with its numbers as a file keeps them: how it keeps the head, and logits of the support set."""
+
+    head: HeadValues
+    logits: Tensor
+
+
+def _kept(start: Start, adapted: Adapted, delta: Delta, live: Tensor, values: Values, support: Support) -> _Kept:
+    """The model with the rounded `delta`; its head as narrow as makes no difference, but exact where `values` are."""
+    if values == "float32":
+        return _Kept("float32", live)
+    features = features_under(start.base, Adapted(delta, adapted.head), support) if delta else support.features
+    exact = adapted.head.logits(features)
+    for kind in HEAD_VALUES:
+        with suppress(FewshotError):  # more than float16 holds
+            logits = head_as_stored(adapted.head, kind).logits(features)
+            drift = float((logits.softmax(1) - exact.softmax(1)).abs().max())
+            if drift <= MOST_DRIFT and torch.equal(logits.argmax(1), exact.argmax(1)):
+                break
+    return _Kept(kind, logits)
+
+
+def _prove(path: Path, start: Start, logits: Tensor, support: Support) -> float:
     """The largest difference between the logits of the file, on the base, and of the live model on the support set.
 
     Raises CheckFailed where it is more than rounding.
     """
     file = read_delta_file(path)
     check_delta(file, start.base, path)
-    live = learned.head.logits(features_under(start.backbone, learned, support))
     written = file.head.to(start.base.device).logits(_features_of(file, start.base, support))
-    difference = float((live - written).abs().max())
-    if not difference <= TOLERANCE * max(1.0, float(live.abs().max())):
+    difference = float((logits - written).abs().max())
+    if not difference <= TOLERANCE * max(1.0, float(logits.abs().max())):
         raise CheckFailed(
             f"The file does not give the answers of the model it was made from: logits differ by up to {difference:g}.",
             "Nothing was written. This is a fault of fewshot: please report it, with the recipe.",
         )
     return difference
+
+
+def _cost(kept: _Kept, live: Tensor, values: Values, asked: HeldOut | str) -> Report:
+    """What keeping numbers as `values` costs: how far logits move, which share of the support images is answered alike,
+    and the held-out accuracy with and without, where it is known.
+
+    Raises CheckFailed where more answers change than `MOST_CHANGED`.
+    """
+    changed = int((kept.logits.argmax(1) != live.argmax(1)).sum())
+    if changed > MOST_CHANGED * len(live):
+        raise CheckFailed(
+            f"Kept as {values}, the changes give other answers on {changed} of the {len(live)} images.",
+            f"Nothing was written. Give --values {_WIDER.get(values, 'float32')}.",
+        )
+    held = asked.accuracy_kept if isinstance(asked, HeldOut) else None
+    return {
+        "stored": values,
+        "head": kept.head,
+        "max_abs_diff": float((kept.logits - live).abs().max()),
+        "top1_agreement": 1 - changed / len(live),
+        "accuracy": held and held.mean,
+        "accuracy_before": asked.accuracy.mean if held and isinstance(asked, HeldOut) else None,
+    }
+
+
+_WIDER: dict[Values, Values] = {"1bit": "int8", "int8": "float16"}
 
 
 def _features_of(file: DeltaFile, backbone: Backbone, support: Support) -> Tensor:

@@ -19,6 +19,7 @@ from fewshot_cli.engine.types import JoinedImages
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.files.atomic import check_writable, write_atomically
 from fewshot_cli.files.cache import FeatureCache
+from fewshot_cli.files.delta_file import KIND as DELTA_FILE
 from fewshot_cli.files.journal import Journal, Known, Results, read_run
 from fewshot_cli.images.datasets import Dataset
 from fewshot_cli.jobs.answering import METRICS, Ground, answer_block, block_size
@@ -178,6 +179,7 @@ def _key(start: Start, ground: Ground, seed: int) -> str:
         ground.hash,
         ground.features.device.type,
         seed,
+        DELTA_FILE.version,
     ]
     if start.bank is not None:  # whatever its file is called
         facts += [start.bank, start.recipe.density]
@@ -301,6 +303,7 @@ def _report(jobs: Sequence[_Job], data: Mapping[str, Data], question: Question, 
         "image_size": jobs[0].ground.backbone.preprocessing.size[0],
         "device": str(means.device),
         "threads": torch.get_num_threads(),
+        "delta_format": DELTA_FILE.version,
         "episodes": max(_episodes(job, question) for job in jobs),
         "protocol": _protocol(question),
         "targets": list(question.targets),

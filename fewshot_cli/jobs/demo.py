@@ -40,7 +40,7 @@ def demo(output: Path | None, device: torch.device, seed: int, progress: Progres
         learned = adapt(known, file, recipe, source, device, seed, 0, NoCache(), progress)
         checked = evaluate(file, unseen, source, device, NoCache(), progress)
         some = [next(iter(sorted((unseen / label).iterdir()))) for label in CLASSES[:4]]
-        answered = predict(file, some, source, device, NoCache(), progress)
+        answered = predict([file], some, source, device, NoCache(), progress)
     learned["file"] = file.name if output is None else str(file)
     for row in answered["predictions"]:
         row["path"] = Path(row["path"]).relative_to(root).as_posix() if output is None else row["path"]

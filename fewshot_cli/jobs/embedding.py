@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import TypeAlias, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,10 @@ from fewshot_cli.jobs.progress import Progress
 KEEP_EVERY = 256  # images after which new features go to the cache, so that an interrupted run has not been for nothing
 
 DECODE_AT_ONCE = 64  # pictures; at 224 pixels about 10 MB
+
+
+Look: TypeAlias = Callable[[Tensor], Tensor]
+"""A way of seeing: from uint8 pictures `(n, 3, height, width)` to features `(n, dim)`."""
 
 
 @dataclass(frozen=True)
@@ -48,26 +52,53 @@ def embed(
     `delta` names these weights: the digest of the delta file they come from. A file whose content the cache knows under
     this model is read, but neither decoded nor embedded.
     """
+    looks = {delta: lambda pictures: backbone.frozen_features(pictures, weights)}
+    return embed_each(backbone, paths, cache, progress, looks)[delta]
+
+
+def embed_each(
+    backbone: Backbone, paths: Sequence[Path], cache: FeatureCache, progress: Progress, looks: Mapping[str, Look]
+) -> dict[str, Embedded]:
+    """What each of the `looks` sees in the files, by the digest that names it ("" is the frozen backbone).
+
+    A file is decoded once, if the cache lacks any look's features of its content, and every chunk of pictures is seen
+    by all looks before the next is decoded; each sees only what the cache lacks of it.
+    """
     contents, problems = _hashes(paths)
-    model = model_key(backbone, delta)
-    known = cache.load(model, sorted(set(contents.values())))
+    models = {name: model_key(backbone, name) for name in looks}
+    distinct = sorted(set(contents.values()))
+    known = {name: cache.load(model, distinct) for name, model in models.items()}
     new = {
-        content: index for index, content in reversed(contents.items()) if content not in known
+        content: index
+        for index, content in reversed(contents.items())
+        if any(content not in features for features in known.values())
     }  # one file of each content
-    fresh: dict[str, np.ndarray] = {}
+    fresh: dict[str, dict[str, np.ndarray]] = {name: {} for name in looks}
     unreadable: dict[str, ImageError] = {}
+
+    def keep() -> None:
+        for name, model in models.items():
+            cache.save(model, fresh[name])
+            known[name] |= fresh[name]
+            fresh[name] = {}
+
     pictures = _decoded([paths[index] for index in new.values()], backbone)
     with progress.track("looking at images") as advance:
-        for done, chunk in _embedded_in_chunks(backbone, zip(new, pictures, strict=True), unreadable, weights):
-            fresh |= chunk
+        for done, chunk in _in_chunks(backbone.chunk, zip(new, pictures, strict=True), unreadable):
+            for name, look in looks.items():
+                unseen = {content: picture for content, picture in chunk.items() if content not in known[name]}
+                fresh[name] |= _features(backbone, unseen, look) if unseen else {}
             advance(done, len(new))
-            if len(fresh) >= KEEP_EVERY:
-                cache.save(model, fresh)
-                known |= fresh
-                fresh = {}
-    cache.save(model, fresh)
-    known |= fresh
+            if max(map(len, fresh.values())) >= KEEP_EVERY:
+                keep()
+    keep()
     problems |= {index: unreadable[content] for index, content in contents.items() if content in unreadable}
+    return {name: _embedded(backbone, contents, features, problems) for name, features in known.items()}
+
+
+def _embedded(
+    backbone: Backbone, contents: dict[int, str], known: dict[str, np.ndarray], problems: dict[int, ImageError]
+) -> Embedded:
     readable = [index for index, content in contents.items() if content in known]
     rows = [known[contents[index]] for index in readable]
     features = torch.from_numpy(np.stack(rows)) if rows else torch.empty(0, backbone.dim)
@@ -134,13 +165,10 @@ def _decoded(paths: Sequence[Path], backbone: Backbone) -> Iterator[np.ndarray |
         yield from list(load_all(paths[start : start + DECODE_AT_ONCE], backbone.preprocessing))
 
 
-def _embedded_in_chunks(
-    backbone: Backbone,
-    pictures: Iterator[tuple[str, np.ndarray | ImageError]],
-    unreadable: dict[str, ImageError],
-    weights: Mapping[str, Tensor] | None,
+def _in_chunks(
+    size: int, pictures: Iterator[tuple[str, np.ndarray | ImageError]], unreadable: dict[str, ImageError]
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """How many pictures are done, and the features of the last of them by content; the others join `unreadable`."""
+    """How many pictures are decoded, and the last `size` of them by content; those that can't be join `unreadable`."""
     chunk: dict[str, np.ndarray] = {}
     done = 0
     for done, (content, picture) in enumerate(pictures, 1):
@@ -148,20 +176,18 @@ def _embedded_in_chunks(
             unreadable[content] = picture
         else:
             chunk[content] = picture
-        if len(chunk) == backbone.chunk:
-            yield done, _features(backbone, chunk, weights)
+        if len(chunk) == size:
+            yield done, chunk
             chunk = {}
     if chunk:
-        yield done, _features(backbone, chunk, weights)
+        yield done, chunk
 
 
-def _features(
-    backbone: Backbone, pictures: dict[str, np.ndarray], weights: Mapping[str, Tensor] | None
-) -> dict[str, np.ndarray]:
+def _features(backbone: Backbone, pictures: dict[str, np.ndarray], look: Look) -> dict[str, np.ndarray]:
     batch = torch.from_numpy(np.stack(list(pictures.values())))
     # The last bits of a feature depend on how many pictures go through at once. On a CPU it is always as many, so that
     # what the cache knows already changes no bit; a GPU promises none, and a picture on its own is only made two.
     missing = max(0, (backbone.chunk if backbone.device.type == "cpu" else 2) - len(batch))
     filled = torch.cat([batch, batch[-1:].expand(missing, -1, -1, -1)])
-    features = backbone.frozen_features(filled, weights)[: len(batch)].cpu().numpy()
+    features = look(filled)[: len(batch)].cpu().numpy()
     return dict(zip(pictures, features, strict=True))

@@ -1,5 +1,6 @@
 """What accuracy to expect, from the support set alone: no image is ever judged by a head that was fitted on it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,22 +16,44 @@ from fewshot_cli.methods.base import ClosedFormMethod, Learner
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Logits `(n, way)` of images by heads that never saw them, their true labels, and how that was done."""
+    """Logits `(n, way)` of images by heads that never saw them, their true labels, and how that was done.
+
+    `kept` are the logits that rounding leaves, where these were asked for and k-fold was done.
+    """
 
     logits: Tensor
     labels: Tensor
     how: str
+    kept: Tensor | None = None
 
     @property
     def accuracy(self) -> Interval:
         """The share answered right, with its 95 % interval."""
-        return wilson(int((self.logits.argmax(1) == self.labels).sum()), len(self.labels))
+        return self._share(self.logits)
+
+    @property
+    def accuracy_kept(self) -> Interval | None:
+        """The share answered right after rounding, with its 95 % interval."""
+        return None if self.kept is None else self._share(self.kept)
+
+    def _share(self, logits: Tensor) -> Interval:
+        return wilson(int((logits.argmax(1) == self.labels).sum()), len(self.labels))
+
+
+Rounding = Callable[[Adapted], Adapted]
+"""What a file makes of what was learned."""
 
 
 def held_out(
-    method: Learner, backbone: Backbone, support: Support, folds: int, seed: int, progress: Progress
+    method: Learner,
+    backbone: Backbone,
+    support: Support,
+    folds: int,
+    seed: int,
+    progress: Progress,
+    rounding: Rounding | None = None,
 ) -> HeldOut | str:
-    """Held-out answers on the support set, or the reason why there can be none.
+    """Held-out answers on the support set, or the reason why there can be none; k-fold also those after `rounding`.
 
     Exact leave-one-out where the method has it in closed form, else `folds`-fold. A class with a single image can't be
     left without it: that image is always learned from and never asked about.
@@ -44,24 +67,37 @@ def held_out(
         return HeldOut(logits[asked], support.labels[asked], f"leave-one-out, exact, {int(asked.sum())} images")
     if folds < 2:
         return "no images were left out to ask about (--folds 0)"
-    return _k_fold(method, backbone, support, min(folds, int(count.max())), seed, progress)
+    return _k_fold(method, backbone, support, min(folds, int(count.max())), seed, progress, rounding)
 
 
 def _k_fold(
-    method: Learner, backbone: Backbone, support: Support, folds: int, seed: int, progress: Progress
+    method: Learner,
+    backbone: Backbone,
+    support: Support,
+    folds: int,
+    seed: int,
+    progress: Progress,
+    rounding: Rounding | None,
 ) -> HeldOut:
     fold_of = _fold_of_each(support, folds, seed)
     logits = support.features.new_zeros(len(support), support.way)
+    kept = logits.clone()
     with progress.track("estimating accuracy") as advance:
         for fold in range(folds):
             asked = (fold_of == fold).nonzero().squeeze(1)
             if len(asked):
                 adapted = method.adapt(backbone, support.subset((fold_of != fold).nonzero().squeeze(1)), Run(seed))
-                features = features_under(backbone, adapted, support.subset(asked))
-                logits[asked] = adapted.head.logits(features)
+                logits[asked] = _logits(backbone, adapted, support.subset(asked))
+                if rounding:
+                    kept[asked] = _logits(backbone, rounding(adapted), support.subset(asked))
             advance(fold + 1, folds)
     asked = fold_of >= 0
-    return HeldOut(logits[asked], support.labels[asked], f"{folds}-fold, {int(asked.sum())} images")
+    how = f"{folds}-fold, {int(asked.sum())} images"
+    return HeldOut(logits[asked], support.labels[asked], how, kept[asked] if rounding else None)
+
+
+def _logits(backbone: Backbone, adapted: Adapted, support: Support) -> Tensor:
+    return adapted.head.logits(features_under(backbone, adapted, support))
 
 
 def features_under(backbone: Backbone, adapted: Adapted, support: Support) -> Tensor:

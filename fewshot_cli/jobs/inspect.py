@@ -3,13 +3,12 @@
 from pathlib import Path
 
 from fewshot_cli import __version__
-from fewshot_cli.engine.deltas import LowRank, Sparse, density
 from fewshot_cli.engine.survey import Layer, overlap, overlap_by_chance, survey
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.files import bank_file
 from fewshot_cli.files.atomic import check_writable, write_atomically
 from fewshot_cli.files.bank_file import read_bank
-from fewshot_cli.files.delta_file import BaseFacts, read_delta_file
+from fewshot_cli.files.delta_file import BaseFacts, read_delta_file, values_of
 from fewshot_cli.files.signed import format_of
 from fewshot_cli.jobs.record import Report
 
@@ -45,25 +44,30 @@ def inspect_delta(path: Path) -> Report:
     """The facts of a delta file."""
     file = read_delta_file(path)
     base = file.header.base
+    changed = {name: change.nonzeros() for name, change in file.delta.items()}
     return {
         **_file(path, file.digest, base),
         "method": file.header.method,
         "classes": list(file.header.classes),
-        "head": {"dim": file.head.weight.shape[1], "unit_norm": file.head.unit_norm},
-        "density": density(file.delta, base.size),
+        "head": {
+            "dim": file.head.weight.shape[1],
+            "unit_norm": file.head.unit_norm,
+            "values": file.stored.head,
+        },
+        "density": sum(changed.values()) / base.size,
         "changes": [
             {
                 "parameter": name,
                 "shape": list(change.shape),
-                "form": "low rank"
-                if isinstance(change, LowRank)
-                else "sparse"
-                if isinstance(change, Sparse)
-                else "dense",
-                "changed": change.nonzeros(),
+                "form": file.stored.forms[name],
+                "values": values_of(file, name),
+                "changed": changed[name],
             }
             for name, change in file.delta.items()
         ],
+        "format": file.stored.version,
+        "values": file.stored.values,
+        "bytes_per_changed_weight": path.stat().st_size / max(1, sum(changed.values())) if file.delta else None,
         "recipe": file.header.recipe,
         **file.header.provenance.model_dump(exclude={"learned_from"}),
     }

@@ -1,11 +1,12 @@
-"""A backbone from wherever its weights are, and a delta file on its base."""
+"""A backbone from wherever its weights are, and delta files on their base."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from fewshot_cli.engine.backbones import Backbone, build_backbone, check_name, hub_repository
+from fewshot_cli.engine.backbones import Backbone, build_backbone, check_name, fingerprint, hub_repository
 from fewshot_cli.engine.deltas import merge, on_device
 from fewshot_cli.engine.types import Params
 from fewshot_cli.errors import FewshotError
@@ -51,6 +52,32 @@ def load_model(path: Path, source: Source, device: torch.device) -> Model:
     return Model(file, backbone, merged_weights(backbone, file))
 
 
+def read_on_one_base(paths: Sequence[Path]) -> list[DeltaFile]:
+    """The classifiers in the delta files. Raises FewshotError unless all have one base and prepare images alike."""
+    files = [read_delta_file(path) for path in paths]
+    first = files[0].header.base
+    for path, file in zip(paths, files, strict=True):
+        base = file.header.base
+        if (base.backbone, base.fingerprint) != (first.backbone, first.fingerprint):
+            raise FewshotError(
+                f"{paths[0]} and {path} are on different bases: {first.backbone} with fingerprint "
+                f"{first.fingerprint[:12]}, and {base.backbone} with {base.fingerprint[:12]}.",
+                "Only classifiers adapted from the same weights go together.",
+            )
+        if base.preprocessing != first.preprocessing:
+            raise FewshotError(
+                f"{paths[0]} and {path} prepare images in different ways: {_sides(first)} and {_sides(base)}, "
+                "or another crop or scale.",
+                "Only classifiers adapted at the same --image-size go together.",
+            )
+    return files
+
+
+def _sides(base: BaseFacts) -> str:
+    height, width = base.preprocessing.size
+    return f"{height} x {width} px"
+
+
 def load_base(file: DeltaFile, source: Source, device: torch.device) -> Backbone:
     """The backbone that the file names, preparing images as it did when the file was made, whatever timm says today."""
     return load_facts(file.header.base, source, device)
@@ -66,18 +93,30 @@ def load_facts(base: BaseFacts, source: Source, device: torch.device) -> Backbon
 
 def check_base(file: DeltaFile, backbone: Backbone, path: Path) -> None:
     """Raises FewshotError unless the backbone is the one that the file was made for."""
-    check_fingerprint(file.header.base, backbone, path, "adapted")
+    check_fingerprint(file.header.base, backbone, path, "adapted", file.header.touched)
     check_delta(file, backbone, path)
 
 
-def check_fingerprint(base: BaseFacts, backbone: Backbone, path: Path, made: str) -> None:
-    """Raises FewshotError unless the weights are those that `path` was made for; `made` says how."""
+def check_fingerprint(
+    base: BaseFacts, backbone: Backbone, path: Path, made: str, touched: Mapping[str, str] | None = None
+) -> None:
+    """Raises FewshotError unless the weights are those that `path` was made for; `made` says how.
+
+    It names the first parameter that is other than one of `touched`, the hashes of what `path` changes.
+    """
     if backbone.fingerprint != base.fingerprint:
+        others = [name for name, digest in (touched or {}).items() if _hash_of(name, backbone) != digest]
+        where = f", and {others[0]}, which it changes, is another" if others else ""
+        where += f", as are {len(others) - 1} more" if len(others) > 1 else ""
         raise FewshotError(
             f"These weights of {base.backbone} are not the ones {path} was made for: "
-            f"fingerprint {backbone.fingerprint[:12]}, not {base.fingerprint[:12]}.",
+            f"fingerprint {backbone.fingerprint[:12]}, not {base.fingerprint[:12]}{where}.",
             f"Give --weights the very file that it was {made} from.",
         )
+
+
+def _hash_of(name: str, backbone: Backbone) -> str:
+    return fingerprint({name: backbone.params[name]}) if name in backbone.params else ""
 
 
 def merged_weights(backbone: Backbone, file: DeltaFile) -> Params:

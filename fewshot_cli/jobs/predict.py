@@ -1,57 +1,134 @@
-"""A label and a probability for every image given."""
+"""A label and a probability for every image given, by one classifier or by several on one base."""
 
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from fewshot_cli import __version__
+from fewshot_cli.engine.arena import Arena, Prepared
+from fewshot_cli.engine.backbones import Backbone
+from fewshot_cli.errors import FewshotError
 from fewshot_cli.files.cache import FeatureCache
+from fewshot_cli.files.delta_file import DeltaFile
+from fewshot_cli.files.signed import KINDS, format_of
 from fewshot_cli.images.folders import find_images
-from fewshot_cli.jobs.embedding import Embedded, embed
-from fewshot_cli.jobs.loading import Model, Source, load_model
+from fewshot_cli.jobs.embedding import Embedded, Look, embed, embed_each
+from fewshot_cli.jobs.loading import Model, Source, check_base, load_base, read_on_one_base
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.jobs.record import Report
 
 TOP = 3  # runners-up to name
 
 
+def files_and_images(given: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """The delta files among what was given, told by their content, the first whatever it is; and the rest.
+
+    Raises FewshotError where nothing is left to look at.
+    """
+    files = [path for i, path in enumerate(given) if i == 0 or format_of(path) in KINDS]
+    images = [path for i, path in enumerate(given) if i > 0 and path not in files]
+    if not images:
+        raise FewshotError(
+            "No image is given, only delta files.", "Name images, or folders of images, after the delta files."
+        )
+    return files, images
+
+
 def predict(
-    file: Path, inputs: Sequence[Path], source: Source, device: torch.device, cache: FeatureCache, progress: Progress
+    files: Sequence[Path],
+    inputs: Sequence[Path],
+    source: Source,
+    device: torch.device,
+    cache: FeatureCache,
+    progress: Progress,
 ) -> Report:
-    """One row for every image in `inputs`, in their order; a file that can't be read is a row with its error."""
+    """One row for every image in `inputs`, in their order; a file that can't be read is a row with its error.
+
+    Of several delta files, which are on one base, each gives its row, which names it, in the order of `files`.
+    """
     start = time.perf_counter()
     paths = find_images(inputs)
-    model = load_model(file, source, device)
-    probabilities, embedded = probabilities_of(model, paths, cache, progress)
-    rows = {index: _row(paths[index], model, row) for index, row in zip(embedded.readable, probabilities, strict=True)}
-    rows |= {index: _error(paths[index], problem.reason) for index, problem in embedded.problems.items()}
-    return {
+    found = read_on_one_base(files)
+    backbone = load_base(found[0], source, device)
+    for path, file in zip(files, found, strict=True):
+        check_base(file, backbone, path)
+    seen = embed_each(backbone, paths, cache, progress, swapping_looks(backbone, found))
+    answers = [_answers(file, seen[_look_of(file)], paths) for file in found]
+    report: Report = {
         "command": "predict",
         "version": __version__,
-        "file": str(file),
-        "backbone": model.backbone.name,
-        "classes": list(model.classes),
-        "images": len(embedded.readable),
-        "predictions": [rows[index] for index in range(len(paths))],
-        "seconds": {"total": round(time.perf_counter() - start, 3)},
+        "file": str(files[0]),
+        "backbone": backbone.name,
+        "classes": list(found[0].header.classes),
+        "images": sum(row["error"] is None for row in answers[0]),
+        "predictions": answers[0],
     }
+    if len(files) > 1:
+        del report["file"]
+        named = list(zip(files, found, strict=True))
+        report["files"] = [{"file": str(path), "classes": list(file.header.classes)} for path, file in named]
+        report["classes"] = sorted({name for file in found for name in file.header.classes})
+        report["predictions"] = [
+            row | {"file": str(path)}
+            for rows in zip(*answers, strict=True)
+            for path, row in zip(files, rows, strict=True)
+        ]
+    return report | {"seconds": {"total": round(time.perf_counter() - start, 3)}}
+
+
+def swapping_looks(backbone: Backbone, files: Sequence[DeltaFile]) -> dict[str, Look]:
+    """The features under each file's delta, by its digest; files that leave the backbone as it is share the look "".
+
+    There is one set of weights, which moves into an arena; each look swaps its delta in before it looks.
+    """
+    deltas = {_look_of(file): file.delta for file in files}
+    if not any(deltas.values()):
+        return {"": backbone.frozen_features}
+    arena = Arena(backbone.module)
+    ready = {name: arena.prepared(delta) for name, delta in deltas.items()}
+
+    def look_with(prepared: Prepared) -> Look:
+        def look(pictures: Tensor) -> Tensor:
+            arena.apply(prepared)
+            return backbone.frozen_features(pictures)
+
+        return look
+
+    return {name: look_with(prepared) for name, prepared in ready.items()}
+
+
+def _look_of(file: DeltaFile) -> str:
+    return file.digest if file.delta else ""
 
 
 def probabilities_of(
     model: Model, paths: Sequence[Path], cache: FeatureCache, progress: Progress
-) -> tuple[torch.Tensor, Embedded]:
+) -> tuple[Tensor, Embedded]:
     """Probabilities `(n, way)` of the readable files, on the CPU, and which files these are."""
     delta = model.file.digest if model.weights else ""
     embedded = embed(model.backbone, paths, cache, progress, model.weights, delta)
-    head = model.file.head.to(embedded.features.device)
-    return head.logits(embedded.features).softmax(1).cpu(), embedded
+    return _probabilities(model.file, embedded), embedded
 
 
-def _row(path: Path, model: Model, probabilities: torch.Tensor) -> Report:
-    best = probabilities.topk(min(TOP, len(model.classes)))
-    top = [[model.classes[i], round(p, 6)] for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
+def _probabilities(file: DeltaFile, embedded: Embedded) -> Tensor:
+    return file.head.to(embedded.features.device).logits(embedded.features).softmax(1).cpu()
+
+
+def _answers(file: DeltaFile, embedded: Embedded, paths: Sequence[Path]) -> list[Report]:
+    """A row for each of the paths."""
+    probabilities = _probabilities(file, embedded)
+    classes = file.header.classes
+    rows = {i: _row(paths[i], classes, row) for i, row in zip(embedded.readable, probabilities, strict=True)}
+    rows |= {i: _error(paths[i], problem.reason) for i, problem in embedded.problems.items()}
+    return [rows[i] for i in range(len(paths))]
+
+
+def _row(path: Path, classes: Sequence[str], probabilities: Tensor) -> Report:
+    best = probabilities.topk(min(TOP, len(classes)))
+    top = [[classes[i], round(p, 6)] for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
     return {"path": str(path), "label": top[0][0], "probability": top[0][1], "top": top, "error": None}
 
 

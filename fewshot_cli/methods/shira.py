@@ -3,7 +3,6 @@
 import math
 from typing import Literal
 
-import torch
 from pydantic import Field, field_validator
 
 from fewshot_cli.engine.backbones import Backbone
@@ -37,11 +36,11 @@ class SHiRA(Method):
         return tune_positions(backbone, support, base, self._positions(backbone, support, base, run), self.tuning, run)
 
     def _positions(self, backbone: Backbone, support: Support, base: Params, run: Run) -> Positions:
-        rng = torch.Generator().manual_seed(run.seed)
         match self.mask:
             case "random":
                 chosen = {
-                    n: random_positions(w.numel(), math.ceil(self.density * w.numel()), rng) for n, w in base.items()
+                    name: random_positions(run.seed, name, w.numel(), math.ceil(self.density * w.numel()))
+                    for name, w in base.items()
                 }
             case "rows":
                 chosen = {n: structured_positions(len(w), w[0].numel(), self.density) for n, w in base.items()}

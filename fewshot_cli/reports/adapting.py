@@ -36,12 +36,24 @@ def adapted(report: dict[str, Any]) -> RenderableType:
         ("expect", accuracy),
         *pruned(report["pruning"]),
         ("wrote", f"{report['file']}, {size(report['bytes'])}, proved: read back, it gives the same answers"),
+        *_rounded(report["values"]),
         (
             "took",
             f"{seconds['total']:.1f} s"
             + "".join(f", {name} {spent:.1f}" for name, spent in seconds.items() if name != "total"),
         ),
     )
+
+
+def _rounded(values: dict[str, Any]) -> list[tuple[str, str]]:
+    """What it costs to keep fewer digits; nothing where it moves no answer and is what is done for everybody."""
+    if values["stored"] in ("float32", "float16") and values["top1_agreement"] == 1:
+        return []
+    alike = f"{values['stored']}: {percent(values['top1_agreement'])} of the answers are as before rounding"
+    if values["accuracy"] is None:
+        return [("values", alike)]
+    held = f"accuracy {percent(values['accuracy'])}, {percent(values['accuracy_before'])} before"
+    return [("values", f"{alike}; {held}")]
 
 
 def pruned(pruning: dict[str, Any] | None) -> list[tuple[str, str]]:

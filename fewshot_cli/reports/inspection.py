@@ -31,7 +31,8 @@ def _delta_shown(report: dict[str, Any]) -> RenderableType:
         (
             "head",
             f"{len(report['classes'])} x {report['head']['dim']}"
-            + (" on unit-norm features" if report["head"]["unit_norm"] else ""),
+            + (" on unit-norm features" if report["head"]["unit_norm"] else "")
+            + f", {report['head']['values']}",
         ),
         ("changes", _changed(report)),
         (
@@ -48,21 +49,25 @@ def _delta_shown(report: dict[str, Any]) -> RenderableType:
 def _changed(report: dict[str, Any]) -> str:
     if not report["changes"]:
         return "none: the backbone stays as it is"
-    return f"{percent(report['density'])} of the backbone's weights, in {len(report['changes'])} parameters"
+    return (
+        f"{percent(report['density'])} of the backbone's weights, in {len(report['changes'])} parameters; "
+        f"{report['bytes_per_changed_weight']:.3g} bytes of the file for each"
+    )
 
 
 def _changes(changes: list[dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for heading in ("parameter", "form", "changed", ""):
+    for heading in ("parameter", "form", "values", "changed", ""):
         table.add_column(heading)
     for change in sorted(changes, key=lambda change: -change["changed"])[:MOST_CHANGES]:
         share = change["changed"] / math.prod(change["shape"])
         table.add_row(
             change["parameter"],
             change["form"],
+            change["values"],
             f"{change['changed']} ({percent(share)})",
             "█" * max(1, round(30 * share)),
         )
     if len(changes) > MOST_CHANGES:
-        table.add_row(f"and {len(changes) - MOST_CHANGES} more", "", "", "")
+        table.add_row(f"and {len(changes) - MOST_CHANGES} more", "", "", "", "")
     return table

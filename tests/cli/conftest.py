@@ -69,6 +69,20 @@ def file(tmp_path_factory, drawn, weights, cache) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def other(tmp_path_factory, weights, cache) -> Path:
+    """A delta file of another user, on the same base; not to be changed."""
+    folder = tmp_path_factory.mktemp("other")
+    write_folder(folder / "in", ("flower", "star"), 3, seed=5, size=64)
+    options = ["--backbone", "test_vit", "--weights", str(weights), "--image-size", "64"]
+    path = folder / "y.fewshot"
+    result = CliRunner(env={"FEWSHOT_CACHE": str(cache)}).invoke(
+        app, ["adapt", str(folder / "in"), "-o", str(path), *options]
+    )
+    assert result.exit_code == 0, result.output
+    return path
+
+
 @pytest.fixture
 def process(cache) -> Callable[..., Any]:
     """Runs Python as a process of its own, which knows this checkout from wherever it is run."""

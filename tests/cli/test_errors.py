@@ -101,6 +101,18 @@ def test_files_that_are_no_delta_files(fewshot, drawn, tmp_path, weights):
     refused(fewshot("verify", tmp_path / "none"), "no delta file")
 
 
+def test_what_cannot_be_composed_or_asked_together(fewshot, file, other, drawn, tmp_path, adapt):
+    output = tmp_path / "all.fewshot"
+    assert adapt(output=tmp_path / "small.fewshot", base=("--image-size", "32", "--recipe", "ridge")).exit_code == 0
+    refused(fewshot("compose", file, tmp_path / "small.fewshot", "-o", output), "different bases", "small.fewshot")
+    refused(fewshot("compose", file, "-o", output), "nothing to compose")
+    refused(fewshot("compose", file, other, "-o", output, "--density", "0.5"), "--density", "add keeps all")
+    refused(fewshot("compose", file, other, "-o", output, "--rule", "ties", "--density", "2"), "density")
+    refused(fewshot("predict", file, tmp_path / "small.fewshot", drawn), "different bases")
+    refused(fewshot("predict", file, other), "No image")
+    assert not output.exists()
+
+
 def test_a_damaged_file_fails_verification_with_three(fewshot, file, tmp_path, weights):
     assert fewshot("verify", file, "--weights", weights).exit_code == 0
     content = bytearray(file.read_bytes())
@@ -116,6 +128,8 @@ def test_a_damaged_file_fails_verification_with_three(fewshot, file, tmp_path, w
         (["adapt"], "FOLDER"),
         (["adapt", "somewhere"], "output"),
         (["predict", "x.fewshot"], "PATH"),
+        (["compose", "x.fewshot", "y.fewshot"], "output"),
+        (["compose", "x.fewshot", "y.fewshot", "-o", "z", "--rule", "mean"], "mean"),
         (["eval", "x.fewshot"], "FOLDER"),
         (["export", "x.fewshot", "-o", "y"], "format"),
         (["export", "x.fewshot", "-o", "y", "--format", "gif"], "gif"),

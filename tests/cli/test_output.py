@@ -22,10 +22,11 @@ from fewshot_cli.reports.evaluation import evaluated
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = {
     "adapt": "command version seed backbone method classes images skipped file bytes density seconds expected_accuracy "
-    "max_abs_diff",
+    "max_abs_diff values",
     "predict": "command version backbone classes images file predictions",
     "eval": "command version backbone method classes images skipped file accuracy low high n per_class confusion ece",
     "export": "command version backbone classes images file bytes max_abs_diff top1_agreement",
+    "compose": "command version seed backbone method classes file bytes density files weights shared_classes seconds",
     "inspect": "command version backbone method classes images seed file bytes density expected_accuracy",
     "verify": "command version backbone file",
     "doctor": "command version classes images",
@@ -35,7 +36,7 @@ KEYS = {
 
 
 @pytest.fixture
-def call(file, drawn, weights, tiny, tmp_path):
+def call(file, other, drawn, weights, tiny, tmp_path):
     """The arguments of a quick run of each command."""
     copy = tmp_path / "x.fewshot"
     shutil.copy(file, copy)
@@ -45,6 +46,7 @@ def call(file, drawn, weights, tiny, tmp_path):
         "predict": ["predict", copy, drawn, tmp_path / "none.jpg", *base],
         "eval": ["eval", copy, drawn, *base],
         "export": ["export", copy, "-o", tmp_path / "x.onnx", "--format", "onnx", *base],
+        "compose": ["compose", copy, other, "-o", tmp_path / "all.fewshot"],
         "inspect": ["inspect", copy],
         "verify": ["verify", copy, *base],
         "doctor": ["doctor", drawn],
@@ -75,7 +77,7 @@ def test_for_people_there_are_plain_lines(fewshot, call, command):
     assert not any(line.endswith(" ") for line in result.stdout.splitlines())
 
 
-@pytest.mark.parametrize("command", ["adapt", "predict", "eval", "doctor"])
+@pytest.mark.parametrize("command", ["adapt", "predict", "eval", "compose", "doctor"])
 def test_quiet_prints_the_same_results(fewshot, call, command):
     loud, quiet = fewshot(*call[command]), fewshot(*call[command], "--quiet")
     assert quiet.exit_code == 0 and quiet.stderr == ""
@@ -102,6 +104,28 @@ def test_csv_holds_the_rows(fewshot, call, tmp_path):
     expected = json.loads(result.stdout)["predictions"]
     assert [(row["path"], row["label"] or None) for row in rows] == [(row["path"], row["label"]) for row in expected]
     assert rows[-1]["error"] and len(rows) == 10
+
+
+def test_several_classifiers_each_give_their_row(fewshot, file, other, drawn, weights, tmp_path):
+    csv_file = tmp_path / "rows.csv"
+    result = fewshot("predict", file, other, drawn / "cat", "--weights", weights, "--csv", csv_file, "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert [row["file"] for row in report["predictions"]] == [str(file), str(other)] * 3
+    assert report["classes"] == ["cat", "flower", "house", "star"] and "file" not in report
+    assert csv_file.read_text().startswith("path,file,label,probability,error\n")
+    shown = fewshot("predict", file, other, drawn / "cat", "--weights", weights).stdout
+    assert other.name in shown and file.name in shown
+
+
+def test_a_composed_file_is_as_good_as_any(fewshot, call, weights, drawn, tmp_path):
+    for rule in ("add", "ties", "dare"):
+        result = fewshot(*call["compose"], "--rule", rule, "--scale", "0.5", "--quiet")
+        assert result.exit_code == 0, result.output
+        assert "star: in 2 files" in result.stdout and "survives" in result.stdout
+    assert (tmp_path / "all.fewshot.run.json").is_file()
+    assert fewshot("verify", tmp_path / "all.fewshot", "--weights", weights).exit_code == 0
+    assert fewshot("eval", tmp_path / "all.fewshot", drawn, "--weights", weights).exit_code == 0
 
 
 def test_long_paths_stay_on_one_line(fewshot, file, weights, tmp_path):

@@ -6,7 +6,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fewshot_cli.engine.deltas import Change, Dense, LowRank, Sparse, delta_of, density, merge, on_device, plus
+from fewshot_cli.engine import deltas
+from fewshot_cli.engine.deltas import (
+    Change,
+    Delta,
+    Dense,
+    LowRank,
+    Sparse,
+    delta_of,
+    density,
+    interpolated,
+    masked,
+    merge,
+    negated,
+    on_device,
+    plus,
+    scaled,
+)
 
 SHAPE = (6, 4, 3, 3)
 
@@ -172,3 +188,73 @@ def test_on_device_moves_every_tensor():
     tensors = [value for change in moved.values() for value in vars(change).values() if isinstance(value, torch.Tensor)]
     assert len(tensors) == 5
     assert all(values.device.type == "meta" for values in tensors)
+
+
+# --- algebra ----------------------------------------------------------------------------------------------------------
+
+
+def several(data: st.DataObject, count: int) -> list[dict[str, Change]]:
+    """Deltas of random kinds on the parameters a, b and c."""
+    kinds = st.sampled_from([Dense, Sparse, LowRank, None])
+    rng = torch.Generator().manual_seed(data.draw(st.integers(0, 1000)))
+    chosen = [{name: kind for name in "abc" if (kind := data.draw(kinds))} for _ in range(count)]
+    return [{name: random_change(kind, rng) for name, kind in each.items()} for each in chosen]
+
+
+def dense(delta: Delta) -> dict[str, Tensor]:
+    """All values of the parameters a, b and c, zeros where the delta changes nothing."""
+    return merge({name: torch.zeros(SHAPE) for name in "abc"}, delta)
+
+
+@given(st.data(), st.floats(-3, 3, width=32))
+def test_a_scaled_delta_has_every_value_scaled_and_its_forms(data, factor):
+    (delta,) = several(data, 1)
+    found = scaled(delta, factor)
+    assert {name: type(change) for name, change in found.items()} == {n: type(change) for n, change in delta.items()}
+    for name, values in dense(delta).items():
+        torch.testing.assert_close(dense(found)[name], factor * values)
+
+
+@given(st.data())
+def test_a_delta_and_its_negative_are_nothing(data):
+    (delta,) = several(data, 1)
+    back = negated(delta)
+    assert all(torch.equal(dense(back)[name], -values) for name, values in dense(delta).items())
+    assert all(not values.any() for values in dense(plus(delta, back)).values())
+
+
+@given(st.data(), st.floats(0, 1))
+def test_interpolation_goes_from_the_first_to_the_second(data, share):
+    first, second = several(data, 2)
+    one, other = dense(first), dense(second)
+    for name, values in dense(interpolated(first, second, share)).items():
+        torch.testing.assert_close(values, (1 - share) * one[name] + share * other[name], rtol=1e-5, atol=1e-5)
+    assert all(torch.equal(v, one[name]) for name, v in dense(interpolated(first, second, 0)).items())
+    assert all(torch.equal(v, other[name]) for name, v in dense(interpolated(first, second, 1)).items())
+
+
+@given(st.data())
+def test_a_mask_keeps_what_it_names_and_nothing_else(data):
+    (delta,) = several(data, 1)
+    rng = torch.Generator().manual_seed(data.draw(st.integers(0, 1000)))
+    share = data.draw(st.sampled_from([0.0, 0.1, 0.9]))
+    where = {name: torch.rand(SHAPE, generator=rng) < share for name in "ab"}
+    found = masked(delta, where)
+    assert "c" not in found
+    for name, values in dense(delta).items():
+        expected = values * where[name] if name in where else torch.zeros(SHAPE)
+        assert torch.equal(dense(found)[name], expected)
+        if name in found:
+            assert found[name].nonzeros() > 0
+            assert isinstance(found[name], Sparse) or not isinstance(delta[name], Sparse)
+
+
+def test_a_product_of_factors_is_counted_in_parts(monkeypatch):
+    rng = torch.Generator().manual_seed(0)
+    left, right = torch.randn(50, 3, generator=rng), torch.randn(3, 40, generator=rng)
+    left[10:13], right[:, 4] = 0, 0
+    change = LowRank((50, 40), left, right)
+    whole = change.nonzeros()
+    for most in (1, 40, 100, 10**6):
+        monkeypatch.setattr(deltas, "MOST_AT_ONCE", most)
+        assert change.nonzeros() == whole == 47 * 39

@@ -319,3 +319,27 @@ def test_a_bomb_takes_neither_memory_nor_time(code):
     assert time.process_time() - start < 2
     count = struct.unpack_from("<Q", code, 6)[0]
     assert peak_of_decoding(code, SIZE) <= 40 * count + 2 * SIZE + 10_000
+
+
+@pytest.mark.parametrize("size", [2000, 2**32])
+@pytest.mark.parametrize("low", [0, 3])
+@pytest.mark.parametrize("form", [GAPS, COMPLEMENT, BITMAP])
+@pytest.mark.parametrize("stream", [b"\0" * 10**8, b"\xff" * 10**8, b"\1" * 30])
+def test_no_code_of_few_positions_takes_much_memory(form, low, stream, size):
+    """Given how many there can be at most, whatever the number of places."""
+    width = low * 4
+    code = signed(form, low, 30, bytes(width) + deflated(stream))
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(BadCode):
+            positions_in(code, size, 30)
+        assert tracemalloc.get_traced_memory()[1] < 200 * 30 + size / 64 + len(code) + 100_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_more_positions_than_there_can_be_are_refused():
+    code = code_of(np.arange(0, 1000, 10), 1000)
+    assert len(positions_in(code, 1000, 100)) == 100
+    with pytest.raises(BadCode, match="100 positions"):
+        positions_in(code, 1000, 99)

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from fewshot_cli.engine.backbones import Backbone
 from fewshot_cli.files.cache import FeatureCache, NoCache
+from fewshot_cli.files.rounding import Values
 from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.jobs import adapt as adapting
 from fewshot_cli.jobs import evaluate as evaluating
@@ -83,19 +84,23 @@ def learn(weights) -> Callable[..., dict[str, Any]]:
         cache: FeatureCache | None = None,
         bank: Path | None = None,
         density: float | None = None,
+        values: Values = "float32",
     ) -> dict[str, Any]:
         given = {"backbone": backbone, "image_size": image_size} if bank is None else {"bank": str(bank)}
         what = load_recipe(recipe, changes, **given, density=density)
         where = Source(weights_file or weights.get(backbone), offline=True)
-        return adapting.adapt(folder, output, what, where, CPU, seed, folds, cache or NoCache(), Unseen())
+        return adapting.adapt(folder, output, what, where, CPU, seed, folds, cache or NoCache(), Unseen(), values)
 
     return learn
 
 
 @pytest.fixture
 def predict(source) -> Callable[..., dict[str, Any]]:
-    def predict(file: Path, *inputs: Path, where: Source = source, cache: FeatureCache | None = None) -> dict[str, Any]:
-        return predicting.predict(file, inputs, where, CPU, cache or NoCache(), Unseen())
+    def predict(
+        file: Path | list[Path], *inputs: Path, where: Source = source, cache: FeatureCache | None = None
+    ) -> dict[str, Any]:
+        files = [file] if isinstance(file, Path) else file
+        return predicting.predict(files, inputs, where, CPU, cache or NoCache(), Unseen())
 
     return predict
 

@@ -213,10 +213,10 @@ def test_a_file_that_is_not_what_was_learned_is_never_left(drawn, tmp_path, lear
         output.parent.mkdir()
         output.write_bytes(before)
 
-    def perturbed(path: Path, header, delta, head: Head) -> int:
+    def perturbed(path: Path, header, delta, head: Head, *kept: str) -> int:
         weight = head.weight.clone()
         weight[0, 0] += 10
-        return write_delta_file(path, header, delta, Head(weight, head.bias, head.unit_norm))
+        return write_delta_file(path, header, delta, Head(weight, head.bias, head.unit_norm), *kept)
 
     monkeypatch.setattr(adapting, "write_delta_file", perturbed)
     with pytest.raises(CheckFailed, match="does not give the answers") as caught:
@@ -226,13 +226,80 @@ def test_a_file_that_is_not_what_was_learned_is_never_left(drawn, tmp_path, lear
 
 
 def test_a_changed_delta_fails_the_proof_too(drawn, tmp_path, learn, monkeypatch):
-    def without_delta(path: Path, header, delta, head: Head) -> int:
-        return write_delta_file(path, header.model_copy(update={"shapes": {}}), {}, head)
+    def without_delta(path: Path, header, delta, head: Head, *kept: str) -> int:
+        return write_delta_file(path, header.model_copy(update={"shapes": {}, "touched": {}}), {}, head, *kept)
 
     monkeypatch.setattr(adapting, "write_delta_file", without_delta)
     with pytest.raises(CheckFailed):
         learn(drawn, tmp_path / "out" / "x.fewshot", "finetune", QUICK, "method.tuning.optim.lr=0.05")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+# --- fewer digits ----------------------------------------------------------------------------------------------------
+
+TRAINED = ("finetune", QUICK, "method.tuning.optim.lr=0.01")
+
+
+@pytest.mark.parametrize("recipe", ["finetune", "lora", "shira", "bitfit"])
+@pytest.mark.parametrize("values", ["bfloat16", "float16", "int8"])
+def test_a_file_of_fewer_digits_is_smaller_and_gives_the_rounded_models_answers(
+    recipe, values, drawn, tmp_path, learn, predict, source
+):
+    from fewshot_cli.jobs.verify import verify
+
+    exact = learn(drawn, tmp_path / "exact.fewshot", recipe, QUICK)
+    report = learn(drawn, tmp_path / "x.fewshot", recipe, QUICK, values=values)
+    assert report["bytes"] < exact["bytes"] * {"int8": 0.6}.get(values, 0.8)
+    assert exact["values"]["stored"] == exact["values"]["head"] == "float32" and exact["values"]["top1_agreement"] == 1
+    cost = report["values"]
+    assert cost["stored"] == values and cost["top1_agreement"] == 1 and 0 < cost["max_abs_diff"] < 0.5
+    one, other = (predict(tmp_path / name, drawn)["predictions"] for name in ("exact.fewshot", "x.fewshot"))
+    assert [row["label"] for row in one] == [row["label"] for row in other]
+    drift = max(abs(a["probability"] - b["probability"]) for a, b in zip(one, other, strict=True))
+    assert 0 < drift < 0.02
+    assert verify(tmp_path / "x.fewshot", source, torch.device("cpu"))["checks"]["round trip"]
+
+
+def test_the_held_out_cost_of_rounding_is_told(drawn, tmp_path, learn):
+    report = learn(drawn, tmp_path / "x.fewshot", *TRAINED, folds=2, values="int8")
+    cost = report["values"]
+    assert cost["accuracy_before"] == report["expected_accuracy"]["mean"] and 0 <= cost["accuracy"] <= 1
+    assert learn(drawn, tmp_path / "y.fewshot", folds=2, values="int8")["values"]["accuracy"] is None
+
+
+def test_rounding_that_changes_answers_is_refused(drawn, tmp_path, learn):
+    learn(drawn, tmp_path / "fine.fewshot", *TRAINED[:2], "method.tuning.optim.lr=0.05", values="float16")
+    with pytest.raises(CheckFailed, match="other answers on") as caught:
+        learn(drawn, tmp_path / "out" / "x.fewshot", *TRAINED[:2], "method.tuning.optim.lr=0.05", values="1bit")
+    assert caught.value.exit_code == 3 and "--values int8" in caught.value.hint
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("recipe", ["protonet", "ridge", "lda"])
+def test_a_head_is_as_narrow_as_makes_no_difference(recipe, drawn, tmp_path, learn, predict):
+    report = learn(drawn, tmp_path / "x.fewshot", recipe, values="float16")
+    learn(drawn, tmp_path / "exact.fewshot", recipe)
+    one, other = (predict(tmp_path / name, drawn)["predictions"] for name in ("exact.fewshot", "x.fewshot"))
+    assert [row["label"] for row in one] == [row["label"] for row in other]
+    drifts = [abs(a["probability"] - b["probability"]) for a, b in zip(one, other, strict=True)]
+    assert max(drifts) <= adapting.MOST_DRIFT + 1e-3
+    assert report["values"]["head"] in ("int8", "float16")
+    assert read_delta_file(tmp_path / "x.fewshot").stored.head == report["values"]["head"]
+
+
+def test_positions_that_were_drawn_are_a_seed(drawn, tmp_path, learn):
+    learn(drawn, tmp_path / "x.fewshot", "shira", QUICK, "method.mask=random", seed=5, values="float16")
+    assert set(read_delta_file(tmp_path / "x.fewshot").stored.forms.values()) == {"drawn"}
+
+
+def test_a_base_that_is_another_where_the_file_changes_it_is_named(drawn, tmp_path, learn, weights, predict):
+    learn(drawn, tmp_path / "x.fewshot", "bitfit", QUICK)
+    name = next(iter(read_delta_file(tmp_path / "x.fewshot").header.touched))
+    changed = load_file(weights["test_vit"])
+    changed[name] += 1
+    save_file(changed, tmp_path / "other.safetensors")
+    with pytest.raises(FewshotError, match=f"and {name}, which it changes, is another"):
+        predict(tmp_path / "x.fewshot", drawn, where=Source(tmp_path / "other.safetensors"))
 
 
 # --- folders as people have them ------------------------------------------------------------------------------------

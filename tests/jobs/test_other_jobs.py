@@ -1,6 +1,7 @@
 """verify, inspect, doctor, backbones and the recipes' listing."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -53,6 +54,13 @@ def test_verify_refuses_damage_and_another_base_but_a_missing_file_is_no_check(d
         assert caught.value.exit_code == 2
 
 
+def test_a_file_of_version_1_has_the_same_numbers_when_written_again():
+    from fewshot_cli.jobs.verify import _round_trip
+
+    path = Path(__file__).parents[1] / "files" / "data" / "version-1.fewshot"
+    assert "same numbers" in _round_trip(path, read_delta_file(path))
+
+
 @pytest.mark.parametrize(("recipe", "form"), [("lora", "low rank"), ("saft", "sparse"), ("bitfit", "dense")])
 def test_inspect_says_what_the_file_holds(recipe, form, drawn, tmp_path, learn):
     learned = learn(drawn, tmp_path / "x.fewshot", recipe, QUICK)
@@ -67,6 +75,10 @@ def test_inspect_says_what_the_file_holds(recipe, form, drawn, tmp_path, learn):
     assert form in forms.values()
     assert all((forms[n] == "low rank") == isinstance(c, LowRank) for n, c in file.delta.items())
     assert all((forms[n] == "sparse") == isinstance(c, Sparse) for n, c in file.delta.items())
+    assert all(change["values"] == "float32" for change in report["changes"]) and report["values"] == "float32"
+    assert report["bytes_per_changed_weight"] == report["bytes"] / sum(
+        change["changed"] for change in report["changes"]
+    )
 
 
 def test_inspect_of_a_head_alone(drawn, tmp_path, learn):

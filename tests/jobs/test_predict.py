@@ -3,6 +3,7 @@ import io
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,7 +11,12 @@ from fewshot_cli.errors import FewshotError
 from fewshot_cli.files.cache import FeatureCache
 from fewshot_cli.files.delta_file import read_delta_file
 from fewshot_cli.images.decode import load
+from fewshot_cli.jobs import embedding
+from fewshot_cli.jobs.loading import Source, load_model
+from fewshot_cli.jobs.predict import files_and_images, swapping_looks
 from fewshot_cli.reports.predicting import as_csv
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -90,3 +96,98 @@ def test_csv_says_the_same_and_any_name_survives(file, drawn, tmp_path, predict)
     assert rows[0]["label"] == report["predictions"][0]["label"] and rows[0]["error"] == ""
     assert float(rows[0]["probability"]) == report["predictions"][0]["probability"]
     assert (rows[1]["label"], rows[1]["probability"]) == ("", "") and rows[1]["error"]
+
+
+# --- several classifiers on one base ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def several(drawn, tmp_path, learn):
+    """Delta files with changes of every form, and two that leave the backbone as it is, by recipe; on this backbone."""
+
+    def several(backbone: str) -> dict[str, Path]:
+        recipes = ("shira", "bitfit", "ridge", "lora", "protonet")
+        if backbone == "test_efficientnet":
+            recipes = ("shira", "bitfit", "ridge", "protonet", "finetune")
+        for recipe in recipes:
+            changes = () if recipe in ("ridge", "protonet") else ("method.tuning.optim.steps=2",)
+            learn(drawn, tmp_path / f"{recipe}.fewshot", recipe, *changes, backbone=backbone)
+        return {recipe: tmp_path / f"{recipe}.fewshot" for recipe in recipes}
+
+    return several
+
+
+@pytest.mark.parametrize("backbone", ["test_vit", "test_efficientnet"])
+def test_several_files_answer_as_each_alone(backbone, several, unseen, predict, weights, tmp_path):
+    files = several(backbone)
+    where = Source(weights[backbone], offline=True)
+    report = predict(list(files.values()), unseen, tmp_path / "none.jpg", where=where)
+    assert report["files"] == [{"file": str(path), "classes": ["cat", "house", "star"]} for path in files.values()]
+    assert report["images"] == 15 and len(report["predictions"]) == 16 * len(files)
+    for number, path in enumerate(files.values()):
+        rows = [
+            row | {"file": str(path)}
+            for row in predict(path, unseen, tmp_path / "none.jpg", where=where)["predictions"]
+        ]
+        assert report["predictions"][number :: len(files)] == rows
+
+
+def test_eval_and_predict_see_the_same_to_the_bit(several, unseen, weights, tmp_path):
+    """One merges copies of weights, the other swaps in place; both share the cache of features."""
+    for backbone in ("test_vit", "test_efficientnet"):
+        paths = sorted(unseen.glob("*/*"))
+        for path in several(backbone).values():
+            model = load_model(path, Source(weights[backbone], offline=True), CPU)
+            pictures = torch.from_numpy(np.stack([load(path, model.backbone.preprocessing) for path in paths[:8]]))
+            merged = model.backbone.frozen_features(pictures, model.weights)
+            looks = swapping_looks(model.backbone, [model.file])
+            assert torch.equal(next(iter(looks.values()))(pictures), merged), path.name
+
+
+def test_every_picture_is_decoded_once_and_seen_once_by_each_change(
+    several, unseen, predict, passes, monkeypatch, tmp_path
+):
+    files = several("test_vit")
+    decoded = []
+    original = embedding.load_all
+    monkeypatch.setattr(embedding, "load_all", lambda paths, how: original(decoded.extend(paths) or paths, how))
+    cache = FeatureCache(tmp_path / "features.sqlite")
+    predict(files["shira"], unseen / "cat", cache=cache)
+    decoded.clear()
+    passes.clear()
+    predict(list(files.values()), unseen, cache=cache)
+    assert sorted(decoded) == sorted(unseen.glob("*/*"))
+    chunk = max(passes)
+    looks = 4  # ridge and protonet share the frozen features
+    assert len([n for n in passes if n > 1]) == looks * -(-15 // chunk) and chunk >= 15
+    passes.clear()
+    predict(list(files.values()), unseen, cache=cache)
+    assert sum(passes) < 2
+
+
+def test_files_on_different_bases_are_refused(drawn, tmp_path, learn, predict):
+    learn(drawn, tmp_path / "vit.fewshot")
+    learn(drawn, tmp_path / "conv.fewshot", backbone="test_efficientnet")
+    with pytest.raises(FewshotError, match=r"vit.fewshot and .*conv.fewshot are on different bases"):
+        predict([tmp_path / "vit.fewshot", tmp_path / "conv.fewshot"], drawn)
+
+
+def test_delta_files_are_told_from_images_by_content(file, drawn, tmp_path, random_bank, vit):
+    (tmp_path / "picture.fewshot").write_bytes(sorted(drawn.glob("*/*"))[0].read_bytes())
+    (tmp_path / "classifier.jpg").write_bytes(file.read_bytes())
+    bank = random_bank(tmp_path / "x.bank", vit)
+    given = [file, drawn, tmp_path / "picture.fewshot", tmp_path / "classifier.jpg", tmp_path / "none.jpg", bank]
+    files, images = files_and_images(given)
+    assert files == [file, tmp_path / "classifier.jpg", bank]
+    assert images == [drawn, tmp_path / "picture.fewshot", tmp_path / "none.jpg"]
+    assert files_and_images([drawn, tmp_path]) == ([drawn], [tmp_path])
+    with pytest.raises(FewshotError, match="No image"):
+        files_and_images([file, tmp_path / "classifier.jpg"])
+
+
+def test_rows_of_several_files_name_them_in_csv(file, drawn, tmp_path, learn, predict):
+    learn(drawn, tmp_path / "y.fewshot", "protonet")
+    report = predict([file, tmp_path / "y.fewshot"], drawn / "cat")
+    rows = list(csv.DictReader(io.StringIO(as_csv(report), newline="")))
+    assert [row["file"] for row in rows] == [str(file), str(tmp_path / "y.fewshot")] * 4
+    assert [(row["path"], row["label"]) for row in rows] == [(r["path"], r["label"]) for r in report["predictions"]]

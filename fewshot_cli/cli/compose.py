@@ -1,0 +1,49 @@
+"""`fewshot compose FILE FILE... -o FILE`"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from fewshot_cli.cli import options
+
+
+@options.command
+def compose(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE FILE...", help="Delta files on the same base.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="The delta file to write.")],
+    rule: Annotated[
+        Literal["add", "ties", "dare"],
+        typer.Option(
+            "--rule",
+            help="add: the sum of all changes. ties: each trimmed to its largest, signs elected, means of those that "
+            "agree. dare: each thinned out by chance and enlarged, then summed.",
+        ),
+    ] = "add",
+    scale: Annotated[
+        float, typer.Option("--scale", metavar="FACTOR", help="Go this many times as far from the base.")
+    ] = 1.0,
+    density: Annotated[
+        float | None,
+        typer.Option(
+            "--density",
+            metavar="SHARE",
+            help="The share of its values that ties (0.2 if not given) and dare (0.1) keep of each file.",
+        ),
+    ] = None,
+    seed: options.Seed = 0,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Make one classifier of several people's.
+
+    It knows all their classes. Says which weights and classes they disagree on. Composing says nothing about accuracy:
+    `fewshot eval OUT FOLDER` measures it.
+    """
+    progress = options.start(quiet, offline=True)
+    from fewshot_cli.cli.terminal import show
+    from fewshot_cli.jobs.compose import How
+    from fewshot_cli.jobs.compose import compose as job
+    from fewshot_cli.reports.composing import composed
+
+    show(job(files, output, How(rule, scale, density, seed), progress), json, composed)
