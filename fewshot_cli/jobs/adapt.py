@@ -12,13 +12,12 @@ from fewshot_cli import __version__
 from fewshot_cli.engine.backbones import Backbone, fingerprint
 from fewshot_cli.engine.deltas import Delta, density, plus
 from fewshot_cli.engine.statistics import best_sharpening
-from fewshot_cli.engine.types import Adapted, Run, Support, total_size
+from fewshot_cli.engine.types import Adapted, Run, Support
 from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.files.atomic import check_writable, staged
 from fewshot_cli.files.cache import FeatureCache
 from fewshot_cli.files.delta_file import (
     HEAD_VALUES,
-    BaseFacts,
     DeltaFile,
     Expected,
     Header,
@@ -34,7 +33,7 @@ from fewshot_cli.images.folders import Folder, read_folder
 from fewshot_cli.jobs.banks import Start, Starts
 from fewshot_cli.jobs.embedding import Embedded, Pictures, embed
 from fewshot_cli.jobs.estimate import HeldOut, Rounding, features_under, held_out
-from fewshot_cli.jobs.loading import Source, check_delta, merged_weights
+from fewshot_cli.jobs.loading import Source, check_delta, facts_of, merged_weights
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.jobs.record import SHORT_HASH, Report, data_hash, skipped, versions, write_run
 from fewshot_cli.methods.base import HeadMethod
@@ -108,13 +107,7 @@ def adapt(
     delta = as_stored(adapted.delta, values, seed)
     watch.lap("adapt")
 
-    base = BaseFacts(
-        backbone=backbone.name,
-        fingerprint=backbone.fingerprint,
-        size=total_size(backbone.params),
-        licence=backbone.licence,
-        preprocessing=backbone.preprocessing,
-    )
+    base = facts_of(backbone)
     merged_density = density(delta, base.size)
     pruning = None
     if recipe.density is not None:

@@ -8,7 +8,7 @@ import torch
 
 from fewshot_cli.engine.backbones import Backbone, build_backbone, check_name, fingerprint, hub_repository
 from fewshot_cli.engine.deltas import merge, on_device
-from fewshot_cli.engine.types import Params
+from fewshot_cli.engine.types import Params, total_size
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.files.delta_file import BaseFacts, DeltaFile, read_delta_file
 from fewshot_cli.files.weights import PACKAGED, Weights, hub_weights, packaged_weights, read_weights
@@ -76,6 +76,17 @@ def read_on_one_base(paths: Sequence[Path]) -> list[DeltaFile]:
 def _sides(base: BaseFacts) -> str:
     height, width = base.preprocessing.size
     return f"{height} x {width} px"
+
+
+def facts_of(backbone: Backbone) -> BaseFacts:
+    """What a file says of the backbone that it belongs to."""
+    return BaseFacts(
+        backbone=backbone.name,
+        fingerprint=backbone.fingerprint,
+        size=total_size(backbone.params),
+        licence=backbone.licence,
+        preprocessing=backbone.preprocessing,
+    )
 
 
 def load_base(file: DeltaFile, source: Source, device: torch.device) -> Backbone:

@@ -15,17 +15,16 @@ from fewshot_cli.engine.domains import resumed
 from fewshot_cli.engine.episodes import join
 from fewshot_cli.engine.flat import FlatBackbone
 from fewshot_cli.engine.practice import Domain, parted
-from fewshot_cli.engine.types import JoinedImages, total_size
+from fewshot_cli.engine.types import JoinedImages
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.files.atomic import check_writable, staged
 from fewshot_cli.files.bank_file import BankHeader, BankProvenance, Values, write_bank
 from fewshot_cli.files.checkpoint import Checkpoint, checkpoint_path, read_checkpoint, write_checkpoint
-from fewshot_cli.files.delta_file import BaseFacts
 from fewshot_cli.images.datasets import Dataset
 from fewshot_cli.jobs.compare import Means, pool_of
 from fewshot_cli.jobs.data import Data, load_data
 from fewshot_cli.jobs.interrupts import Interrupts
-from fewshot_cli.jobs.loading import load_backbone
+from fewshot_cli.jobs.loading import facts_of, load_backbone
 from fewshot_cli.jobs.meta_log import Log, log_path
 from fewshot_cli.jobs.practising import Ground, Practice, validated
 from fewshot_cli.jobs.progress import Advance
@@ -281,16 +280,10 @@ class _Run:
         return patience is not None and bool(self.epochs) and len(self.epochs) - 1 - self._best() >= patience
 
     def _write_bank(self, validation: dict[str, float]) -> None:
-        net, backbone = self.ground.net, self.ground.net.backbone
+        net = self.ground.net
         learned = self.recipe.method.learned(self.practice.bank, net, self.practice.tasks)
         header = BankHeader(
-            base=BaseFacts(
-                backbone=backbone.name,
-                fingerprint=backbone.fingerprint,
-                size=total_size(backbone.params),
-                licence=backbone.licence,
-                preprocessing=backbone.preprocessing,
-            ),
+            base=facts_of(net.backbone),
             kind="dense" if learned.gates is None else "experts",
             shapes=dict(zip(net.layout.names, net.layout.shapes, strict=True)),
             experts=0 if learned.gates is None else len(learned.gates),
