@@ -167,13 +167,20 @@ def section() -> str:
         cells = [f"{100 * mean.mean:.1f} ± {100 * (mean.ci95 or 0):.1f}" for mean in groups]
         against = [_against(found[name], found["dense"], group) for group in (UNSEEN_CLASSES, UNSEEN_DOMAINS)]
         rows.append(f"| {name} | {' | '.join([*_facts(name), *cells, *(['', ''] if name == 'dense' else against)])} |")
-    table = markdown(run | {key: _renamed(run[key], names) for key in ("results", "methods", "recipes")})
+    table = markdown(_renamed(run, names))
     tuned = "\n".join(shlex.join(tune_command(name)) for name in RUNS if name in found)
     return META.format(tuned=tuned, table=table, groups="\n".join(rows))
 
 
-def _renamed(by_name: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
-    return {names.get(name, name): value for name, value in by_name.items()}
+def _renamed(run: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    """The run with banks' names in place of what they were asked as."""
+    by_name = {
+        key: {names.get(name, name): found for name, found in run[key].items()}
+        for key in ("results", "methods", "recipes")
+    }
+    ends = ("first", "second")
+    pairs = [pair | {end: names.get(pair[end], pair[end]) for end in ends} for pair in run["pairs"]]
+    return run | by_name | {"pairs": pairs}
 
 
 def _mean(rows: dict[str, Any], domains: Sequence[str]) -> Mean:

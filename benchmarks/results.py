@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from meta import section
 
 from fewshot_cli.engine.intervals import mean_interval
 from fewshot_cli.files.cache import FeatureCache
@@ -148,6 +149,7 @@ def page() -> str:
             parts += [
                 f"### {shots} image{'s' * (shots > 1)} of each class\n\n{markdown(at(run, shots))}" for shots in (1, 5)
             ]
+    parts += [found] if (found := section()) else []
     reference = json.loads((RESULTS / "reference.json").read_text())
     parts.append(REFERENCE + reference_table(reference))
     return "\n".join(parts)
