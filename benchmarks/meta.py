@@ -159,8 +159,8 @@ def section() -> str:
     names = {"protonet": "frozen"} | {f"protonet from {name}": name for name in RUNS}
     found = {names[name]: rows for name, rows in run["results"].items() if name in names}
     rows = [
-        "| bank | open, merged | bank, MB | min | unseen classes | unseen domains | against dense, classes | domains |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| bank | open, merged | bank, MB | unseen classes | unseen domains | against dense, classes | domains |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name in sorted(found, key=lambda name: -_mean(found[name], UNSEEN_DOMAINS).mean):
         groups = [_mean(found[name], group) for group in (UNSEEN_CLASSES, UNSEEN_DOMAINS)]
@@ -193,12 +193,12 @@ def _against(rows: dict[str, Any], others: dict[str, Any], domains: Sequence[str
 
 
 def _facts(name: str) -> list[str]:
-    """Density of each expert and of a merged change, size of the bank, and how long it took."""
+    """Density of each expert and of a merged change, and the size of the bank."""
     path = RESULTS / f"meta-{name}.run.json"
     if not path.exists():
-        return ["", "", ""]
+        return ["", ""]
     run = json.loads(path.read_text())
-    return [run["density"], f"{run['bytes'] / 1e6:.1f}", f"{run['seconds']['total'] / 60:.0f}"]
+    return [run["density"], f"{run['bytes'] / 1e6:.1f}"]
 
 
 def fewshot(*words: str) -> None:
@@ -219,8 +219,8 @@ and asked, by `python benchmarks/meta.py eval`, about 600 tasks of each of six o
 classes" are of domains that were practised on (Caltech-101, DTD, two alphabets of Omniglot); "unseen domains" are
 sketch, cartoon and cifar10. The classes of sketch and cartoon are those of photo and art_painting, which were practised
 on, and cifar10 shares animals and vehicles with Caltech-101 and with ImageNet's labels, from which the backbone comes.
-"Open" is the share of the weights that each expert changes, "merged" that any does. Minutes are of one core of a busy
-machine, validation included. Accuracy in %, means over three sets; differences are paired by task.
+"Open" is the share of the weights that each expert changes, "merged" that any does. Accuracy in %, means over three
+sets; differences are paired by task.
 
 {groups}
 
