@@ -84,6 +84,8 @@ def meta_tune(
         _read(validate or [], None) + (_read(data, validation_split) if validation_split else ()),
         tuple(str(path) for path in data),
         split,
+        tuple(str(path) for path in validate or []),
+        validation_split,
     )
     with joined() as processes:
         means = Means(where, choose_device(device), options.feature_cache(no_cache), progress, processes)

@@ -23,6 +23,7 @@ from fewshot_cli.engine.types import Images
 from fewshot_cli.engine.views import draw_views, viewed
 from fewshot_cli.errors import FewshotError
 
+KEPT = " (validation)"  # what the name of a part that is kept ends in
 LARGEST_SHARE = 0.5  # of a domain's classes or images that may be kept for validation
 
 
@@ -105,6 +106,11 @@ class Domain:
     images: Images = field(repr=False)
     rows: npt.NDArray[np.int64] = field(repr=False)
 
+    @property
+    def source(self) -> str:
+        """The name of the domain that this is, or is a kept part of."""
+        return self.pool.name.removesuffix(KEPT)
+
     @classmethod
     def whole(cls, pool: Pool, features: Tensor, images: Images) -> "Domain":
         return cls(pool, features, images, np.arange(len(pool.labels)))
@@ -171,7 +177,7 @@ def parted(domain: Domain, protocol: AnyProtocol, share: float, seed: int) -> tu
     for split in (_by_class, _by_image):
         for kept_share in _shares(share):
             kept = split(domain.pool, kept_share, seed)
-            parts = domain.of(~kept, domain.pool.name), domain.of(kept, f"{domain.pool.name} (validation)")
+            parts = domain.of(~kept, domain.pool.name), domain.of(kept, f"{domain.pool.name}{KEPT}")
             if all(_fits(part.pool, protocol) for part in parts):
                 return parts
     return domain, None

@@ -15,6 +15,7 @@ from fewshot_cli.engine.domains import resumed
 from fewshot_cli.engine.episodes import join
 from fewshot_cli.engine.flat import FlatBackbone
 from fewshot_cli.engine.practice import Domain, parted
+from fewshot_cli.engine.processes import Processes
 from fewshot_cli.engine.types import JoinedImages
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.files.atomic import check_writable, staged
@@ -44,6 +45,8 @@ class Material:
     validation: tuple[Dataset, ...] = ()
     sources: tuple[str, ...] = ()
     split: str | None = None
+    validation_sources: tuple[str, ...] = ()
+    validation_split: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ def meta_tune(recipe: MetaRecipe, material: Material, output: Output, seed: int,
     check_writable(output.path)
     _check_unfinished(output)
     _check_names(material)
+    _check_processes(recipe, means.processes)
     backbone = load_backbone(recipe.backbone, means.source, recipe.image_size, means.device)
     net = FlatBackbone.of(backbone, _precision(recipe, means.device))
     data = [load_data(each, backbone, means.cache, True, means.progress) for each in material.datasets]
@@ -100,6 +104,22 @@ def _check_names(material: Material) -> None:
                 raise FewshotError(
                     f"Two data sets are called {name}.", "Rename one, or give the folder that holds both."
                 )
+
+
+def _check_processes(recipe: MetaRecipe, processes: Processes) -> None:
+    """Raises FewshotError where a process would have nothing to do, for which the others would wait for ever."""
+    if processes.world == 1:
+        return
+    if not isinstance(recipe.method, EpisodicMethod):
+        raise FewshotError(
+            f"{recipe.method.name} goes from one task to the next, which {processes.world} processes can't share.",
+            "Run it in one, without torchrun.",
+        )
+    if recipe.training.batch < processes.world:
+        raise FewshotError(
+            f"{processes.world} processes share the episodes of a step, which are {recipe.training.batch}.",
+            f"Give --set training.batch={processes.world} or more, or fewer processes.",
+        )
 
 
 def _precision(recipe: MetaRecipe, device: torch.device) -> torch.dtype:
@@ -149,17 +169,13 @@ def _ground(
         pairs = [parted(domain, training.protocol, training.validation.share, seed) for domain in whole]
         domains = [practised for practised, _ in pairs]
         validation = [asked for _, asked in pairs if asked is not None]
-    names = [domain.pool.name for domain in validation or domains]
-    if training.target is not None and not any(_is_of(name, training.target) for name in names):
+    names = [domain.source for domain in validation or domains]
+    if training.target is not None and training.target not in names:
         raise FewshotError(
             f"The target {training.target} is none of the data sets that can be validated on.",
             f"They are {', '.join(names)}.",
         )
     return Ground(net, tuple(domains), tuple(validation), seed, means.processes)
-
-
-def _is_of(name: str, target: str) -> bool:
-    return name.partition(" (")[0] == target
 
 
 def _domains(recipe: MetaRecipe, data: Sequence[Data]) -> Iterator[Domain]:
@@ -262,8 +278,8 @@ class _Run:
                 **{name: last[name] for name in ("sparsity", "router") if name in last},
             }
         )
-        if self.log:
-            self.log.write([{"step": self.practice.step - 1, "validation": found, "validation_mean": accuracy or 0.0}])
+        if self.log and found:
+            self.log.write([{"step": self.practice.step - 1, "validation": found, "validation_mean": accuracy}])
         if self._best() == len(self.epochs) - 1 and self.ground.processes.is_first:
             self._write_bank(found)
         self._checkpoint()
@@ -363,6 +379,9 @@ class _Run:
             "threads": torch.get_num_threads(),
             "sources": list(material.sources),
             "split": material.split,
+            "validation_sources": list(material.validation_sources),
+            "validation_split": material.validation_split,
+            "values": self.output.values,
             "recipe": self.recipe.model_dump(mode="json"),
             "data": self.asked["data"],
             "versions": versions(),

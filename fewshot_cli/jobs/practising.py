@@ -86,11 +86,6 @@ class Practice:
         return self.step if isinstance(self.recipe.method, MAMF) else self.step * self.recipe.training.batch
 
     @property
-    def epoch(self) -> int:
-        """How many are done."""
-        return sum(self.step >= end for end in self.ends)
-
-    @property
     def ends(self) -> list[int]:
         """The number of steps after which each epoch ends."""
         training, method = self.recipe.training, self.recipe.method
@@ -193,7 +188,7 @@ class Practice:
         name, domains = self.recipe.training.target, self.ground.validation or self.ground.domains
         if name is None:
             return domains[self.step % len(domains)]
-        return next(domain for domain in domains if domain.pool.name.partition(" (")[0] == name)
+        return next(domain for domain in domains if domain.source == name)
 
 
 class _Rewarded:

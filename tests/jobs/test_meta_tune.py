@@ -1,6 +1,7 @@
 """Meta-tuning from start to bank: every method, every sampler, and a run that is stopped wherever it may be."""
 
 import json
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -358,3 +359,18 @@ def test_scalars_go_to_tensorboard_when_asked(tune, tmp_path):
     assert [event.value for event in board.Scalars("loss")] == pytest.approx(
         [line["loss"] for line in lines(tmp_path / "x.bank") if "loss" in line]
     )
+
+
+@pytest.mark.parametrize(("recipe", "says"), [("smat", "share the episodes of a step"), ("mamf", "can't share")])
+def test_a_process_without_work_is_refused_before_the_others_wait_for_it(recipe, says, sets, tmp_path):
+    what = load_meta_recipe(recipe, SMALL, backbone="test_vit", image_size=64)
+    means = Means(Source(offline=True), CPU, FeatureCache(), Unseen(), Processes(rank=0, world=2))
+    with pytest.raises(FewshotError, match=says):
+        meta_tune(what, Material(tuple(read_datasets(sets))), Output(tmp_path / "x.bank"), 0, means)
+
+
+def test_a_data_set_with_brackets_in_its_name_can_be_the_target(tune, sets, tmp_path):
+    for name in ("day", "night"):
+        shutil.copytree(sets / name, tmp_path / "sets" / f"{name} (old)")
+    changes = ("training.sampler.name=ucb1", "training.target=night (old)")
+    assert tune("dense", *changes, data=tmp_path / "sets")["episodes"] == 8
