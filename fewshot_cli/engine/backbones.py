@@ -110,7 +110,7 @@ def build_backbone(
     check_name(name)
     facts = timm.models.get_pretrained_cfg(name)
     source = {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
-    size = {"img_size": image_size} if image_size and facts and facts.fixed_input_size else {}
+    size = _size(name, image_size)
     try:
         module = _with_weights(name, source, size)
     except AssertionError as error:
@@ -132,6 +132,25 @@ def build_backbone(
         except (RuntimeError, AssertionError, IndexError) as error:
             raise _wrong_size(name, image_size, error) from None
     return backbone
+
+
+def parameter_shapes(name: str, image_size: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of the parameters that a delta on timm's model `name` can be for; its weights are not needed.
+
+    Raises FewshotError for a name timm doesn't have, or a size the model can't take.
+    """
+    check_name(name)
+    try:
+        module = _constructed(name, _size(name, image_size))
+    except AssertionError as error:
+        raise _wrong_size(name, image_size, error) from None
+    return {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+
+
+def _size(name: str, image_size: int | None) -> dict[str, Any]:
+    """What timm must be told to build the model for images of this size."""
+    facts = timm.models.get_pretrained_cfg(name)
+    return {"img_size": image_size} if image_size and facts and facts.fixed_input_size else {}
 
 
 def check_name(name: str) -> None:
@@ -167,11 +186,7 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
 
 
 def _with_weights(name: str, source: Mapping[str, Tensor], size: Mapping[str, Any]) -> nn.Module:
-    try:
-        with torch.device("meta"), _WithoutInitialisation():
-            module = _created(name, **size)
-    except (NotImplementedError, RuntimeError):  # a constructor that computes with values
-        module = _created(name, **size)
+    module = _constructed(name, size)
     wanted = module.state_dict()
     body = _without_classifier(source, wanted, module)
     # What is no part of the weights, but computed by the constructor, has no values when made without memory.
@@ -183,6 +198,15 @@ def _with_weights(name: str, source: Mapping[str, Tensor], size: Mapping[str, An
     # random weights there, unless the number of classes is the weights' own, which without a classifier is 0.
     overlay = {"state_dict": body, "num_classes": 0, "custom_load": False, "url": "", "file": None, "hf_hub_id": None}
     return _created(name, pretrained=True, pretrained_cfg_overlay=overlay, **size)
+
+
+def _constructed(name: str, size: Mapping[str, Any]) -> nn.Module:
+    """The model, where its constructor allows it without memory for its weights."""
+    try:
+        with torch.device("meta"), _WithoutInitialisation():
+            return _created(name, **size)
+    except (NotImplementedError, RuntimeError):  # a constructor that computes with values
+        return _created(name, **size)
 
 
 class _WithoutInitialisation(TorchFunctionMode):

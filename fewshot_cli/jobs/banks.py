@@ -19,7 +19,7 @@ from fewshot_cli.engine.types import total_size
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.files.bank_file import KIND, Bank, BankHeader, read_bank, read_bank_header
 from fewshot_cli.files.delta_file import BaseFacts
-from fewshot_cli.jobs.loading import Source, check_fingerprint, load_backbone, load_facts
+from fewshot_cli.jobs.loading import Source, check_fingerprint, check_shapes, load_backbone, load_facts, shapes_of
 from fewshot_cli.methods.base import Learner
 from fewshot_cli.methods.from_bank import FromBank, share_kept
 from fewshot_cli.recipes import Recipe
@@ -145,9 +145,7 @@ def _on_base(bank: Bank, path: Path, source: Source, device: torch.device) -> _B
     header = bank.header
     base = load_facts(header.base, source, device)
     check_fingerprint(header.base, base, path, "meta-tuned")
-    for name, shape in header.shapes.items():
-        if name not in base.params or tuple(base.params[name].shape) != shape:
-            raise FewshotError(f"{path} changes {name} {shape}, which {base.name} does not have.", "Make it again.")
+    check_shapes(header.shapes, shapes_of(base), base.name, path)
     layout = Layout(tuple(header.shapes), tuple(header.shapes.values()))
     change = bank.delta.to(device)
     experts = None

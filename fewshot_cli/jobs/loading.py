@@ -135,13 +135,24 @@ def merged_weights(backbone: Backbone, file: DeltaFile) -> Params:
     return merge({name: backbone.params[name] for name in file.delta}, on_device(file.delta, backbone.device))
 
 
+def shapes_of(backbone: Backbone) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(values.shape) for name, values in backbone.params.items()}
+
+
+def check_shapes(
+    changed: Mapping[str, tuple[int, ...]], known: Mapping[str, tuple[int, ...]], backbone: str, path: Path
+) -> None:
+    """Raises FewshotError unless the parameters that a file changes are among the backbone's, and of its shapes."""
+    for name, shape in changed.items():
+        if known.get(name) != tuple(shape):
+            raise FewshotError(
+                f"{path} changes {name} {tuple(shape)}, which {backbone} does not have.", "Make it again."
+            )
+
+
 def check_delta(file: DeltaFile, backbone: Backbone, path: Path) -> None:
     """Raises FewshotError unless the file's delta and head fit the backbone."""
-    for name, change in file.delta.items():
-        if name not in backbone.params or tuple(backbone.params[name].shape) != tuple(change.shape):
-            raise FewshotError(
-                f"{path} changes {name} {tuple(change.shape)}, which {backbone.name} does not have.", "Make it again."
-            )
+    check_shapes(file.header.shapes, shapes_of(backbone), backbone.name, path)
     if file.head.weight.shape[1] != backbone.dim:
         raise FewshotError(
             f"{path} has a head for {file.head.weight.shape[1]} features; {backbone.name} has {backbone.dim}.",

@@ -3,7 +3,7 @@ from itertools import permutations
 import pytest
 import torch
 
-from fewshot_cli.engine.deltas import Change, Delta, Dense, Sparse, merge
+from fewshot_cli.engine.deltas import Change, Delta, Dense, LowRank, Sparse, merge
 from fewshot_cli.engine.heads import Head
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.files.delta_file import read_delta_file, write_delta_file
@@ -181,3 +181,14 @@ def test_heads_alone_compose_and_dense_changes_too(written, compose, vit):
     report = compose(written("three", dense, ("a", "b")), written("fourth", dense, ("c", "d")))
     assert report["weights"]["signs_agree"] == 1 and report["weights"]["cancelled"] == 0
     assert [item["survival"] for item in report["files"]] == pytest.approx([2, 2])
+
+
+def test_a_change_that_the_backbone_does_not_have_is_refused_before_it_is_computed(written, compose, vit):
+    name, values = next((name, values) for name, values in vit.params.items() if values.ndim > 1)
+    fitting = written("one", {name: Dense(torch.ones_like(values))})
+    for other, change in (
+        (name, LowRank((400, 400), torch.ones(400, 1), torch.ones(1, 400))),
+        ("no.such", Dense(torch.ones(3))),
+    ):
+        with pytest.raises(FewshotError, match="which test_vit does not have"):
+            compose(fitting, written("two", {other: change}))
