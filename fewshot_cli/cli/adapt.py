@@ -1,7 +1,7 @@
 """`fewshot adapt FOLDER -o FILE`"""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -34,7 +34,7 @@ def adapt(
         ),
     ] = 5,
     values: Annotated[
-        Literal["float32", "bfloat16", "float16", "int8", "1bit"],
+        options.Values,
         typer.Option(
             "--values",
             help="How to keep each changed weight: fewer bits make a smaller file, which is proved with them.",

@@ -31,6 +31,14 @@ def compose(
             help="The share of its values that ties (0.2 if not given) and dare (0.1) keep of each file.",
         ),
     ] = None,
+    values: Annotated[
+        options.Values | None,
+        typer.Option(
+            "--values",
+            help="How to keep each changed weight; if not given, in the fewest bits of any of the files that lose "
+            "nothing.",
+        ),
+    ] = None,
     seed: options.Seed = 0,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -46,4 +54,4 @@ def compose(
     from fewshot_cli.jobs.compose import compose as job
     from fewshot_cli.reports.composing import composed
 
-    show(job(files, output, How(rule, scale, density, seed), progress), json, composed)
+    show(job(files, output, How(rule, scale, density, seed, values), progress), json, composed)

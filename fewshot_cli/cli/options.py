@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Literal, ParamSpec
 
 import typer
 
@@ -57,6 +57,8 @@ Density = Annotated[
         help="Let the bank move only this share of all weights, those it moves furthest: smaller files.",
     ),
 ]
+Values = Literal["float32", "bfloat16", "float16", "int8", "1bit"]
+"""How a delta file keeps numbers: what files.rounding calls Values, without importing it."""
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N", help="Where to compute.")]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of all random numbers.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never touch the network.")]

@@ -3,7 +3,8 @@
 import hashlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,9 +15,22 @@ from fewshot_cli import __version__
 from fewshot_cli.engine.backbones import parameter_shapes
 from fewshot_cli.engine.composing import JoinedHead, Overlap, dare, joined, overlaps, survival, ties, total
 from fewshot_cli.engine.deltas import Change, Delta, all_values, density, negated, plus, scaled
+from fewshot_cli.engine.heads import Head
 from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.files.atomic import check_writable, staged
-from fewshot_cli.files.delta_file import DeltaFile, Expected, Header, Provenance, read_delta_file, write_delta_file
+from fewshot_cli.files.delta_file import (
+    HEAD_VALUES,
+    DeltaFile,
+    Expected,
+    Header,
+    HeadValues,
+    Provenance,
+    as_stored,
+    head_as_stored,
+    read_delta_file,
+    write_delta_file,
+)
+from fewshot_cli.files.rounding import BITS, Values
 from fewshot_cli.jobs.loading import check_shapes, read_on_one_base
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.jobs.record import Report, versions, write_run
@@ -29,12 +43,17 @@ MOST_LAYERS = 10  # to name among those that disagree
 
 @dataclass(frozen=True)
 class How:
-    """The rule of composing: `density` is the share of its values that each delta keeps; None takes the paper's."""
+    """The rule of composing, and how the file keeps the changes.
+
+    `density` is the share of its values that each delta keeps; None takes the paper's. `values` None takes the fewest
+    bits, of those that one of the files is kept in, that lose nothing, else float32.
+    """
 
     rule: Rule = "add"
     scale: float = 1.0
     density: float | None = None
     seed: int = 0
+    values: Values | None = None
 
     def __post_init__(self) -> None:
         if self.density is not None and self.rule == "add":
@@ -78,12 +97,14 @@ def compose(files: Sequence[Path], output: Path, how: How, progress: Progress) -
     deltas = [file.delta for file in ordered]
     with progress.track("composing") as advance:
         advance(0, 3)
-        delta = how.of(deltas, [file.digest for file in ordered])
+        exact = how.of(deltas, [file.digest for file in ordered])
         head = joined([file.head for file in ordered], [file.header.classes for file in ordered])
+        values = how.values or _narrowest(exact, {file.stored.values for file in ordered}, how.seed)
+        delta, head_values = as_stored(exact, values, how.seed), _narrowest_head(head.head)
         advance(1, 3)
         header = _header(ordered, delta, head, how)
         with staged(output) as draft:
-            size = write_delta_file(draft, header, delta, head.head)
+            size = write_delta_file(draft, header, delta, head.head, values, head_values)
             _prove(draft, delta, head)
         advance(2, 3)
         met = overlaps(deltas)
@@ -101,6 +122,7 @@ def compose(files: Sequence[Path], output: Path, how: How, progress: Progress) -
         "file": str(output),
         "bytes": size,
         "density": density(delta, base.size),
+        "values": {"stored": values, "head": head_values, "exact": _same(delta, exact)},
         "classes": list(header.classes),
         "shared_classes": _shared_classes(files, read, head),
         "files": [
@@ -176,11 +198,32 @@ def _header(files: Sequence[DeltaFile], delta: Delta, head: JoinedHead, how: How
     )
 
 
+def _narrowest(delta: Delta, kinds: Set[Values], seed: int) -> Values:
+    """The kind of fewest bits that keeps every number of the delta as it is: float32, if none of these does."""
+    for kind in sorted(kinds - {"float32"}, key=lambda kind: (BITS[kind], kind)):
+        with suppress(FewshotError):  # more than float16 holds
+            if _same(as_stored(delta, kind, seed), delta):
+                return kind
+    return "float32"
+
+
+def _narrowest_head(head: Head) -> HeadValues:
+    for kind in HEAD_VALUES:
+        with suppress(FewshotError):
+            if torch.equal(head_as_stored(head, kind).weight, head.weight):
+                return kind
+    return "float32"
+
+
+def _same(first: Delta, second: Delta) -> bool:
+    return not any(all_values(left).any() for left in plus(first, negated(second)).values())
+
+
 def _prove(path: Path, delta: Delta, head: JoinedHead) -> None:
     """Raises CheckFailed unless the file holds exactly this delta and head."""
     file = read_delta_file(path)
     same = torch.equal(file.head.weight, head.head.weight) and torch.equal(file.head.bias, head.head.bias)
-    if not same or any(all_values(left).any() for left in plus(delta, negated(file.delta)).values()):
+    if not same or not _same(file.delta, delta):
         raise CheckFailed(
             "The file does not hold the classifier that was composed.",
             "Nothing was written. This is a fault of fewshot: please report it.",

@@ -21,6 +21,7 @@ def composed(report: dict[str, Any]) -> RenderableType:
         *_shared(report["shared_classes"]),
         ("rule", report["rule"] + kept + scaled),
         ("weights", _weights(weights)),
+        ("kept as", report["values"]["stored"] + ("" if report["values"]["exact"] else ", rounded")),
         ("wrote", f"{report['file']}, {size(report['bytes'])}, proved: read back, it is what was composed"),
         ("next", f"fewshot eval {report['file']} FOLDER measures it; composing says nothing about accuracy"),
     )

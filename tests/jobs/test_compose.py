@@ -32,7 +32,7 @@ def written(drawn, tmp_path, learn, vit):
     learn(drawn, tmp_path / "template.fewshot")
     template = read_delta_file(tmp_path / "template.fewshot")
 
-    def written(name: str, delta: Delta, classes=("cat", "star"), head: Head | None = None):
+    def written(name: str, delta: Delta, classes=("cat", "star"), head: Head | None = None, values="float32"):
         found = template.header.model_copy(
             update={
                 "classes": tuple(classes),
@@ -44,7 +44,7 @@ def written(drawn, tmp_path, learn, vit):
         rng = torch.Generator().manual_seed(len(name))
         head = head or Head(torch.randn(len(classes), vit.dim, generator=rng), torch.zeros(len(classes)), False)
         path = tmp_path / f"{name}.fewshot"
-        write_delta_file(path, found, delta, head)
+        write_delta_file(path, found, delta, head, values)
         return path
 
     return written
@@ -192,3 +192,39 @@ def test_a_change_that_the_backbone_does_not_have_is_refused_before_it_is_comput
     ):
         with pytest.raises(FewshotError, match="which test_vit does not have"):
             compose(fitting, written("two", {other: change}))
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "int8", "1bit"])
+def test_what_lies_in_few_bits_stays_in_few_bits_where_nothing_is_lost(kind, written, compose, vit, tmp_path):
+    names = [name for name, values in vit.params.items() if values.ndim > 1][:2]
+    rng = torch.Generator().manual_seed(0)
+    changes = {
+        name: Sparse(tuple(vit.params[name].shape), torch.arange(0, 40, 2), torch.randn(20, generator=rng))
+        for name in names
+    }
+    one, two = (written(name[-9:], {name: changes[name]}, (name, "b" + name), values=kind) for name in names)
+    report = compose(one, two)
+    assert report["values"] == {"stored": kind, "head": "float32", "exact": True}
+    composed = read_delta_file(tmp_path / "all.fewshot")
+    for path, name in zip((one, two), names, strict=True):
+        assert torch.equal(composed.delta[name].values, read_delta_file(path).delta[name].values)
+
+
+def test_values_asked_for_are_rounded_to_and_said_to_be(written, compose, vit, tmp_path):
+    one, two = (written(f"user{i}", delta, (f"a{i}", f"b{i}")) for i, delta in enumerate(disjoint_deltas(vit, users=2)))
+    exact, rounded = compose(one, two), compose(one, two, output=tmp_path / "small.fewshot", values="int8")
+    assert exact["values"]["stored"] == "float32" and exact["values"]["exact"]
+    assert rounded["values"]["stored"] == "int8" and not rounded["values"]["exact"]
+    assert rounded["bytes"] < exact["bytes"] / 2
+    assert read_delta_file(tmp_path / "small.fewshot").stored.values == "int8"
+
+
+def test_sums_that_few_bits_would_change_are_kept_whole(written, compose, vit):
+    name, values = next((name, values) for name, values in vit.params.items() if values.ndim > 1)
+    at = torch.tensor([0, 3])
+    parts = [torch.tensor([1.0, 2.0]), torch.tensor([2.0**-12, 2.0])]
+    files = [
+        written(f"user{i}", {name: Sparse(tuple(values.shape), at, part)}, (f"a{i}", f"b{i}"), values="float16")
+        for i, part in enumerate(parts)
+    ]
+    assert compose(*files)["values"]["stored"] == "float32"
