@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,13 @@ def _lines(path: Path) -> Iterable[dict[str, Any]]:
                 return
 
 
+def check_tensorboard() -> None:
+    """Raises FewshotError where TensorBoard is not installed."""
+    if find_spec("tensorboard") is None:
+        raise FewshotError("TensorBoard is not installed.", "Install it with `pip install 'fewshot-cli[tensorboard]'`.")
+
+
 def _board(folder: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise FewshotError(
-            "TensorBoard is not installed.", "Install it with `pip install fewshot-cli[tensorboard]`."
-        ) from None
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter(str(folder), purge_step=step or None)

@@ -26,7 +26,7 @@ from fewshot_cli.jobs.compare import Means, pool_of
 from fewshot_cli.jobs.data import Data, load_data
 from fewshot_cli.jobs.interrupts import Interrupts
 from fewshot_cli.jobs.loading import facts_of, load_backbone
-from fewshot_cli.jobs.meta_log import Log, log_path
+from fewshot_cli.jobs.meta_log import Log, check_tensorboard, log_path
 from fewshot_cli.jobs.practising import Ground, Practice, validated
 from fewshot_cli.jobs.progress import Advance
 from fewshot_cli.jobs.record import Report, versions, write_run
@@ -67,6 +67,8 @@ def meta_tune(recipe: MetaRecipe, material: Material, output: Output, seed: int,
     fit, before anything slow is done, and where a loss is no finite number.
     """
     check_writable(output.path)
+    if output.tensorboard:
+        check_tensorboard()
     _check_unfinished(output)
     _check_names(material)
     _check_processes(recipe, means.processes)

@@ -361,6 +361,13 @@ def test_scalars_go_to_tensorboard_when_asked(tune, tmp_path):
     )
 
 
+def test_a_missing_tensorboard_is_noticed_before_anything_is_read(tune, tmp_path, monkeypatch):
+    monkeypatch.setattr("fewshot_cli.jobs.meta_log.find_spec", lambda name: None)
+    monkeypatch.setattr("fewshot_cli.jobs.meta_tune.load_backbone", lambda *args: pytest.fail("the backbone is read"))
+    with pytest.raises(FewshotError, match="TensorBoard is not installed"):
+        tune("dense", output=Output(tmp_path / "x.bank", tensorboard=tmp_path / "board"))
+
+
 @pytest.mark.parametrize(("recipe", "says"), [("smat", "share the episodes of a step"), ("mamf", "can't share")])
 def test_a_process_without_work_is_refused_before_the_others_wait_for_it(recipe, says, sets, tmp_path):
     what = load_meta_recipe(recipe, SMALL, backbone="test_vit", image_size=64)
