@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fewshot_cli import __version__
 from fewshot_cli.engine.backbones import Backbone, fingerprint
-from fewshot_cli.engine.deltas import Delta, density, plus
+from fewshot_cli.engine.deltas import Delta, density, negated, plus
 from fewshot_cli.engine.statistics import best_sharpening
 from fewshot_cli.engine.types import Adapted, Run, Support
 from fewshot_cli.errors import CheckFailed, FewshotError
@@ -141,7 +141,7 @@ def adapt(
         recipe=recipe.model_dump(),
         provenance=provenance,
     )
-    live = learned.head.logits(features_under(start.backbone, learned, support))
+    live = learned.head.logits(features_under(start.backbone, learned.delta, support))
     kept = _kept(start, adapted, delta, live, values, support)
     with staged(output) as draft:
         size = write_delta_file(draft, header, adapted.delta, adapted.head, values, kept.head)
@@ -189,10 +189,15 @@ def _learned(
 
 
 def _rounding(start: Start, values: Values, seed: int) -> Rounding | None:
-    """What the file makes of changes, for estimates; None where it makes nothing of them, or a bank's are added."""
-    if values == "float32" or start.bank or isinstance(start.learner, HeadMethod):
+    """What the file makes of changes, for estimates; None where it makes nothing of them."""
+    if values == "float32" or (isinstance(start.learner, HeadMethod) and not start.delta):
         return None
-    return lambda adapted: Adapted(as_stored(adapted.delta, values, seed), adapted.head)
+
+    def rounding(delta: Delta) -> Delta:
+        stored = as_stored(plus(start.delta, delta), values, seed)
+        return plus(stored, negated(start.delta)) if start.delta else stored
+
+    return rounding
 
 
 def _check_names(labelled: Folder) -> None:
@@ -260,7 +265,7 @@ def _kept(start: Start, adapted: Adapted, delta: Delta, live: Tensor, values: Va
     """The model with the rounded `delta`; its head as narrow as makes no difference, but exact where `values` are."""
     if values == "float32":
         return _Kept("float32", live)
-    features = features_under(start.base, Adapted(delta, adapted.head), support) if delta else support.features
+    features = features_under(start.base, delta, support)
     exact = adapted.head.logits(features)
     for kind in HEAD_VALUES:
         with suppress(FewshotError):  # more than float16 holds

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from fewshot_cli.engine.backbones import Backbone
-from fewshot_cli.engine.deltas import merge
+from fewshot_cli.engine.deltas import Delta, merge
 from fewshot_cli.engine.statistics import Interval, wilson
-from fewshot_cli.engine.types import Adapted, Run, Support
+from fewshot_cli.engine.types import Run, Support
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.methods.base import ClosedFormMethod, Learner
 
@@ -18,7 +18,7 @@ from fewshot_cli.methods.base import ClosedFormMethod, Learner
 class HeldOut:
     """Logits `(n, way)` of images by heads that never saw them, their true labels, and how that was done.
 
-    `kept` are the logits that rounding leaves, where these were asked for and k-fold was done.
+    `kept` are the logits that rounding leaves, where these were asked for.
     """
 
     logits: Tensor
@@ -40,8 +40,8 @@ class HeldOut:
         return wilson(int((logits.argmax(1) == self.labels).sum()), len(self.labels))
 
 
-Rounding = Callable[[Adapted], Adapted]
-"""What a file makes of what was learned."""
+Rounding = Callable[[Delta], Delta]
+"""What a file makes of what was learned, both as changes of the backbone that it was learned on."""
 
 
 def held_out(
@@ -53,7 +53,7 @@ def held_out(
     progress: Progress,
     rounding: Rounding | None = None,
 ) -> HeldOut | str:
-    """Held-out answers on the support set, or the reason why there can be none; k-fold also those after `rounding`.
+    """Held-out answers on the support set, also those after `rounding`, or the reason why there can be none.
 
     Exact leave-one-out where the method has it in closed form, else `folds`-fold. A class with a single image can't be
     left without it: that image is always learned from and never asked about.
@@ -64,7 +64,11 @@ def held_out(
     if isinstance(method, ClosedFormMethod):
         asked = count > 1
         logits = method.leave_one_out(support.features, support.labels, support.way)
-        return HeldOut(logits[asked], support.labels[asked], f"leave-one-out, exact, {int(asked.sum())} images")
+        how = f"leave-one-out, exact, {int(asked.sum())} images"
+        if rounding is None:
+            return HeldOut(logits[asked], support.labels[asked], how)
+        kept = method.leave_one_out(features_under(backbone, rounding({}), support), support.labels, support.way)
+        return HeldOut(logits[asked], support.labels[asked], how, kept[asked])
     if folds < 2:
         return "no images were left out to ask about (--folds 0)"
     return _k_fold(method, backbone, support, min(folds, int(count.max())), seed, progress, rounding)
@@ -87,24 +91,21 @@ def _k_fold(
             asked = (fold_of == fold).nonzero().squeeze(1)
             if len(asked):
                 adapted = method.adapt(backbone, support.subset((fold_of != fold).nonzero().squeeze(1)), Run(seed))
-                logits[asked] = _logits(backbone, adapted, support.subset(asked))
+                left_out = support.subset(asked)
+                logits[asked] = adapted.head.logits(features_under(backbone, adapted.delta, left_out))
                 if rounding:
-                    kept[asked] = _logits(backbone, rounding(adapted), support.subset(asked))
+                    kept[asked] = adapted.head.logits(features_under(backbone, rounding(adapted.delta), left_out))
             advance(fold + 1, folds)
     asked = fold_of >= 0
     how = f"{folds}-fold, {int(asked.sum())} images"
     return HeldOut(logits[asked], support.labels[asked], how, kept[asked] if rounding else None)
 
 
-def _logits(backbone: Backbone, adapted: Adapted, support: Support) -> Tensor:
-    return adapted.head.logits(features_under(backbone, adapted, support))
-
-
-def features_under(backbone: Backbone, adapted: Adapted, support: Support) -> Tensor:
-    """Features `(support, dim)` of the support set's plain images under the adapted weights."""
-    if not adapted.delta:
+def features_under(backbone: Backbone, delta: Delta, support: Support) -> Tensor:
+    """Features `(support, dim)` of the support set's plain images under the weights that the delta moves."""
+    if not delta:
         return support.features
-    weights = merge({name: backbone.params[name] for name in adapted.delta}, adapted.delta)
+    weights = merge({name: backbone.params[name] for name in delta}, delta)
     return backbone.frozen_features(support.images[torch.arange(len(support))], weights)
 
 

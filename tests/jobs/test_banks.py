@@ -104,6 +104,25 @@ def test_the_same_run_gives_the_same_bytes_whatever_the_cache_knows(kind, banks,
     assert all(other == first for other in others)
 
 
+@every_kind
+@pytest.mark.parametrize("recipe", ["ridge", "logistic", "finetune"])
+def test_the_held_out_cost_of_rounding_is_told_of_a_bank_too(kind, recipe, banks, drawn, tmp_path, learn):
+    changes = QUICK if recipe == "finetune" else ()
+    report = learn(drawn, tmp_path / "x.fewshot", recipe, *changes, bank=banks[kind], folds=2, values="float16")
+    cost = report["values"]
+    assert cost["accuracy_before"] == report["expected_accuracy"]["mean"]
+    assert cost["accuracy"] == pytest.approx(cost["accuracy_before"], abs=0.1)
+
+
+def test_rounded_features_are_what_is_asked_about(banks, drawn, tmp_path, learn, monkeypatch):
+    monkeypatch.setattr("fewshot_cli.jobs.adapt.MOST_CHANGED", 1)
+    fine, coarse = (
+        learn(drawn, tmp_path / f"{values}.fewshot", "protonet", bank=banks["dense"], values=values)["values"]
+        for values in ("float16", "1bit")
+    )
+    assert coarse["accuracy"] != fine["accuracy"] and coarse["accuracy_before"] == fine["accuracy_before"]
+
+
 def test_features_that_a_dense_bank_moved_are_computed_once_and_are_no_others(
     banks, drawn, tmp_path, learn, passes, vit, random_bank
 ):
