@@ -19,12 +19,23 @@ def inspect(
             help="Draw a bank: how dense each layer is in each expert, and how far experts overlap.",
         ),
     ] = None,
+    card: Annotated[
+        Path | None,
+        typer.Option("--card", metavar="FILE.md", help="Write a model card, as the Hugging Face hub shows it."),
+    ] = None,
+    bank: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--bank", metavar="BANK", help="A bank that FILE comes from, if it doesn't lie beside it; may be repeated."
+        ),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Show what a delta file or a bank holds.
 
     Among it are backbone, recipe, density, size, and where it comes from; of a delta file its classes, and of a bank
-    how dense its experts are in each layer and how far they overlap.
+    how dense its experts are in each layer and how far they overlap. The bank and the files it was composed of are told
+    of where they lie in the same folder.
     """
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.jobs.inspect import check_picture, draw
@@ -33,7 +44,13 @@ def inspect(
 
     if picture is not None:
         check_picture(picture)
-    report = job(file)
+    if card is not None:
+        from fewshot_cli.jobs.card import check_card, write_card
+
+        check_card(card)
+    report = job(file, bank or [])
     if picture is not None:
         draw(report, picture)
+    if card is not None:
+        write_card(report, card)
     show(report, json, inspected)

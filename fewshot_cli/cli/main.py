@@ -18,6 +18,8 @@ from fewshot_cli.cli import (
     meta_tune,
     options,
     predict,
+    pull,
+    push,
     recipes,
     verify,
 )
@@ -38,6 +40,8 @@ app.command("meta-tune")(meta_tune.meta_tune)
 app.command("export")(export.export)
 app.command("compose")(compose.compose)
 app.command("inspect")(inspect.inspect)
+app.command("push")(push.push)
+app.command("pull")(pull.pull)
 app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)
 app.add_typer(recipes.recipes, name="recipes")

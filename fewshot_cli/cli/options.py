@@ -20,6 +20,9 @@ Folder = Annotated[
     typer.Argument(metavar="FOLDER", help="One sub-folder per class, named after the class, with its images inside."),
 ]
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A delta file, as `fewshot adapt` writes it.")]
+Repository = Annotated[
+    str, typer.Argument(metavar="OWNER/NAME", help="The repository on the Hugging Face hub, or where HF_ENDPOINT is.")
+]
 Recipe = Annotated[
     str | None,
     typer.Option("--recipe", metavar="NAME|FILE", help="What to do, as a recipe; `fewshot recipes` lists them."),
@@ -107,6 +110,14 @@ def spread(words: list[str], options: tuple[str, ...] = ("--data", "--validate")
         else:
             spelled += [taking, word] if taking else [word]
     return spelled
+
+
+def check_online(offline: bool, command: str) -> None:
+    """Raises FewshotError for a command that is about the network, where --offline forbids that."""
+    from fewshot_cli.errors import FewshotError
+
+    if offline:
+        raise FewshotError(f"--offline forbids what `fewshot {command}` does: ask the hub.", "Leave --offline out.")
 
 
 def start(quiet: bool, offline: bool) -> "Progress":

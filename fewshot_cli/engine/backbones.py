@@ -108,7 +108,6 @@ def build_backbone(
     Raises FewshotError for a name timm doesn't have, weights of another model, or a size the model can't take.
     """
     check_name(name)
-    facts = timm.models.get_pretrained_cfg(name)
     source = {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
     size = _size(name, image_size)
     try:
@@ -124,8 +123,7 @@ def build_backbone(
     if _is_convolutional(module):
         module = module.to(memory_format=torch.channels_last)
     module = module.to(device or torch.device("cpu")).eval().requires_grad_(False)
-    licence = str(getattr(facts, "license", None) or "unknown")
-    backbone = Backbone(name, module, _preprocessing(module, image_size), _dim(module), source, licence)
+    backbone = Backbone(name, module, _preprocessing(module, image_size), _dim(module), source, licence_of(name))
     if image_size:  # some architectures only notice in their forward pass
         try:
             backbone.frozen_features(torch.zeros(1, 3, *backbone.preprocessing.size, dtype=torch.uint8))
@@ -168,6 +166,12 @@ def hub_repository(name: str) -> str | None:
     check_name(name)
     facts = timm.models.get_pretrained_cfg(name)
     return facts.hf_hub_id if facts else None
+
+
+def licence_of(name: str) -> str:
+    """What timm states of the licence of its own weights of this model; "unknown" where it states nothing."""
+    check_name(name)
+    return str(getattr(timm.models.get_pretrained_cfg(name), "license", None) or "unknown")
 
 
 def list_backbones(pattern: str = "") -> list[str]:

@@ -40,7 +40,12 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     Text is UTF-8; what can't be, as a byte in a file's name that is no UTF-8, is escaped as Python and JSON do.
     """
     with staged(path) as draft:
-        draft.write_bytes(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
+        draft.write_bytes(as_bytes(content) if isinstance(content, str) else content)
+
+
+def as_bytes(text: str) -> bytes:
+    """The text as `write_atomically` writes it."""
+    return text.encode(errors="backslashreplace")
 
 
 def check_writable(path: Path) -> None:

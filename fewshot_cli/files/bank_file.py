@@ -66,6 +66,13 @@ class BankHeader(BaseModel):
     provenance: BankProvenance
 
     @property
+    def method(self) -> str | None:
+        """The name of the recipe's method."""
+        section = self.recipe.get("method")
+        name = section.get("name") if isinstance(section, dict) else None
+        return name if isinstance(name, str) else None
+
+    @property
     def size(self) -> int:
         """The number of values of the delta."""
         return sum(math.prod(shape) for shape in self.shapes.values())

@@ -58,13 +58,18 @@ def signed_bytes(kind: Kind, header: BaseModel, tensors: Mapping[str, Tensor]) -
     return safetensors_bytes(stored, metadata)
 
 
-def format_of(path: Path) -> str:
-    """What the metadata call the file's format; nothing where there is no such file, or it isn't safetensors."""
+def metadata_of(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file, whose content is not read; nothing where there is none, or it isn't one."""
     try:
         with safe_open(path, framework="pt") as file:
-            return str((file.metadata() or {}).get("format", ""))
+            return dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError):
-        return ""
+        return {}
+
+
+def format_of(path: Path) -> str:
+    """What the metadata call the file's format; nothing where there is no such file, or it isn't safetensors."""
+    return metadata_of(path).get("format", "")
 
 
 def read_signed(

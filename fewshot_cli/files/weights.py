@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import re
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -14,10 +15,15 @@ from torch import Tensor
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.files.atomic import write_atomically
 from fewshot_cli.files.cache import cache_folder
+from fewshot_cli.files.signed import metadata_of
 
 Weights = dict[str, Tensor]
 
 PACKAGED = "tf_efficientnet_lite0"
+UNKNOWN = "unknown"
+"""The licence of weights that nobody states one of."""
+AS_STATED = ", as its file says"
+"""After a licence that is not timm's word, but that of the file the weights were in."""
 _STAGES = (1, 2, 2, 3, 3, 4, 1)  # EfficientNet-Lite0's blocks in each stage
 
 
@@ -32,6 +38,20 @@ def read_weights(path: Path) -> Weights:
             f"{path} is not a safetensors file: {error}.",
             "Convert it once with safetensors.torch.save_file; .pt and .pth files can run code, and are not read.",
         ) from None
+
+
+def licence_in(path: Path) -> str:
+    """What the metadata of a safetensors file say of its licence, and that they do; "unknown" where they don't."""
+    metadata = metadata_of(path)
+    stated = metadata.get("license") or metadata.get("licence") or UNKNOWN
+    return stated if stated == UNKNOWN or stated.endswith(AS_STATED) else stated + AS_STATED
+
+
+def agreed_licence(stated: Iterable[str]) -> str:
+    """The licence of the same weights by what several state: timm's word is taken before that of a file."""
+    known = set(stated) - {UNKNOWN}
+    timms = {licence for licence in known if not licence.endswith(AS_STATED)}
+    return " and ".join(sorted(timms or known)) or UNKNOWN
 
 
 def packaged_weights() -> Weights:

@@ -138,7 +138,7 @@ def adapt(
         unit_norm=adapted.head.unit_norm,
         shapes={name: tuple(change.shape) for name, change in adapted.delta.items()},
         touched={name: fingerprint({name: backbone.params[name]}) for name in adapted.delta},
-        recipe=recipe.model_dump(),
+        recipe=_without_folders(recipe).model_dump(),
         provenance=provenance,
     )
     live = learned.head.logits(features_under(start.backbone, learned.delta, support))
@@ -198,6 +198,11 @@ def _rounding(start: Start, values: Values, seed: int) -> Rounding | None:
         return plus(stored, negated(start.delta)) if start.delta else stored
 
     return rounding
+
+
+def _without_folders(recipe: Recipe) -> Recipe:
+    """The recipe as a file keeps it that is to be shared: where its bank lies on this machine is nobody's business."""
+    return recipe if recipe.bank is None else recipe.model_copy(update={"bank": Path(recipe.bank).name})
 
 
 def _check_names(labelled: Folder) -> None:

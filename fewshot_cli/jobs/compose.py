@@ -31,6 +31,7 @@ from fewshot_cli.files.delta_file import (
     write_delta_file,
 )
 from fewshot_cli.files.rounding import BITS, Values
+from fewshot_cli.files.weights import agreed_licence
 from fewshot_cli.jobs.loading import check_shapes, read_on_one_base
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.jobs.record import Report, versions, write_run
@@ -131,6 +132,7 @@ def compose(files: Sequence[Path], output: Path, how: How, progress: Progress) -
                 "sha256": file.digest,
                 "method": file.header.method,
                 "classes": list(file.header.classes),
+                "bank": file.header.provenance.bank,
                 "density": density(file.delta, base.size),
                 "survival": survival(file.delta, delta),
                 "head_factor": factors[file.digest],
@@ -175,9 +177,10 @@ def _read(files: Sequence[Path], output: Path) -> list[DeltaFile]:
 def _header(files: Sequence[DeltaFile], delta: Delta, head: JoinedHead, how: How) -> Header:
     provenances = [file.header.provenance for file in files]
     banks = {provenance.bank for provenance in provenances}
+    licence = agreed_licence(file.header.base.licence for file in files)
     settings = {"name": "compose", "rule": how.rule, "scale": how.scale, "density": how.kept}
     return Header(
-        base=files[0].header.base,
+        base=files[0].header.base.model_copy(update={"licence": licence}),
         classes=head.classes,
         unit_norm=head.head.unit_norm,
         shapes={name: tuple(change.shape) for name, change in delta.items()},

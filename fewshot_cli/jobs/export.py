@@ -81,6 +81,7 @@ def export(
         "format": format_,
         "bytes": size,
         "backbone": model.backbone.name,
+        "licence": model.backbone.licence,
         "classes": list(model.classes),
         "images": len(pictures),
         "proved_on": origin,

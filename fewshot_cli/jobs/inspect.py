@@ -1,5 +1,6 @@
 """What a delta file or a bank holds."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from fewshot_cli import __version__
@@ -10,14 +11,20 @@ from fewshot_cli.files.atomic import check_writable, write_atomically
 from fewshot_cli.files.bank_file import read_bank
 from fewshot_cli.files.delta_file import BaseFacts, read_delta_file, values_of
 from fewshot_cli.files.signed import format_of
+from fewshot_cli.jobs.chain import Ancestors
 from fewshot_cli.jobs.record import Report
 
 PICTURES = (".svg", ".png", ".html")
 
 
-def inspect(path: Path) -> Report:
-    """The file's facts; the backbone itself is not needed. Raises FewshotError for a file that is neither kind."""
-    return inspect_bank(path) if format_of(path) == bank_file.KIND.format else inspect_delta(path)
+def inspect(path: Path, banks: Sequence[Path] = ()) -> Report:
+    """The file's facts; the backbone itself is not needed.
+
+    `banks` are those that it may come from, besides what lies in its folder. Raises FewshotError for a file that is
+    neither kind, and for a bank that it does not come from.
+    """
+    is_bank = format_of(path) == bank_file.KIND.format
+    return inspect_bank(path, banks) if is_bank else inspect_delta(path, banks)
 
 
 def check_picture(path: Path) -> None:
@@ -40,7 +47,7 @@ def draw(report: Report, path: Path) -> None:
     write_atomically(path, bank_page(report) if form == "html" else picture(report, form))
 
 
-def inspect_delta(path: Path) -> Report:
+def inspect_delta(path: Path, banks: Sequence[Path] = ()) -> Report:
     """The facts of a delta file."""
     file = read_delta_file(path)
     base = file.header.base
@@ -70,10 +77,11 @@ def inspect_delta(path: Path) -> Report:
         "bytes_per_changed_weight": path.stat().st_size / max(1, sum(changed.values())) if file.delta else None,
         "recipe": file.header.recipe,
         **file.header.provenance.model_dump(exclude={"learned_from"}),
+        "chain": Ancestors(path, banks).of_delta(file),
     }
 
 
-def inspect_bank(path: Path) -> Report:
+def inspect_bank(path: Path, banks: Sequence[Path] = ()) -> Report:
     """The facts of a bank; all shares are in [0, 1].
 
     `density` is that of the union of all experts: a change adapted from the bank is no denser. `expert_between` is the
@@ -103,6 +111,7 @@ def inspect_bank(path: Path) -> Report:
         "recipe": header.recipe,
         "router": header.router,
         **header.provenance.model_dump(),
+        "chain": Ancestors(path, banks).of_bank(header, bank.digest),
     }
 
 

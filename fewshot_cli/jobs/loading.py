@@ -11,7 +11,15 @@ from fewshot_cli.engine.deltas import merge, on_device
 from fewshot_cli.engine.types import Params, total_size
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.files.delta_file import BaseFacts, DeltaFile, read_delta_file
-from fewshot_cli.files.weights import PACKAGED, Weights, hub_weights, packaged_weights, read_weights
+from fewshot_cli.files.weights import (
+    PACKAGED,
+    Weights,
+    agreed_licence,
+    hub_weights,
+    licence_in,
+    packaged_weights,
+    read_weights,
+)
 
 
 @dataclass(frozen=True)
@@ -23,9 +31,13 @@ class Source:
 
 
 def load_backbone(name: str, source: Source, image_size: int | None, device: torch.device) -> Backbone:
-    """The backbone `name`, its weights from where `source` says. Raises FewshotError where they are not to be had."""
+    """The backbone `name`, its weights from where `source` says. Raises FewshotError where they are not to be had.
+
+    What timm states of their licence holds for weights that timm names, and not for a file of whatever origin.
+    """
     check_name(name)
-    return build_backbone(name, _weights(name, source), image_size, device)
+    backbone = build_backbone(name, _weights(name, source), image_size, device)
+    return backbone if source.weights is None else replace(backbone, licence=licence_in(source.weights))
 
 
 @dataclass(frozen=True)
@@ -95,11 +107,15 @@ def load_base(file: DeltaFile, source: Source, device: torch.device) -> Backbone
 
 
 def load_facts(base: BaseFacts, source: Source, device: torch.device) -> Backbone:
-    """The backbone of these facts, preparing images as they say."""
+    """The backbone of these facts, preparing images as they say; whether it is the same is for the caller to check.
+
+    If it is, what the facts state of its licence holds, wherever the weights come from this time.
+    """
     backbone = load_backbone(base.backbone, source, None, device)
+    licence = agreed_licence([base.licence, backbone.licence])
     if base.preprocessing.size != backbone.preprocessing.size:
         backbone = build_backbone(base.backbone, backbone.source, base.preprocessing.size[0], device)
-    return replace(backbone, preprocessing=base.preprocessing)
+    return replace(backbone, preprocessing=base.preprocessing, licence=licence)
 
 
 def check_base(file: DeltaFile, backbone: Backbone, path: Path) -> None:

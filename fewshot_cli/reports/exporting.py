@@ -17,6 +17,7 @@ def exported(report: dict[str, Any]) -> RenderableType:
     return facts(
         ("wrote", f"{report['file']}, {size(report['bytes'])}, {report['format']}"),
         ("classes", str(len(report["classes"]))),
+        ("base", f"{report['backbone']}, licence {report['licence']}"),
         (
             "proved",
             f"on {report['images']} images: logits differ by at most {report['max_abs_diff']:.2g}, "

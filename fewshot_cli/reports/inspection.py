@@ -8,14 +8,19 @@ from rich.table import Table
 from rich.text import Text
 
 from fewshot_cli.reports.bank import bank_shown
+from fewshot_cli.reports.chain import chain_shown
 from fewshot_cli.reports.layout import classes, facts, interval, percent, size
 
 MOST_CHANGES = 24
 
 
 def inspected(report: dict[str, Any]) -> RenderableType:
-    """The facts of a bank with maps of its experts, or of a delta file with how much of each parameter it changes."""
-    return bank_shown(report) if "experts" in report else _delta_shown(report)
+    """The facts of a bank with maps of its experts, or of a delta file with how much of each parameter it changes.
+
+    Below them is where it comes from.
+    """
+    shown = bank_shown(report) if "experts" in report else _delta_shown(report)
+    return Group(shown, Text(), Text("comes from", style="dim"), chain_shown(report["chain"]))
 
 
 def _delta_shown(report: dict[str, Any]) -> RenderableType:

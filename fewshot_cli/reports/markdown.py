@@ -25,7 +25,7 @@ def markdown(report: dict[str, Any]) -> str:
     head = [_line(["recipe", *(row or OVER_ALL for row in shown)]), "| --- |" + " ---: |" * len(shown)]
     body = [
         "| "
-        + " | ".join([_escaped(recipe), *(_cell(found(report, recipe, row), recipe in best[row]) for row in shown)])
+        + " | ".join([escaped(recipe), *(_cell(found(report, recipe, row), recipe in best[row]) for row in shown)])
         + " |"
         for recipe in ranked(report)
     ]
@@ -45,7 +45,7 @@ def caption(report: dict[str, Any]) -> str:
         f"{protocol(report)}; seed {report['seed']}; {said(report['backbone'])} at {resolution(report)}, "
         f"on {report['device']}; fewshot {report['version']}"
     )
-    return f"{what[0].upper()}{what[1:]}{together}.{bold} {_escaped(circumstances)}."
+    return f"{what[0].upper()}{what[1:]}{together}.{bold} {escaped(circumstances)}."
 
 
 def _cell(figures: dict[str, Any], leads: bool) -> str:
@@ -53,9 +53,9 @@ def _cell(figures: dict[str, Any], leads: bool) -> str:
 
 
 def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(_escaped(cell) for cell in cells) + " |"
+    return "| " + " | ".join(escaped(cell) for cell in cells) + " |"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """The text as Markdown shows it letter by letter, in one line."""
     return re.sub(r"([\\`*_{}\[\]<>#|~$&])", r"\\\1", " ".join(text.split()))

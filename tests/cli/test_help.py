@@ -12,7 +12,9 @@ COMMANDS = {
     "eval": "--data --bank --density --no-frozen --weights --device --offline --json --quiet",
     "export": "--output --format --weights --device --offline --json --quiet",
     "compose": "--output --rule --scale --density --seed --json --quiet",
-    "inspect": "--picture --json",
+    "inspect": "--picture --card --bank --json",
+    "push": "--private --revision --message --run --offline --json --quiet",
+    "pull": "--output --file --revision --offline --json --quiet",
     "verify": "--weights --device --offline --json",
     "doctor": "--json --quiet",
     "backbones": "--json",
@@ -24,7 +26,7 @@ COMMANDS = {
     "recipes check": "--set --json",
 }
 # Not pydantic, which newer typers themselves check some options with; nothing of ours that needs it is imported.
-HEAVY = {"torch", "timm", "rich", "numpy", "PIL", "yaml", "safetensors", "fewshot_cli.recipes"}
+HEAVY = {"torch", "timm", "rich", "numpy", "PIL", "yaml", "safetensors", "huggingface_hub", "fewshot_cli.recipes"}
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -6,7 +6,7 @@ import pytest
 
 KEYS = (
     "command version file bytes sha256 kind backbone fingerprint licence image_size experts size density "
-    "expert_density layers overlap overlap_by_chance recipe router seed episodes data validation versions parent"
+    "expert_density layers overlap overlap_by_chance recipe router seed episodes data validation versions parent chain"
 )
 
 
@@ -60,3 +60,25 @@ def test_a_delta_file_names_the_bank_it_is_from(fewshot, file, tmp_path):
     write_delta_file(tmp_path / "x.fewshot", made.header, made.delta, made.head)
     assert f"from bank     sha256 {'e' * 64}" in fewshot("inspect", tmp_path / "x.fewshot").stdout
     assert "from bank" not in fewshot("inspect", file).stdout
+
+
+def test_the_chain_is_shown_below(fewshot, file, bank):
+    assert "x.fewshot delta file by finetune, classes 3: cat, house, star" in fewshot("inspect", file).stdout
+    assert "└── base test_vit, licence unknown, sha256" in fewshot("inspect", file).stdout
+    assert "[x].bank bank by smat" in fewshot("inspect", bank).stdout
+
+
+def test_a_card_is_written_where_it_was_asked_for(fewshot, file, bank, tmp_path):
+    for what, words in ((file, "cat, house, star"), (bank, "3 experts")):
+        result = fewshot("inspect", what, "--card", tmp_path / "x.md")
+        assert result.exit_code == 0, result.output
+        text = (tmp_path / "x.md").read_text(encoding="utf-8")
+        assert text.startswith("---\nlicense: ") and words in text and str(what.parent) not in text
+    for card, word in ((file, "does not end in .md"), (file / "x.md", "can't be written")):
+        result = fewshot("inspect", file, "--card", card)
+        assert result.exit_code == 2 and word in result.stderr and result.stdout == ""
+
+
+def test_a_bank_that_it_is_not_from_is_told_in_a_sentence(fewshot, file, bank):
+    result = fewshot("inspect", file, "--bank", bank)
+    assert result.exit_code == 2 and "[x].bank is not a bank that" in result.stderr

@@ -57,6 +57,20 @@ def made(experts: int = 4, layers: int = 6, density: float = 0.1, name: str = "b
         "validation": {name.format("omniglot"): 0.625},
         "versions": {"torch": "2.99"},
         "parent": "d" * 64,
+        "chain": {
+            "base": {"backbone": name.format("net"), "licence": "apache-2.0", "fingerprint": "b" * 64},
+            "kind": "bank",
+            "sha256": "a" * 64,
+            "file": "x.bank",
+            "method": "smat",
+            "recipe": {"method": {"name": "smat"}},
+            "seed": 7,
+            "episodes": 12_000,
+            "data": {name.format("omniglot"): "c" * 64},
+            "versions": {"torch": "2.99"},
+            "bank": {"kind": "bank", "sha256": "d" * 64, "file": None},
+            "parents": [],
+        },
     }
 
 

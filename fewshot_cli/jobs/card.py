@@ -1,0 +1,28 @@
+"""The model card of a delta file or a bank."""
+
+from pathlib import Path
+
+from fewshot_cli.engine.backbones import hub_repository, licence_of
+from fewshot_cli.errors import FewshotError
+from fewshot_cli.files.atomic import check_writable, write_atomically
+from fewshot_cli.jobs.record import Report
+from fewshot_cli.reports.card import SOMEWHERE, card
+
+
+def check_card(path: Path) -> None:
+    """Raises FewshotError where no card can be written to `path`, before any work is done for it."""
+    if path.suffix.lower() != ".md":
+        raise FewshotError(f"{path} does not end in .md, which a model card is.", "For example: --card README.md")
+    check_writable(path)
+
+
+def card_of(report: Report, repository: str = SOMEWHERE) -> str:
+    """The card of what `inspect` reports. A base that this timm does not know is named, and no more said of it."""
+    try:
+        return card(report, hub_repository(report["backbone"]), licence_of(report["backbone"]), repository)
+    except FewshotError:
+        return card(report, repository=repository)
+
+
+def write_card(report: Report, path: Path) -> None:
+    write_atomically(path, card_of(report))
