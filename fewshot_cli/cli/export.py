@@ -11,11 +11,15 @@ from fewshot_cli.cli import options
 @options.command
 def export(
     file: options.File,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="The file to write.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="OUT", help="The file to write; of peft, the folder.")
+    ],
     format_: Annotated[
-        Literal["safetensors", "onnx"],
+        Literal["safetensors", "onnx", "peft"],
         typer.Option(
-            "--format", help="safetensors: merged weights under timm's names. onnx: for onnxruntime and others."
+            "--format",
+            help="safetensors: merged weights under timm's names. onnx: for onnxruntime and others. "
+            "peft: a folder with a LoRA or SHiRA adapter of timm's model.",
         ),
     ],
     images: Annotated[
@@ -28,7 +32,7 @@ def export(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Write the adapted model as safetensors or ONNX.
+    """Write the adapted model as safetensors, as ONNX, or as an adapter of PEFT.
 
     Proves that what it wrote gives the same answers, or writes nothing.
     """

@@ -14,6 +14,7 @@ from fewshot_cli.cli import (
     doctor,
     evaluate,
     export,
+    import_,
     inspect,
     meta_tune,
     options,
@@ -38,6 +39,7 @@ app.command("predict")(predict.predict)
 app.command("eval")(evaluate.evaluate)
 app.command("meta-tune")(meta_tune.meta_tune)
 app.command("export")(export.export)
+app.command("import")(import_.import_)
 app.command("compose")(compose.compose)
 app.command("inspect")(inspect.inspect)
 app.command("push")(push.push)

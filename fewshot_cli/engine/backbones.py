@@ -286,9 +286,7 @@ def plain_timm_model(backbone: Backbone, way: int) -> tuple[nn.Module, str]:
     Its weights are random: it is what others would load an exported file into. Raises FewshotError where the model's
     classifier is not a linear layer on the features.
     """
-    facts = timm.models.get_pretrained_cfg(backbone.name)
-    size: dict[str, Any] = {"img_size": backbone.preprocessing.size} if facts and facts.fixed_input_size else {}
-    module = timm.create_model(backbone.name, num_classes=way, **size).eval()
+    module = timm.create_model(backbone.name, **plain_options(backbone, way)).eval()
     classifier = module.get_classifier()  # type: ignore[operator]
     if not isinstance(classifier, nn.Linear) or classifier.in_features != backbone.dim:
         raise FewshotError(
@@ -296,6 +294,21 @@ def plain_timm_model(backbone: Backbone, way: int) -> tuple[nn.Module, str]:
             "Use --format onnx.",
         )
     return module, next(name for name, part in module.named_modules() if part is classifier)
+
+
+def plain_options(backbone: Backbone, way: int) -> dict[str, Any]:
+    """What timm's create_model must be told besides the name for a model like the backbone with `way` outputs."""
+    facts = timm.models.get_pretrained_cfg(backbone.name)
+    size = {"img_size": backbone.preprocessing.size} if facts and facts.fixed_input_size else {}
+    return {"num_classes": way, **size}
+
+
+def classifier_name(backbone: Backbone) -> str:
+    """timm's name of the classifier that the backbone is without. Raises FewshotError where that is not one layer."""
+    name = backbone.module.pretrained_cfg.get("classifier")  # type: ignore[union-attr, operator]
+    if not isinstance(name, str):
+        raise FewshotError(f"timm's {backbone.name} has no single linear classifier.", "Use another model.")
+    return name
 
 
 def merged_module(backbone: Backbone, weights: Mapping[str, Tensor]) -> nn.Module:

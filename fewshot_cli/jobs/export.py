@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,18 +17,19 @@ from torch import Tensor
 from fewshot_cli import __version__
 from fewshot_cli.engine.backbones import merged_module, plain_timm_model
 from fewshot_cli.errors import CheckFailed, FewshotError
-from fewshot_cli.files.atomic import check_writable, staged
+from fewshot_cli.files.atomic import check_writable, staged, staged_folder
 from fewshot_cli.files.onnx_file import Classifier, onnx_session, write_onnx
 from fewshot_cli.files.tensors import safetensors_bytes
 from fewshot_cli.images.decode import ImageError
 from fewshot_cli.images.drawing import CLASSES, write_folder
 from fewshot_cli.images.folders import find_images
 from fewshot_cli.images.loading import load_all
+from fewshot_cli.jobs.export_peft import check_folder, write_adapter
 from fewshot_cli.jobs.loading import Model, Source, load_model
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.jobs.record import Report, run_path, write_run
 
-Format = Literal["safetensors", "onnx"]
+Format = Literal["safetensors", "onnx", "peft"]
 TOLERANCE = 1e-3  # of the largest logit: other kernels add up in another order
 MOST_IMAGES = 32  # to prove an export on
 BATCHES = (1, 2, 7)  # sizes an exported model must take
@@ -48,19 +50,24 @@ def export(
     Raises CheckFailed where the logits differ, and then writes nothing.
     """
     start = time.perf_counter()
-    check_writable(output)
+    (check_folder if format_ == "peft" else check_writable)(output)
     if output.exists() and file.exists() and output.samefile(file):
         raise FewshotError(f"{output} is the delta file itself.", "Choose another output with -o.")
     model = load_model(file, source, device)
-    pictures, origin = _pictures(file, images, model)
+    pictures, origin = proof_pictures(file, images, model)
     normalised = model.backbone.normalised(pictures)
     features = model.backbone.frozen_features(pictures, model.weights)
     live = model.file.head.to(device).logits(features).cpu()
-    scaled = format_ == "safetensors" and model.file.head.unit_norm
-    with staged(output) as draft, progress.track(f"writing {format_}") as advance:
+    scaled = format_ in ("safetensors", "peft") and model.file.head.unit_norm
+    place = staged_folder if format_ == "peft" else staged
+    with place(output) as draft, progress.track(f"writing {format_}") as advance:
         advance(0, 2)
-        write = {"safetensors": _write_merged, "onnx": _write_onnx}[format_]
-        answers = write(draft, model)
+        write: dict[Format, Callable[[Path, Model], Callable[[Tensor], Tensor]]] = {
+            "safetensors": _write_merged,
+            "onnx": _write_onnx,
+            "peft": partial(write_adapter, name=output.name, source=source),
+        }
+        answers = write[format_](draft, model)
         advance(1, 2)
         written = torch.cat([answers(part) for part in _split(normalised.cpu())])
         if scaled:
@@ -72,7 +79,7 @@ def export(
                 f"The {format_} file does not give the model's answers: logits differ by up to {difference:g}.",
                 "Nothing was written. This is a fault of fewshot or of the exporter: please report it.",
             )
-        size = draft.stat().st_size
+        size = sum(item.stat().st_size for item in (draft.iterdir() if draft.is_dir() else [draft]))
     report = {
         "command": "export",
         "version": __version__,
@@ -145,7 +152,7 @@ def _write_onnx(path: Path, model: Model) -> Callable[[Tensor], Tensor]:
     return onnx_session(path)
 
 
-def _pictures(file: Path, images: Path | None, model: Model) -> tuple[Tensor, str]:
+def proof_pictures(file: Path, images: Path | None, model: Model) -> tuple[Tensor, str]:
     """Some pictures `(n, 3, height, width)` uint8 to prove an export on, and where they come from."""
     folder = images or _learned_from(file)
     if folder is not None:
@@ -190,5 +197,7 @@ def _use(format_: Format, output: Path, model: Model) -> str:
     if format_ == "onnx":
         shapes = f"input images (n, 3, height, width), output logits (n, {len(model.classes)})"
         return f"onnxruntime: {shapes}; metadata has the rest"
+    if format_ == "peft":
+        return f"timm and peft: the lines in {output / 'README.md'}"
     create = f"timm.create_model('{model.backbone.name}', num_classes={len(model.classes)})"
     return f"{create}, then load_state_dict of {output.name}"

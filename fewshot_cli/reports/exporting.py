@@ -6,10 +6,9 @@ from rich.console import RenderableType
 
 from fewshot_cli.reports.layout import facts, percent, size
 
-SCALED = (
-    "timm's classifier knows no unit norm: labels are the same, probabilities too extreme; "
-    "divide the logits of an image by the norm of its features, or use --format onnx"
-)
+SCALED = "timm's classifier knows no unit norm: labels are the same, probabilities too extreme; "
+REMEDY = "divide the logits of an image by the norm of its features, or use --format onnx"
+REMEDIES = {"peft": "the lines in the README divide the logits of an image by the norm of its features"}
 
 
 def exported(report: dict[str, Any]) -> RenderableType:
@@ -23,6 +22,6 @@ def exported(report: dict[str, Any]) -> RenderableType:
             f"on {report['images']} images: logits differ by at most {report['max_abs_diff']:.2g}, "
             f"{percent(report['top1_agreement'])} of the answers agree",
         ),
-        *([("beware", SCALED)] if report["unit_norm"] else []),
+        *([("beware", SCALED + REMEDIES.get(report["format"], REMEDY))] if report["unit_norm"] else []),
         ("use", report["use"]),
     )

@@ -11,6 +11,7 @@ COMMANDS = {
     "predict": "--csv --weights --device --offline --json --quiet",
     "eval": "--data --bank --density --no-frozen --weights --device --offline --json --quiet",
     "export": "--output --format --weights --device --offline --json --quiet",
+    "import": "--output --backbone --weights --classes --image-size --values --images --offline --json --quiet",
     "compose": "--output --rule --scale --density --seed --json --quiet",
     "inspect": "--picture --card --bank --json",
     "push": "--private --revision --message --run --offline --json --quiet",

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.files.atomic import check_writable, staged, write_atomically
+from fewshot_cli.files.atomic import check_writable, staged, staged_folder, write_atomically
 
 needs_permissions = pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() == 0, reason="root may write anywhere")
 
@@ -95,3 +95,43 @@ def test_a_device_that_is_full_is_one_sentence(tmp_path):
         full.write(b"x")
         full.flush()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_takes_the_place_of_another_whole(tmp_path):
+    place = tmp_path / "a" / "adapter"
+    for content in ("first", "second"):
+        with staged_folder(place) as draft:
+            assert draft.parent == place.parent
+            (draft / content).write_text(content)
+    assert [path.name for path in place.iterdir()] == ["second"]
+    assert list(place.parent.iterdir()) == [place]
+    (tmp_path / "ordinary").mkdir()
+    assert place.stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+@pytest.mark.parametrize("reason", [KeyboardInterrupt, ValueError, FewshotError])
+def test_an_interrupted_folder_leaves_the_old_one_and_nothing_else(tmp_path, reason):
+    place = tmp_path / "adapter"
+    place.mkdir()
+    (place / "old").touch()
+    with pytest.raises(reason), staged_folder(place) as draft:
+        (draft / "new").touch()
+        raise reason("in the middle")
+    assert list(tmp_path.rglob("*")) == [place, place / "old"]
+
+
+def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path, monkeypatch):
+    place = tmp_path / "adapter"
+    place.mkdir()
+    (place / "old").touch()
+    rename = Path.rename
+
+    def failing(self, target):
+        if self.suffix == ".part":
+            raise OSError(5, "disk on fire")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(FewshotError, match="disk on fire"), staged_folder(place) as draft:
+        (draft / "new").touch()
+    assert list(tmp_path.rglob("*")) == [place, place / "old"]
