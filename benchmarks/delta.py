@@ -1,36 +1,64 @@
-"""What a delta file takes: its size against what nothing can beat.
+"""What a delta file takes, in bytes and in time, against what nothing can beat and against peft.
 
     python benchmarks/delta.py size [--backbone vit_small_patch16_224 --backbone vit_base_patch16_224]
+    python benchmarks/delta.py speed [--backbone vit_base_patch16_224] [--density 0.01] [--rounds 7]
 
-Prints JSON, one object a line, for a random mask of each density over all weights of the backbone, and each kind of
-values: the size of the whole file in MB and in bytes for each changed weight, what the positions take in bits each and
-as a multiple of the bound log2 C(size, count), and what everything else takes in KB: the header, the hashes of what is
-touched, and a head of ten classes. `drawn` is a mask that follows from a seed, parameter by parameter.
+`size` prints a Markdown table for a random mask of each density over all weights of the backbone: bits of each
+position, also as a multiple of the bound log2 C(size, count), and bytes of the whole file for each changed weight, for
+each kind of values. In the last column the mask follows from a seed. Then, files of a head alone.
+
+`speed` (which needs `pip install peft`) prints how many times as fast as something else we are, by the process time of
+one core: medians over rounds in which all take turns. Weights and changes are random, since speed does not depend on
+them; float16 values, as `fewshot adapt` writes them, from files in the page cache.
+* load: from a file to merged weights in a model that is there. Ours reads, checks and applies the file; peft's LoRA
+  (rank 16, all linear layers) and SHiRA (rank 16) are `from_pretrained` and `merge_and_unload`; dense is `load_file` of
+  all weights and `load_state_dict`.
+* apply: a delta in memory. Ours keeps what it overwrites; LoRA is `W.addmm_(B, A)` for every linear layer.
+* swap: one delta out and another in, exactly, next to a copy of the model.
+* in turns: images under three delta files in turns, next to three passes under one: the ratio of the times.
+The last lines are the goals, and whether this run met them.
 """
 
 import argparse
+import copy
 import json
 import math
+import os
+import statistics
 import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import timm
 import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
 
+from fewshot_cli.engine.arena import Arena
+from fewshot_cli.engine.backbones import build_backbone
 from fewshot_cli.engine.deltas import Sparse
-from fewshot_cli.engine.heads import Head
+from fewshot_cli.engine.devices import keep_freed_memory
+from fewshot_cli.engine.heads import Head, cosine_head
 from fewshot_cli.engine.masks import random_positions
 from fewshot_cli.engine.preprocessing import Preprocessing
-from fewshot_cli.files.delta_file import BaseFacts, Expected, Header, Provenance, write_delta_file
+from fewshot_cli.files.delta_file import BaseFacts, Expected, Header, Provenance, read_delta_file, write_delta_file
 from fewshot_cli.files.rounding import Values
+from fewshot_cli.jobs.predict import swapping_looks
 
 BACKBONES = ("vit_small_patch16_224", "vit_base_patch16_224")
 DENSITIES = (0.001, 0.01, 0.05, 0.1)
-KINDS: tuple[Values, ...] = ("float32", "bfloat16", "float16", "int8", "1bit")
+KINDS: tuple[Values, ...] = ("float32", "float16", "int8", "1bit")
 CLASSES = 10
+WIDTHS = (384, 768, 1280, 2048, 2560)
+"""Of the features under heads alone."""
 SEED = 0
+LINEAR = r"blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])"
+RANK = 16
 
 Shapes = dict[str, tuple[int, ...]]
+Action = Callable[[], object]
 
 
 def main() -> None:
@@ -38,11 +66,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     sizes = commands.add_parser("size", help="bytes against the bound")
-    sizes.add_argument("--backbone", action="append", help="timm's name; may be repeated")
+    speeds = commands.add_parser("speed", help="times against peft and dense weights")
+    for command in (sizes, speeds):
+        command.add_argument("--backbone", action="append", help="timm's name; may be repeated")
+        command.add_argument("--density", action="append", type=float, help="of the change; may be repeated")
+    speeds.add_argument("--rounds", type=int, default=7)
+    speeds.add_argument("--batch", type=int, default=4, help="images of a batch under files in turns")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    for backbone in given.backbone or BACKBONES:
-        print_sizes(backbone)
+    backbones, densities = given.backbone or BACKBONES, given.density or DENSITIES
+    if given.command == "size":
+        print_sizes(backbones, densities)
+    else:
+        print_speeds(backbones, densities, given.rounds, given.batch)
+
+
+def print_row(*cells: object) -> None:
+    print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+
+
+def print_head(*columns: str) -> None:
+    print_row(*columns)
+    print_row(*["---"] * len(columns))
 
 
 # --- what is measured ------------------------------------------------------------------------------------------------
@@ -55,9 +100,9 @@ def shapes_of(backbone: str) -> Shapes:
     return {name: tuple(values.shape) for name, values in model.named_parameters()}
 
 
-def random_delta(shapes: Shapes, density: float, drawn: bool = False) -> dict[str, Sparse]:
+def random_delta(shapes: Shapes, density: float, drawn: bool = False, seed: int = SEED) -> dict[str, Sparse]:
     """A change of that share of all weights, or, if `drawn`, of each parameter, at random positions; some 1e-3 each."""
-    rng = torch.Generator().manual_seed(SEED)
+    rng = torch.Generator().manual_seed(seed)
     delta = {}
     for name, shape in shapes.items():
         size = math.prod(shape)
@@ -99,60 +144,48 @@ def header_for(backbone: str, shapes: Shapes, changed: Shapes) -> Header:
 
 
 def head_for(dim: int) -> Head:
-    """A head of random prototypes."""
-    rng = torch.Generator().manual_seed(SEED)
-    return Head(torch.randn(CLASSES, dim, generator=rng), torch.zeros(CLASSES), unit_norm=True)
-
-
-# --- size ------------------------------------------------------------------------------------------------------------
-
-
-def print_sizes(backbone: str) -> None:
-    """Files of random masks over the backbone, and one of a head alone."""
-    shapes = shapes_of(backbone)
-    dim = 384 if "small" in backbone else 768
-    alone = file_bytes(backbone, shapes, {}, dim, "float16")
-    print(json.dumps({"backbone": backbone, "head_alone_kb": round(alone / 1e3, 1)}), flush=True)
-    for density in DENSITIES:
-        for drawn in (False, True):
-            delta = random_delta(shapes, density, drawn)
-            for values in KINDS:
-                print(json.dumps(size_figures(backbone, shapes, delta, density, drawn, dim, values)), flush=True)
-
-
-def size_figures(
-    backbone: str, shapes: Shapes, delta: dict[str, Sparse], density: float, drawn: bool, dim: int, values: Values
-) -> dict[str, object]:
-    """What the file of the delta takes."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "x.fewshot"
-        total = write(path, backbone, shapes, delta, dim, values)
-        tensors = tensor_bytes(path)
-    count = sum(len(change.positions) for change in delta.values())
-    coded = sum(length for name, length in tensors.items() if name.startswith("positions/"))
-    return {
-        "backbone": backbone,
-        "density": density,
-        "mask": "drawn" if drawn else "random",
-        "values": values,
-        "changed": count,
-        "mb": round(total / 1e6, 4),
-        "bytes_each": round(total / count, 3),
-        "position_bits_each": round(8 * coded / count, 3),
-        "times_the_bound": round(8 * coded / bits_of_set(sum(map(math.prod, shapes.values())), count), 4),
-        "else_kb": round((total - coded - tensors["values"]) / 1e3, 1),
-    }
+    """A head of random prototypes, with many small features and few large ones, as real ones have."""
+    return cosine_head(torch.empty(CLASSES, dim).exponential_(generator=torch.Generator().manual_seed(SEED)))
 
 
 def write(path: Path, backbone: str, shapes: Shapes, delta: dict[str, Sparse], dim: int, values: Values) -> int:
     """Writes the file; gives its bytes."""
     header = header_for(backbone, shapes, {name: shapes[name] for name in delta})
-    return write_delta_file(path, header, delta, head_for(dim), values, "int8")
+    return write_delta_file(path, header, delta, head_for(dim), values, "8bit")
 
 
-def file_bytes(backbone: str, shapes: Shapes, delta: dict[str, Sparse], dim: int, values: Values) -> int:
+# --- size ------------------------------------------------------------------------------------------------------------
+
+
+def print_sizes(backbones: list[str], densities: list[float]) -> None:
+    """Tables of files of random masks over the backbones, and of heads alone."""
+    print_head("backbone", "density", "positions, bits", "× bound", *KINDS, "float16, drawn")
+    for backbone in backbones:
+        shapes = shapes_of(backbone)
+        for density in densities:
+            print_row(backbone, density, *sizes_at(backbone, shapes, density))
+    print()
+    print_head("features", "KB of a file of ten classes from a hundred images")
+    shapes = shapes_of(BACKBONES[0])
     with tempfile.TemporaryDirectory() as folder:
-        return write(Path(folder) / "x.fewshot", backbone, shapes, delta, dim, values)
+        for dim in WIDTHS:
+            print_row(dim, round(write(Path(folder) / "x.fewshot", BACKBONES[0], shapes, {}, dim, "float16") / 1e3, 1))
+
+
+def sizes_at(backbone: str, shapes: Shapes, density: float) -> list[str]:
+    """A row of the table: what one mask takes."""
+    random, drawn = (random_delta(shapes, density, is_drawn) for is_drawn in (False, True))
+    count = sum(len(change.positions) for change in random.values())
+    dim = list(shapes.values())[-1][0]  # of the last normalisation
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.fewshot"
+        totals = [write(path, backbone, shapes, random, dim, values) / count for values in KINDS]
+        coded = 8 * sum(size for name, size in tensor_bytes(path).items() if name.startswith("positions/"))
+        totals.append(
+            write(path, backbone, shapes, drawn, 384, "float16") / sum(len(c.positions) for c in drawn.values())
+        )
+    bound = bits_of_set(sum(map(math.prod, shapes.values())), count)
+    return [f"{coded / count:.2f}", f"{coded / bound:.3f}", *(f"{total:.2f}" for total in totals)]
 
 
 def tensor_bytes(path: Path) -> dict[str, int]:
@@ -168,5 +201,166 @@ def bits_of_set(size: int, count: int) -> float:
     return (math.lgamma(size + 1) - math.lgamma(count + 1) - math.lgamma(size - count + 1)) / math.log(2)
 
 
+# --- speed -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """What is timed, and what makes things ready for it before each time, which is not."""
+
+    run: Action
+    ready: Action = lambda: None
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What the ratio of a column should be, at a density of a ViT-B."""
+
+    column: str
+    density: float
+    limit: float
+    at_least: bool = True
+
+    def verdict(self, ratio: float) -> str:
+        met = ratio >= self.limit if self.at_least else ratio <= self.limit
+        asked = f"{'at least' if self.at_least else 'at most'} {self.limit:.3g}"
+        return f"* {self.column}, ViT-B at {self.density:g}: {ratio:.3g}, asked {asked}: {'met' if met else 'NOT met'}"
+
+
+COLUMNS = ("load: LoRA", "load: SHiRA", "load: dense", "apply: `addmm_`", "swap: copy of the model", "in turns")
+GOALS = (
+    Goal("load: LoRA", 0.01, 8),
+    Goal("load: SHiRA", 0.01, 50),
+    Goal("load: dense", 0.01, 1),
+    Goal("apply: `addmm_`", 0.01, 3.5),
+    Goal("swap: copy of the model", 0.01, 1 / 1.1),
+    Goal("swap: copy of the model", 0.001, 10),
+    Goal("in turns", 0.01, 1.15, at_least=False),
+)
+
+
+def print_speeds(backbones: list[str], densities: list[float], rounds: int, batch: int) -> None:
+    """The table, and which goals this run met."""
+    keep_freed_memory()
+    found: dict[tuple[str, float], dict[str, float]] = {}
+    print_head("backbone", "density", "load, ms", *COLUMNS)
+    for backbone in backbones:
+        with tempfile.TemporaryDirectory() as folder:
+            bench = Bench(backbone, Path(folder))
+            for density in densities:
+                files = [bench.delta_file(density, seed) for seed in range(3)]
+                loading = medians(bench.loading(files[0]), rounds)
+                ratios = {f"load: {name}": each / loading["ours"] for name, each in loading.items()}
+                applying = medians(bench.applying(files[0]), rounds)
+                swapping = medians(bench.swapping(files), rounds)
+                ratios["apply: `addmm_`"] = applying["LoRA"] / applying["ours"]
+                ratios["swap: copy of the model"] = swapping["copy"] / swapping["ours"]
+                turns = medians(bench.in_turns(files, batch), max(3, rounds // 2))
+                ratios["in turns"] = turns["three"] / turns["one"]
+                found[backbone, density] = ratios
+                cells = [f"{ratios[column]:.3g}" for column in COLUMNS]
+                print_row(backbone, density, round(loading["ours"], 1), *cells)
+    print()
+    for goal in GOALS:
+        if ratios := found.get((BACKBONES[1], goal.density)):
+            print(goal.verdict(ratios[goal.column]))
+
+
+class Bench:
+    """A model with random weights, its files in `folder`, and what is timed on it."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        torch.manual_seed(SEED)
+        self.name, self.folder = name, folder
+        self.module = timm.create_model(name, num_classes=0).eval().requires_grad_(False)
+        self.dense = folder / "dense.safetensors"
+        save_file(dict(self.module.state_dict()), self.dense)
+        self.adapters = {name: self._adapter(name) for name in ("LoRA", "SHiRA")}
+        self.arena = Arena(copy.deepcopy(self.module))
+        self.copied = torch.empty_like(self.arena.flat)
+
+    def _adapter(self, kind: str) -> Path:
+        """A folder with an adapter as peft saves it, of no zeros."""
+        from peft import LoraConfig, ShiraConfig, get_peft_model
+
+        config = {"LoRA": LoraConfig, "SHiRA": ShiraConfig}[kind](r=RANK, target_modules=LINEAR)
+        made = get_peft_model(copy.deepcopy(self.module), config)
+        for name, values in made.named_parameters():
+            if kind.lower() in name:
+                nn.init.normal_(values.data, std=0.01)
+        made.save_pretrained(self.folder / kind)
+        return self.folder / kind
+
+    def delta_file(self, density: float, seed: int) -> Path:
+        shapes = shapes_of(self.name)
+        path = self.folder / f"{density}-{seed}.fewshot"
+        write(path, self.name, shapes, random_delta(shapes, density, seed=seed), self.module.num_features, "float16")
+        return path
+
+    def loading(self, file: Path) -> Mapping[str, Contestant]:
+        plain = copy.deepcopy(self.module)
+        return {
+            "ours": Contestant(
+                lambda: self.arena.apply(self.arena.prepared(read_delta_file(file).delta)), self.arena.restore
+            ),
+            "dense": Contestant(lambda: plain.load_state_dict(load_file(self.dense))),
+            **{name: self._peft(folder) for name, folder in self.adapters.items()},
+        }
+
+    def _peft(self, folder: Path) -> Contestant:
+        from peft import PeftModel
+
+        fresh: list[nn.Module] = []
+
+        def ready() -> None:
+            fresh[:] = [copy.deepcopy(self.module)]
+
+        return Contestant(lambda: PeftModel.from_pretrained(fresh[0], folder).merge_and_unload(), ready)
+
+    def applying(self, file: Path) -> Mapping[str, Contestant]:
+        prepared = self.arena.prepared(read_delta_file(file).delta)
+        layers = [
+            (part.weight, 0.01 * torch.randn(part.weight.shape[0], RANK), torch.randn(RANK, part.weight.shape[1]))
+            for name, part in copy.deepcopy(self.module).named_modules()
+            if isinstance(part, nn.Linear)
+        ]
+
+        def fused() -> None:
+            for weight, left, right in layers:
+                weight.addmm_(left, right)
+
+        return {"ours": Contestant(lambda: self.arena.apply(prepared), self.arena.restore), "LoRA": Contestant(fused)}
+
+    def swapping(self, files: list[Path]) -> Mapping[str, Contestant]:
+        one, other = (self.arena.prepared(read_delta_file(file).delta) for file in files[:2])
+        return {
+            "ours": Contestant(lambda: self.arena.apply(other), lambda: self.arena.apply(one)),
+            "copy": Contestant(lambda: self.copied.copy_(self.arena.flat)),
+        }
+
+    def in_turns(self, files: list[Path], batch: int) -> Mapping[str, Contestant]:
+        """A batch under each of the files, and as many times under one of them."""
+        backbone = build_backbone(self.name, self.module.state_dict())
+        looks = list(swapping_looks(backbone, [read_delta_file(file) for file in files]).values())
+        pictures = torch.randint(0, 256, (batch, 3, 224, 224), dtype=torch.uint8)
+        return {
+            "three": Contestant(lambda: [look(pictures) for look in looks]),
+            "one": Contestant(lambda: [looks[0](pictures) for _ in looks]),
+        }
+
+
+def medians(contestants: Mapping[str, Contestant], rounds: int) -> dict[str, float]:
+    """CPU milliseconds of each; they take turns, after one round that does not count."""
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds + 1):
+        for name, contestant in contestants.items():
+            contestant.ready()
+            start = time.process_time()
+            contestant.run()
+            times[name].append(1e3 * (time.process_time() - start))
+    return {name: statistics.median(each[1:]) for name, each in times.items()}
+
+
 if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     main()

@@ -1,6 +1,6 @@
 """Looks for a delta file that makes the reader do anything but read it or refuse it in a sentence.
 
-    pip install atheris
+    pip install 'fewshot-cli[fuzz]'                  (Linux on x86-64: atheris has wheels for no other)
     python benchmarks/fuzz_delta.py [--seconds 120] [--keep FOLDER]
 
 Begins from tests/files/corpus. Half of the inputs are files as they come; the other half are given a right list of
@@ -28,7 +28,7 @@ def main() -> None:
     try:
         import atheris
     except ImportError:
-        sys.exit("atheris is not installed: `pip install atheris` (Linux, Python 3.11 to 3.13).")
+        sys.exit("atheris is not installed: `pip install 'fewshot-cli[fuzz]'` (Linux on x86-64).")
     given.keep.mkdir(exist_ok=True)
     with atheris.instrument_imports(include=["fewshot_cli.files"]):
         from fewshot_cli.errors import FewshotError

@@ -40,7 +40,11 @@ def read_delta(path):
             (part, numbers), change = np.split(numbers, [len(places[name])]), np.zeros(sizes[name], "f4")
             change[places[name]] = part * next(scales)
         delta[name] = change.reshape(shapes[name])
-    weight = tensors["head.weight"].astype("f4") * tensors.get("head.scales", np.ones(1, "f4"))[:, None]
+    weight = tensors["head.weight"]
+    if weight.ndim == 1:
+        folded = whole(np.frombuffer(zlib.decompress(weight.tobytes(), -15), np.uint8))
+        weight = (folded >> 1 ^ -(folded & 1)).reshape(len(header["classes"]), -1)
+    weight = weight.astype("f4") * tensors.get("head.scales", np.ones(1, "f4"))[:, None]
     return delta, weight, tensors["head.bias"], header
 
 
@@ -56,11 +60,15 @@ def places_in(code, size):
     stream = np.frombuffer(zlib.decompress(code[14 + planes :], -15), np.uint8)
     if form == 2:
         return np.flatnonzero(np.unpackbits(stream, count=size))
-    gaps = np.diff(np.cumsum(stream, dtype="i8")[stream != 255], prepend=0) << low
+    gaps = whole(stream) << low
     for bit, plane in enumerate(np.frombuffer(code, np.uint8, planes, 14).reshape(low, -1) if low else ()):
         gaps += np.unpackbits(plane, count=listed).astype("i8") << bit
     places = np.cumsum(gaps + 1) - 1
     return places if form == 0 else np.setdiff1d(np.arange(size), places)
+
+
+def whole(stream):
+    return np.diff(np.cumsum(stream, dtype="i8")[stream != 255], prepend=0)
 
 
 def drawn(name, size, seed, count):

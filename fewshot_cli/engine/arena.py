@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fewshot_cli.engine.deltas import Delta, Dense, LowRank, Sparse, all_values, on_device
+from fewshot_cli.engine.deltas import Change, Delta, Dense, LowRank, Sparse, all_values, on_device
 from fewshot_cli.engine.flat import Layout
 
-BLOCK = 1 << 15
+BLOCK = 1 << 14
 """Values that a CPU changes at once: what reading has brought into its cache is there for writing."""
 
 
@@ -27,6 +27,10 @@ def _room(size: int, device: torch.device) -> Tensor:
     if device.type != "cpu":
         return torch.empty(size, device=device)
     return torch.from_numpy(np.empty(size, np.float32))
+
+
+def _device_of(change: Change) -> torch.device:
+    return (change.left if isinstance(change, LowRank) else change.values).device
 
 
 class Arena:
@@ -51,7 +55,8 @@ class Arena:
     def prepared(self, delta: Delta) -> Prepared:
         """The delta, ready to be applied here any number of times; its parameters have the shapes they have here."""
         places = {name: self.layout.slices[name] for name in self.layout.names if name in delta}
-        delta = on_device(delta, self.flat.device)
+        if any(_device_of(change) != self.flat.device for change in delta.values()):
+            delta = on_device(delta, self.flat.device)
         few = [(place.start, change) for name, place in places.items() if isinstance(change := delta[name], Sparse)]
         values = torch.cat([self.flat.new_empty(0), *(change.values for _, change in few)])
         positions = torch.empty(len(values), dtype=torch.int64, device=values.device)

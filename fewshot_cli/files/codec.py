@@ -13,6 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fewshot_cli.files.whole_numbers import ESCAPE, BadCode, as_bytes, deflated, inflated, numbers_in
+
+__all__ = ["MOST_PLACES", "BadCode", "Positions", "code_of", "positions_in"]
+
 Positions = npt.NDArray[np.int64]
 """`(count,)`, rising."""
 
@@ -21,13 +25,7 @@ MOST_PLACES = 2**48  # so that no sum of a damaged code overflows
 _START = struct.Struct("<IBBQ")  # checksum of what follows, form, low bits, count
 _GAPS, _COMPLEMENT, _BITMAP = range(3)
 _PLACES_OF_A_BITMAP = 64  # at most, for each that is listed
-_LARGEST_BLOCKS = 9  # what deflate calls its memory level
-_ESCAPE = 255  # this byte adds 255 and says that the number goes on
 _NARROW = 23  # so many low bits and a byte fit 32 bits, with 1 added
-
-
-class BadCode(ValueError):
-    """The bytes are no code of a set among so many places."""
 
 
 def code_of(positions: npt.NDArray[np.integer], size: int) -> bytes:
@@ -78,9 +76,9 @@ def _codes(places: Positions, size: int) -> Iterator[bytes]:
     for low_bits in _low_bits(len(listed), size):
         planes, quotients = _split_gaps(listed, low_bits)
         for strategy in (zlib.Z_HUFFMAN_ONLY, zlib.Z_DEFAULT_STRATEGY):  # random sets only lose by a search for repeats
-            yield _signed(form, low_bits, count, planes + _deflated(quotients, strategy))
+            yield _signed(form, low_bits, count, planes + deflated(quotients, strategy))
     if size <= _PLACES_OF_A_BITMAP * len(listed):  # not worth a try for sparser sets
-        yield _signed(_BITMAP, 0, count, _deflated(_bitmap(places, size), zlib.Z_DEFAULT_STRATEGY))
+        yield _signed(_BITMAP, 0, count, deflated(_bitmap(places, size), zlib.Z_DEFAULT_STRATEGY))
 
 
 def _signed(form: int, low_bits: int, count: int, body: bytes) -> bytes:
@@ -91,7 +89,7 @@ def _signed(form: int, low_bits: int, count: int, body: bytes) -> bytes:
 def _low_bits(listed: int, size: int) -> set[int]:
     """How many low bits of each gap may be best left as they are: few for clusters, more for a random sparse set."""
     places_each = size // max(listed, 1)
-    few_escapes = (places_each // (16 * _ESCAPE)).bit_length()
+    few_escapes = (places_each // (16 * ESCAPE)).bit_length()
     return {few_escapes, max(few_escapes, places_each.bit_length() - 2)}
 
 
@@ -104,13 +102,7 @@ def _split_gaps(listed: Positions, low_bits: int) -> tuple[bytes, bytes]:
     """The skipped places before each listed one: a plane of bits for every low bit, and the rest as bytes."""
     skipped = np.diff(listed, prepend=-1) - 1
     planes = b"".join(np.packbits((skipped >> bit & 1).astype(np.uint8)).tobytes() for bit in range(low_bits))
-    escapes, rest = np.divmod(skipped >> low_bits, _ESCAPE)
-    if not escapes.any():
-        return planes, rest.astype(np.uint8).tobytes()
-    ends = np.cumsum(escapes + 1) - 1
-    quotients = np.full(ends[-1] + 1, _ESCAPE, dtype=np.uint8)
-    quotients[ends] = rest
-    return planes, quotients.tobytes()
+    return planes, as_bytes(skipped >> low_bits)
 
 
 def _from_gaps(body: memoryview, low_bits: int, listed: int, size: int) -> Positions:
@@ -120,9 +112,8 @@ def _from_gaps(body: memoryview, low_bits: int, listed: int, size: int) -> Posit
     planes = body[: low_bits * width]
     if len(planes) < low_bits * width:
         raise BadCode("its low bits are cut off")
-    quotients = _quotients(_inflated(body[len(planes) :], listed + (size >> low_bits) // _ESCAPE), listed)
-    if int(quotients.sum(dtype=np.int64)) > size >> low_bits:
-        raise BadCode(f"a position is beyond {size}")
+    stream = inflated(body[len(planes) :], listed + (size >> low_bits) // ESCAPE)
+    quotients = numbers_in(np.frombuffer(stream, dtype=np.uint8), listed)
     of_all = np.uint32 if low_bits <= _NARROW and quotients.dtype == np.uint8 else np.int64
     gaps: npt.NDArray[Any] = quotients.astype(of_all)
     gaps <<= low_bits
@@ -130,32 +121,20 @@ def _from_gaps(body: memoryview, low_bits: int, listed: int, size: int) -> Posit
         wide: npt.NDArray[Any] = part.astype(of_all)
         gaps |= wide << first
     gaps[1:] += 1
-    places: Positions = np.cumsum(gaps, dtype=np.int64)
+    places: Positions = np.cumsum(gaps, dtype=np.int64)  # below 2^57: so many bytes of 255, and low bits within `size`
     if listed and int(places[-1]) >= size:
         raise BadCode(f"a position is beyond {size}")
     return places
-
-
-def _quotients(stream: bytes, listed: int) -> npt.NDArray[np.integer]:
-    """The numbers `(listed,)` in the stream; as bytes, if none needs an escape."""
-    found = np.frombuffer(stream, dtype=np.uint8)
-    ends = np.flatnonzero(found != _ESCAPE) if len(found) != listed or (found == _ESCAPE).any() else None
-    if ends is None:
-        return found
-    if len(ends) != listed or (len(found) and (not listed or ends[-1] != len(found) - 1)):
-        raise BadCode(f"it does not hold {listed} gaps")
-    numbers: Positions = found[ends] + _ESCAPE * (np.diff(ends, prepend=-1) - 1)
-    return numbers
 
 
 def _low_parts(planes: memoryview, low_bits: int, listed: int) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
     """The low bits `(listed,)` of all gaps, eight at a time, and where these begin."""
     rows = np.frombuffer(planes, dtype=np.uint8).reshape(low_bits, -(-listed // 8))
     for first in range(0, low_bits, 8):
-        part = np.zeros(listed, dtype=np.uint8)
+        part = np.zeros(rows.shape[1], dtype=np.uint64)  # eight gaps a word, a byte each: NumPy shifts words faster
         for bit, row in enumerate(rows[first : first + 8]):
-            part |= np.unpackbits(row, count=listed) << bit
-        yield first, part
+            part |= np.unpackbits(row).view(np.uint64) << np.uint64(bit)
+        yield first, part.view(np.uint8)[:listed]
 
 
 def _others(places: Positions, size: int) -> Positions:
@@ -172,25 +151,8 @@ def _bitmap(places: Positions, size: int) -> bytes:
 
 
 def _from_bitmap(body: memoryview, count: int, size: int) -> Positions:
-    bits = np.frombuffer(_inflated(body, -(-size // 8)), dtype=np.uint8)
+    bits = np.frombuffer(inflated(body, -(-size // 8)), dtype=np.uint8)
     chosen = np.unpackbits(bits)
     if len(bits) != -(-size // 8) or chosen[size:].any() or np.count_nonzero(chosen) != count:
         raise BadCode(f"it is no bitmap of {count} of {size} places")
     return np.flatnonzero(chosen)
-
-
-def _deflated(content: bytes, strategy: int) -> bytes:
-    deflater = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS, _LARGEST_BLOCKS, strategy)
-    return deflater.compress(content) + deflater.flush()
-
-
-def _inflated(stream: memoryview, most: int) -> bytes:
-    """The content of a raw deflate stream that is all of `stream` and inflates to at most `most` bytes."""
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    try:
-        content = inflater.decompress(stream, most + 1)
-    except zlib.error as error:
-        raise BadCode(f"it does not inflate: {error}") from None
-    if len(content) > most or not inflater.eof or inflater.unused_data:
-        raise BadCode("it does not inflate to what it should")
-    return content

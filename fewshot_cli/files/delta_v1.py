@@ -30,11 +30,11 @@ def _change(name: str, shape: tuple[int, ...], tensors: dict[str, Tensor]) -> Ch
     """Takes the tensors of one parameter out of `tensors`; raises Malformed unless they are a change of that shape."""
     size = math.prod(shape)
     if f"dense/{name}" in tensors:
-        return Dense(taken(tensors, f"dense/{name}", shape))
+        return Dense(taken_floats(tensors, f"dense/{name}", shape))
     if f"left/{name}" in tensors:
         rows, rank = shape[0] if shape else 1, _width(tensors[f"left/{name}"])
-        left = taken(tensors, f"left/{name}", (rows, rank))
-        return low_rank(name, shape, left, taken(tensors, f"right/{name}", (rank, size // rows)))
+        left = taken_floats(tensors, f"left/{name}", (rows, rank))
+        return low_rank(name, shape, left, taken_floats(tensors, f"right/{name}", (rank, size // rows)))
     positions = tensors.pop(f"positions/{name}", None)
     if positions is None or positions.dtype != torch.int32 or positions.ndim != 1:
         raise Malformed(f"the change of {name} is missing")
@@ -42,7 +42,7 @@ def _change(name: str, shape: tuple[int, ...], tensors: dict[str, Tensor]) -> Ch
     outside = len(positions) and (int(positions[0]) < 0 or int(positions[-1]) >= size)
     if outside or bool((positions.diff() <= 0).any()):
         raise Malformed(f"the positions in {name} are not rising within its {size} values")
-    return Sparse(shape, positions, taken(tensors, f"values/{name}", (len(positions),)))
+    return Sparse(shape, positions, taken_floats(tensors, f"values/{name}", (len(positions),)))
 
 
 def low_rank(name: str, shape: tuple[int, ...], left: Tensor, right: Tensor) -> LowRank:
@@ -52,7 +52,7 @@ def low_rank(name: str, shape: tuple[int, ...], left: Tensor, right: Tensor) -> 
     return LowRank(shape, left, right)
 
 
-def taken(tensors: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
+def taken_floats(tensors: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
     """Takes float32 values of that shape out of `tensors`; raises Malformed for others, and for what isn't finite."""
     values = tensors.pop(name, None)
     if values is None or values.dtype != torch.float32 or tuple(values.shape) != shape:

@@ -18,7 +18,8 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from fewshot_cli.errors import CheckFailed, FewshotError
-from fewshot_cli.files.delta_file import Digest, Header, HeadValues
+from fewshot_cli.files.delta_file import HeadValues
+from fewshot_cli.files.delta_header import Digest, Header
 from fewshot_cli.files.rounding import Values
 from fewshot_cli.files.tensors import safetensors_bytes
 

@@ -50,6 +50,13 @@ class Malformed(Exception):
     """The content of a file does not fit its header; says how."""
 
 
+def taken(tensors: dict[str, Tensor], name: str) -> Tensor:
+    """Takes a tensor out of `tensors`; raises Malformed where it is missing."""
+    if name not in tensors:
+        raise Malformed(f"{name} is missing")
+    return tensors.pop(name)
+
+
 def signed_bytes(kind: Kind, header: BaseModel, tensors: Mapping[str, Tensor]) -> bytes:
     """The file of this kind with these tensors, the same for the same content."""
     stored = {name: values.detach().cpu().contiguous() for name, values in tensors.items()}
@@ -143,7 +150,8 @@ def _opened(path: Path) -> tuple[dict[str, str], bytes]:
             raise ValueError("its tensors are not listed")
         if size != 8 + length + max(map(_end, listed.values()), default=0):
             raise ValueError("its size is not what it says")
-        return metadata, start + text + file.read()
+        file.seek(0)
+        return metadata, file.read(size)
 
 
 def _end(entry: Any) -> int:

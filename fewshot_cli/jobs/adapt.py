@@ -25,6 +25,7 @@ from fewshot_cli.files.delta_file import (
     Provenance,
     as_stored,
     head_as_stored,
+    head_bytes,
     read_delta_file,
     write_delta_file,
 )
@@ -272,7 +273,7 @@ def _kept(start: Start, adapted: Adapted, delta: Delta, live: Tensor, values: Va
         return _Kept("float32", live)
     features = features_under(start.base, delta, support)
     exact = adapted.head.logits(features)
-    for kind in HEAD_VALUES:
+    for kind in sorted(HEAD_VALUES, key=lambda kind: head_bytes(adapted.head, kind)):
         with suppress(FewshotError):  # more than float16 holds
             logits = head_as_stored(adapted.head, kind).logits(features)
             drift = float((logits.softmax(1) - exact.softmax(1)).abs().max())

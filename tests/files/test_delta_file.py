@@ -19,7 +19,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from fewshot_cli.engine.deltas import Change, Delta, Dense, LowRank, Sparse, all_values, merge
-from fewshot_cli.engine.heads import Head
+from fewshot_cli.engine.heads import Head, cosine_head
 from fewshot_cli.engine.masks import random_positions
 from fewshot_cli.engine.preprocessing import Preprocessing
 from fewshot_cli.errors import FewshotError
@@ -42,6 +42,7 @@ from fewshot_cli.files.delta_file import (
     write_delta_file,
 )
 from fewshot_cli.files.rounding import BITS, Values
+from fewshot_cli.files.whole_numbers import signed_code
 
 CLASSES = ("--x", "café", "[bold]", "قط")
 SHAPES = {
@@ -327,7 +328,7 @@ def test_the_reference_reader_reads_every_form(path, values):
 
 def test_the_reference_reader_is_short():
     lines = (DOCS / "read_delta.py").read_text().splitlines()
-    assert sum(bool(line.strip()) and '"""' not in line for line in lines) <= 60
+    assert sum(bool(line.strip()) and '"""' not in line for line in lines) <= 65
 
 
 # --- how many bytes --------------------------------------------------------------------------------------------------
@@ -385,12 +386,40 @@ def test_parameters_alike_have_one_set(path):
     assert [name for name in load(path.read_bytes()) if name.startswith("positions/")] == ["positions/0"]
 
 
-@pytest.mark.parametrize("dim", [384, 768, 1280])
+@pytest.mark.parametrize("dim", [384, 768, 1280, 2048])
 def test_prototypes_of_ten_classes_fit_in_20_kb(path, dim):
-    head = Head(torch.randn(10, dim, generator=torch.Generator().manual_seed(0)), torch.zeros(10), unit_norm=True)
+    """Of many small features and few large ones, as pooled ones are: such take as much as the worst of LOG.md's."""
+    head = cosine_head(torch.empty(10, dim).exponential_(generator=torch.Generator().manual_seed(0)))
     provenance = header().provenance.model_copy(update={"learned_from": tuple(f"{i:012x}" for i in range(100))})
     facts = header({}, classes=tuple(f"a class named {i}" for i in range(10)), provenance=provenance)
-    assert write_delta_file(path, facts, {}, head, "float16", "int8") <= 20_000
+    assert write_delta_file(path, facts, {}, head, "float16", "8bit") <= 20_000
+
+
+CODED = [kind for kind in HEAD_VALUES if kind.endswith("bit")]
+
+
+@pytest.mark.parametrize("kind", CODED)
+@given(st.data())
+@settings(max_examples=30, deadline=None)
+def test_a_coded_head_is_within_half_a_step_and_stays_as_it_is(kind, data):
+    rng = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    size = data.draw(st.sampled_from([0.0, 1e-35, 1e-3, 1.0, 3e38]))
+    weight = size * (torch.rand(3, 7, generator=rng) * 2 - 1) ** data.draw(st.sampled_from([1, 9]))
+    head = Head(weight, torch.zeros(3), unit_norm=False)
+    found = head_as_stored(head, kind)
+    most = weight.abs().max() / (2 ** (int(kind[:-3]) - 1) - 0.5) / 2 if size != 1e-35 else weight.abs().max()
+    assert torch.isfinite(found.weight).all() and bool(((found.weight - weight).abs() <= most).all())
+    assert torch.equal(head_as_stored(found, kind).weight, found.weight)
+
+
+@pytest.mark.parametrize("kind", CODED)
+def test_the_bits_of_a_coded_head_are_read_back(path, kind):
+    """Also of one with numbers that take many bytes each."""
+    head = Head(torch.tensor([[1.0, -0.999, 1e-6], [0.5, 0.0, -1.0], [1, 1, 1], [0, 0, 0]]), HEAD.bias, True)
+    write_delta_file(path, header({}), {}, head, "float16", kind)
+    found = read_delta_file(path)
+    assert found.stored.head == kind and torch.equal(found.head.weight, head_as_stored(head, kind).weight)
+    check_reference(path, found)
 
 
 # --- version 1 -------------------------------------------------------------------------------------------------------
@@ -669,6 +698,41 @@ INNER_SMALL: dict[str, tuple[str, Callable[[Tensors], Mapping[str, Tensor | None
     "a head with a scale for fewer": ("head.scales", lambda t: {"head.scales": t["head.scales"][1:]}),
     "a head of a vast scale": ("head.weight", lambda t: {"head.scales": torch.full_like(t["head.scales"], 3e38)}),
 }
+
+
+def code_of_head(numbers: Any) -> Tensor:
+    return torch.frombuffer(bytearray(signed_code(np.array(numbers, dtype=np.int64))), dtype=torch.uint8)
+
+
+def raw_head(content: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(squeezed(content)), dtype=torch.uint8)
+
+
+INNER_CODED: dict[str, tuple[str, Callable[[Tensors], Mapping[str, Tensor | None]]]] = {
+    "a code that is cut": ("inflate", lambda t: {"head.weight": t["head.weight"][:-1]}),
+    "a code with more at its end": ("inflate", lambda t: {"head.weight": torch.cat([t["head.weight"]] * 2)}),
+    "a code of nothing": ("0 numbers", lambda t: {"head.weight": code_of_head([])}),
+    "numbers that are no rows": ("rows", lambda t: {"head.weight": code_of_head([1] * 19)}),
+    "a number that does not end": ("hold", lambda t: {"head.weight": raw_head(bytes([1] * 20 + [255]))}),
+    "a number of many bits": ("can't have", lambda t: {"head.weight": code_of_head([2**12] * 20)}),
+    "a bomb": ("inflate", lambda t: {"head.weight": raw_head(bytes(10**7))}),
+    "a bomb of escapes": ("inflate", lambda t: {"head.weight": raw_head(b"\xff" * 10**7 + b"\0")}),
+    "a code as a matrix": ("matrix", lambda t: {"head.weight": t["head.weight"][None]}),
+    "a code as int8": ("matrix", lambda t: {"head.weight": t["head.weight"].view(torch.int8)}),
+    "no scales": ("head.scales is missing", lambda t: {"head.scales": None}),
+    "a scale for fewer": ("head.scales", lambda t: {"head.scales": t["head.scales"][1:]}),
+    "a negative scale": ("can't have", lambda t: {"head.scales": -t["head.scales"]}),
+    "a scale that is NaN": ("can't have", lambda t: {"head.scales": t["head.scales"] * float("nan")}),
+    "a vast scale": ("can't have", lambda t: {"head.scales": torch.full_like(t["head.scales"], 3e38)}),
+}
+
+
+@pytest.mark.parametrize(("about", "edit"), INNER_CODED.values(), ids=INNER_CODED)
+def test_a_coded_head_that_does_not_fit_is_refused_by_name(path, about, edit):
+    coded = path.with_name("coded")
+    with_values(coded, "float16", "9bit")
+    assert "head.weight" in refusal(tampered(coded, path, tensors=edit))
+    assert about in refusal(path)
 
 
 @pytest.mark.parametrize(("about", "edit"), INNER_SMALL.values(), ids=INNER_SMALL)
