@@ -4,6 +4,7 @@
     python benchmarks/meta.py tune [NAME...]   meta-tunes; goes on where it stopped; banks in benchmarks/banks/
     python benchmarks/meta.py eval             600 tasks from each test domain, prototypes from every bank there is
     python benchmarks/meta.py finetune         the same with fine-tuning after the bank, a few tasks
+    `--processes 2` shares the tasks of both out
 
 `python benchmarks/results.py table` puts what they left in benchmarks/results/ into docs/results.md.
 """
@@ -16,12 +17,14 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from fewshot_cli.engine.intervals import Mean, mean_over, paired_over
-from fewshot_cli.files.bank_file import read_bank
+from fewshot_cli.files.bank_file import Bank, read_bank, write_bank
 from fewshot_cli.reports.markdown import markdown
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,13 +53,21 @@ RUNS: dict[str, tuple[str, dict[str, str]]] = {
     "dense-slow": ("dense", {"method.lr": "1e-3"}),
     "fomaml": ("fomaml", {"method.lr": "3e-3"}),
     "mamf": ("mamf", {}),
-    "smat-50": ("smat", SMAT | {"method.sparsity": "0.5"}),
     "smat-90": ("smat", SMAT),
-    "smat-95": ("smat", SMAT | {"method.sparsity": "0.95"}),
     "smat-90-teachers": ("smat", SMAT | {"method.kd": "0.25"}),
+    "smat-95": ("smat", SMAT | {"method.sparsity": "0.95"}),
     "random-90": ("smat", SMAT | {"method.masks": "random", "method.delta_lr": "5e-2"}),
     "magnitude-90": ("smat", SMAT | {"method.masks": "magnitude"}),
+    "smat-50": ("smat", SMAT | {"method.sparsity": "0.5"}),
 }
+DERIVED: dict[str, tuple[str, Callable[[Bank], Tensor]]] = {
+    "smat-90-mean": ("smat-90", lambda bank: bank.delta * _gates(bank).mean(0)),
+    "smat-90-all": ("smat-90", lambda bank: bank.delta * (_gates(bank) > 0).any(0)),
+    "dense-0.75": ("dense", lambda bank: 0.75 * bank.delta),
+}
+"""Dense banks made of others, to tell what does it: experts without the router, the change without masks, its size."""
+FINETUNED = ("dense", "mamf", "smat-90", "smat-90-teachers")
+FINETUNE_STEPS = 10
 
 
 def main() -> None:
@@ -68,9 +79,12 @@ def main() -> None:
             for name in options.names or RUNS:
                 tune(name)
         case "eval":
-            evaluated("protonet", 600, "meta-prototypes")
+            for name in DERIVED:
+                derive(name)
+            evaluated("protonet", (*RUNS, *DERIVED), 600, "meta-prototypes", options.processes)
         case "finetune":
-            evaluated("finetune", options.episodes, "meta-finetune")
+            changes = ("--set", f"method.tuning.optim.steps={FINETUNE_STEPS}")
+            evaluated("finetune", FINETUNED, options.episodes, "meta-finetune", options.processes, *changes)
 
 
 def lay_out() -> None:
@@ -138,26 +152,62 @@ def density(path: Path) -> str:
     return f"{100 * float(each.min()):.0f}-{100 * float(each.max()):.0f} %, {100 * together:.0f} %"
 
 
-def evaluated(recipe: str, episodes: int, name: str) -> None:
+def derive(name: str) -> None:
+    source, change = DERIVED[name]
+    path, made_of = BANKS / f"{name}.bank", BANKS / f"{source}.bank"
+    if path.exists() or not made_of.exists():
+        return
+    bank = read_bank(made_of)
+    header = bank.header.model_copy(update={"kind": "dense", "experts": 0, "router": {}})
+    size = write_bank(path, header, change(bank), None, {}, "float16")
+    (RESULTS / f"meta-{name}.run.json").write_text(json.dumps({"density": density(path), "bytes": size}) + "\n")
+
+
+def _gates(bank: Bank) -> Tensor:
+    assert bank.gates is not None
+    return bank.gates
+
+
+def evaluated(recipe: str, names: Sequence[str], episodes: int, name: str, processes: int, *more: str) -> None:
     banks = [
         word
-        for bank in RUNS
+        for bank in names
         if (BANKS / f"{bank}.bank").exists()
         for word in ("--bank", f"benchmarks/banks/{bank}.bank")
     ]
     data = [f"benchmarks/domains/test/{domain}" for domain in UNSEEN_CLASSES + UNSEEN_DOMAINS]
     asked = ["--shots", "5", "--queries", "5", "--episodes", str(episodes), *BACKBONE[-2:]]
-    fewshot("eval", recipe, *banks, "--data", *data, *asked, "-o", f"benchmarks/results/{name}.run.json")
+    output = f"benchmarks/results/{name}.run.json"
+    fewshot("eval", recipe, *banks, "--data", *data, *asked, *more, "-o", output, processes=processes)
 
 
 def section() -> str:
     """The part of docs/results.md, of what there is in benchmarks/results/."""
-    path = RESULTS / "meta-prototypes.run.json"
-    if not path.exists():
+    asked = {
+        name: json.loads(path.read_text())
+        for name in ("meta-prototypes", "meta-finetune")
+        if (path := RESULTS / f"{name}.run.json").exists()
+    }
+    if "meta-prototypes" not in asked:
         return ""
-    run = json.loads(path.read_text())
-    names = {"protonet": "frozen"} | {f"protonet from {name}": name for name in RUNS}
-    found = {names[name]: rows for name, rows in run["results"].items() if name in names}
+    run = asked["meta-prototypes"]
+    tuned = "\n".join(shlex.join(tune_command(name)) for name in RUNS if f"protonet from {name}" in run["results"])
+    text = META.format(tuned=tuned, groups=_groups(run, "protonet"), table=markdown(_renamed(run, "protonet")))
+    if "meta-finetune" in asked:
+        run = asked["meta-finetune"]
+        tables = {"groups": _groups(run, "finetune"), "table": markdown(_renamed(run, "finetune"))}
+        text += FINETUNE.format(episodes=run["episodes"], steps=FINETUNE_STEPS, **tables)
+    return text
+
+
+def _names(recipe: str) -> dict[str, str]:
+    """What each bank is called in the tables, by its name in a run."""
+    return {recipe: "frozen"} | {f"{recipe} from {name}": name for name in (*RUNS, *DERIVED)}
+
+
+def _groups(run: dict[str, Any], recipe: str) -> str:
+    """Means over the unseen classes and over the unseen domains, and against dense meta-tuning."""
+    found = {_names(recipe)[name]: rows for name, rows in run["results"].items()}
     rows = [
         "| bank | open, merged | bank, MB | unseen classes | unseen domains | against dense, classes | domains |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
@@ -167,13 +217,12 @@ def section() -> str:
         cells = [f"{100 * mean.mean:.1f} ± {100 * (mean.ci95 or 0):.1f}" for mean in groups]
         against = [_against(found[name], found["dense"], group) for group in (UNSEEN_CLASSES, UNSEEN_DOMAINS)]
         rows.append(f"| {name} | {' | '.join([*_facts(name), *cells, *(['', ''] if name == 'dense' else against)])} |")
-    table = markdown(_renamed(run, names))
-    tuned = "\n".join(shlex.join(tune_command(name)) for name in RUNS if name in found)
-    return META.format(tuned=tuned, table=table, groups="\n".join(rows))
+    return "\n".join(rows)
 
 
-def _renamed(run: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+def _renamed(run: dict[str, Any], recipe: str) -> dict[str, Any]:
     """The run with banks' names in place of what they were asked as."""
+    names = _names(recipe)
     by_name = {
         key: {names.get(name, name): found for name, found in run[key].items()}
         for key in ("results", "methods", "recipes")
@@ -201,9 +250,10 @@ def _facts(name: str) -> list[str]:
     return [run["density"], f"{run['bytes'] / 1e6:.1f}"]
 
 
-def fewshot(*words: str) -> None:
+def fewshot(*words: str, processes: int = 1) -> None:
     print(shlex.join(["fewshot", *words]), flush=True)
-    subprocess.run([sys.executable, "-m", "fewshot_cli", *words], check=True, cwd=ROOT)
+    several = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"] if processes > 1 else []
+    subprocess.run([sys.executable, *several, "-m", "fewshot_cli", *words], check=True, cwd=ROOT)
 
 
 META = """## Meta-tuning
@@ -224,6 +274,18 @@ sets; differences are paired by task.
 
 {groups}
 
+smat-90-mean is the mean of smat-90's experts, without the router, smat-90-all its whole change without masks, and
+dense-0.75 three quarters of dense's change.
+
+{table}
+"""
+FINETUNE = """
+### With fine-tuning
+
+{episodes} tasks of each set, {steps} steps of the recipe finetune after the bank: `python benchmarks/meta.py finetune`.
+
+{groups}
+
 {table}
 """
 
@@ -233,6 +295,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("what", choices=("data", "tune", "eval", "finetune"))
     parser.add_argument("names", nargs="*", help=f"of {', '.join(RUNS)}; all if none is given")
     parser.add_argument("--episodes", type=int, default=20, help="of each test domain, where each is fine-tuned on")
+    parser.add_argument("--processes", type=int, default=1, help="share tasks out")
     return parser.parse_args()
 
 
