@@ -55,18 +55,26 @@ RUNS: dict[str, tuple[str, dict[str, str]]] = {
     "mamf": ("mamf", {}),
     "smat-90": ("smat", SMAT),
     "smat-90-teachers": ("smat", SMAT | {"method.kd": "0.25"}),
+    "smat-90-router": ("smat", SMAT | {"method.router_lr": "5e-3", "method.annealing": "66"}),
     "smat-95": ("smat", SMAT | {"method.sparsity": "0.95"}),
     "random-90": ("smat", SMAT | {"method.masks": "random", "method.delta_lr": "5e-2"}),
     "magnitude-90": ("smat", SMAT | {"method.masks": "magnitude"}),
     "smat-50": ("smat", SMAT | {"method.sparsity": "0.5"}),
 }
 DERIVED: dict[str, tuple[str, Callable[[Bank], Tensor]]] = {
-    "smat-90-mean": ("smat-90", lambda bank: bank.delta * _gates(bank).mean(0)),
+    **{
+        f"{name}-mean": (name, lambda bank: bank.delta * _gates(bank).mean(0))
+        for name in RUNS
+        if RUNS[name][0] == "smat"
+    },
     "smat-90-all": ("smat-90", lambda bank: bank.delta * (_gates(bank) > 0).any(0)),
     "dense-0.75": ("dense", lambda bank: 0.75 * bank.delta),
 }
 """Dense banks made of others, to tell what does it: experts without the router, the change without masks, its size."""
-FINETUNED = ("dense", "mamf", "smat-90", "smat-90-teachers")
+ROUTED = ("smat-90", "smat-90-teachers", "smat-90-router", "random-90")
+"""The others' experts are asked without the router only: each task moves a router's weights, which takes 27 minutes."""
+ASKED = (*(name for name in RUNS if RUNS[name][0] != "smat"), *ROUTED, *DERIVED)
+FINETUNED = ("dense", "mamf", "smat-90")
 FINETUNE_STEPS = 10
 
 
@@ -81,7 +89,7 @@ def main() -> None:
         case "eval":
             for name in DERIVED:
                 derive(name)
-            evaluated("protonet", (*RUNS, *DERIVED), 600, "meta-prototypes", options.processes)
+            evaluated("protonet", ASKED, 600, "meta-prototypes", options.processes)
         case "finetune":
             changes = ("--set", f"method.tuning.optim.steps={FINETUNE_STEPS}")
             evaluated("finetune", FINETUNED, options.episodes, "meta-finetune", options.processes, *changes)
@@ -152,10 +160,14 @@ def density(path: Path) -> str:
     return f"{100 * float(each.min()):.0f}-{100 * float(each.max()):.0f} %, {100 * together:.0f} %"
 
 
+def is_finished(name: str) -> bool:
+    return (BANKS / f"{name}.bank").exists() and (RESULTS / f"meta-{name}.run.json").exists()
+
+
 def derive(name: str) -> None:
     source, change = DERIVED[name]
     path, made_of = BANKS / f"{name}.bank", BANKS / f"{source}.bank"
-    if path.exists() or not made_of.exists():
+    if path.exists() or not is_finished(source):
         return
     bank = read_bank(made_of)
     header = bank.header.model_copy(update={"kind": "dense", "experts": 0, "router": {}})
@@ -169,12 +181,7 @@ def _gates(bank: Bank) -> Tensor:
 
 
 def evaluated(recipe: str, names: Sequence[str], episodes: int, name: str, processes: int, *more: str) -> None:
-    banks = [
-        word
-        for bank in names
-        if (BANKS / f"{bank}.bank").exists()
-        for word in ("--bank", f"benchmarks/banks/{bank}.bank")
-    ]
+    banks = [word for bank in names if is_finished(bank) for word in ("--bank", f"benchmarks/banks/{bank}.bank")]
     data = [f"benchmarks/domains/test/{domain}" for domain in UNSEEN_CLASSES + UNSEEN_DOMAINS]
     asked = ["--shots", "5", "--queries", "5", "--episodes", str(episodes), *BACKBONE[-2:]]
     output = f"benchmarks/results/{name}.run.json"
@@ -191,7 +198,8 @@ def section() -> str:
     if "meta-prototypes" not in asked:
         return ""
     run = asked["meta-prototypes"]
-    tuned = "\n".join(shlex.join(tune_command(name)) for name in RUNS if f"protonet from {name}" in run["results"])
+    done = {DERIVED[name][0] if name in DERIVED else name for name in map(_name_of, run["banks"])}
+    tuned = "\n".join(shlex.join(tune_command(name)) for name in RUNS if name in done)
     text = META.format(tuned=tuned, groups=_groups(run, "protonet"), table=markdown(_renamed(run, "protonet")))
     if "meta-finetune" in asked:
         run = asked["meta-finetune"]
@@ -203,6 +211,10 @@ def section() -> str:
 def _names(recipe: str) -> dict[str, str]:
     """What each bank is called in the tables, by its name in a run."""
     return {recipe: "frozen"} | {f"{recipe} from {name}": name for name in (*RUNS, *DERIVED)}
+
+
+def _name_of(bank: str) -> str:
+    return Path(bank).stem
 
 
 def _groups(run: dict[str, Any], recipe: str) -> str:

@@ -21,7 +21,7 @@ def composed(report: dict[str, Any]) -> RenderableType:
         *_shared(report["shared_classes"]),
         ("rule", report["rule"] + kept + scaled),
         ("weights", _weights(weights)),
-        ("kept as", report["values"]["stored"] + ("" if report["values"]["exact"] else ", rounded")),
+        ("kept as", _kept(report["values"], weights)),
         ("wrote", f"{report['file']}, {size(report['bytes'])}, proved: read back, it is what was composed"),
         ("next", f"fewshot eval {report['file']} FOLDER measures it; composing says nothing about accuracy"),
     )
@@ -29,6 +29,14 @@ def composed(report: dict[str, Any]) -> RenderableType:
     if weights["disagreements"]:
         parts += [Text(), _layers(weights["disagreements"])]
     return Group(*parts)
+
+
+def _kept(values: dict[str, Any], weights: dict[str, Any]) -> str:
+    if not values["exact"]:
+        return f"{values['stored']}, rounded"
+    if values["stored"] == "float32" and weights["changed_by_several"]:
+        return "float32, which sums need; --values float16 rounds them and halves the file"
+    return str(values["stored"])
 
 
 def _shared(shared: list[dict[str, Any]]) -> list[tuple[str, str | Text]]:
