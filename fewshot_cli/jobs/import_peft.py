@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from fewshot_cli import __version__
-from fewshot_cli.engine.adapters import KINDS, AdapterSettings, adapter_settings, changes_of, saved_changes
+from fewshot_cli.engine.adapted import AdapterSettings, adapter_settings, changes_of, saved_changes
+from fewshot_cli.engine.adapters import KINDS
 from fewshot_cli.engine.backbones import Backbone, check_name, classifier_name, fingerprint
 from fewshot_cli.engine.deltas import Change, density, merge
 from fewshot_cli.engine.heads import Head

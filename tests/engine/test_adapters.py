@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fewshot_cli.engine.adapters import PREFIX, adapter_of, adapter_settings, changes_of, saved_changes
+from fewshot_cli.engine.adapted import adapter_settings, changes_of, saved_changes
+from fewshot_cli.engine.adapters import PREFIX, adapter_of
 from fewshot_cli.engine.deltas import Dense, LowRank, Sparse, all_values, merge
 from fewshot_cli.errors import FewshotError
 
@@ -211,3 +212,11 @@ def test_patterns_choose_as_in_peft():
         2,
     ]
     assert found.scale("blocks.0.attn.qkv", 3) == 3 and found.scale("other", 2) == 2
+
+
+def test_a_rank_that_asks_for_any_amount_of_memory_is_refused_before_projections_are_drawn(vit):
+    raw = {"peft_type": "VERA", "r": 10**9, "save_projection": False, "projection_prng_key": 0}
+    layer = f"{PREFIX}blocks.0.attn.qkv"
+    tensors = {f"{layer}.vera_lambda_b": torch.ones(3), f"{layer}.vera_lambda_d": torch.ones(3)}
+    with pytest.raises(FewshotError, match="has a rank of 1000000000; at most"):
+        changes_of(adapter_settings(raw, HERE), tensors, vit.module, HERE)
