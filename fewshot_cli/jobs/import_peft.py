@@ -28,6 +28,7 @@ from fewshot_cli.files.delta_file import (
 )
 from fewshot_cli.files.peft_folder import Note, PeftFolder, peft_is_installed, read_peft_folder, with_adapter
 from fewshot_cli.files.rounding import Values
+from fewshot_cli.jobs.adapt import MOST_CHANGED
 from fewshot_cli.jobs.export import TOLERANCE, proof_pictures
 from fewshot_cli.jobs.export_peft import answers_of, with_base
 from fewshot_cli.jobs.loading import (
@@ -44,8 +45,6 @@ from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.jobs.record import Report, versions, write_run
 
 CPU = torch.device("cpu")
-MOST_CHANGED = 0.01
-"""The share of the answers that rounding may change."""
 
 
 @dataclass(frozen=True)
