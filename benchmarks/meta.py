@@ -1,10 +1,10 @@
 """Ways of meta-tuning compared on domains and classes that none of them saw; vit_tiny_patch16_224 at 112 px.
 
     python benchmarks/meta.py data             lays ../shared/data out as domains, in benchmarks/domains/ (links)
-    python benchmarks/meta.py tune [NAME...]   meta-tunes; goes on where it stopped; banks in benchmarks/banks/
+    python benchmarks/meta.py tune [WAY...]    meta-tunes, at every rate and with every seed; banks in benchmarks/banks/
     python benchmarks/meta.py eval             600 tasks from each test domain, prototypes from every bank there is
     python benchmarks/meta.py finetune         the same with fine-tuning after the bank, a few tasks
-    `--processes 2` shares the tasks of both out
+    `--processes 2` shares the tasks of eval and finetune out; all go on where they stopped
 
 `python benchmarks/results.py table` puts what they left in benchmarks/results/ into docs/results.md.
 """
@@ -18,14 +18,13 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from fewshot_cli.engine.intervals import Mean, mean_over, paired_over
 from fewshot_cli.files.bank_file import Bank, read_bank, write_bank
-from fewshot_cli.reports.markdown import markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("FEWSHOT_SHARED", ROOT.parent / "shared"))
@@ -40,42 +39,120 @@ UNSEEN_DOMAINS = ("sketch", "cartoon", "cifar10")
 UNSEEN_ALPHABETS = ("Greek", "Korean")
 
 LENGTH = {
+    "training.epochs": "1",
+    "training.episodes": "200",
+    "training.schedule.warmup": "0.1",
+    "training.validation.episodes": "32",
+}
+"""200 tasks of five classes, five support images and ten queries each, a tenth to warm up; validation at the end."""
+IN_TWO = {
     "training.epochs": "2",
     "training.episodes": "100",
     "training.schedule.warmup": "0.2",
     "training.validation.episodes": "16",
 }
-"""200 tasks of five classes, five support images and ten queries each; half of an epoch's tenth to warm up."""
-SMAT = {"method.mask_lr": "3", "method.multiplier_lr": "0.3", "method.annealing": "200"}
-"""For so few steps: 600 / steps and 60 / steps (LOG.md)."""
-RUNS: dict[str, tuple[str, dict[str, str]]] = {
-    "dense": ("dense", {"method.lr": "3e-3"}),
-    "dense-slow": ("dense", {"method.lr": "1e-3"}),
-    "fomaml": ("fomaml", {"method.lr": "3e-3"}),
-    "mamf": ("mamf", {}),
-    "smat-90": ("smat", SMAT),
-    "smat-90-teachers": ("smat", SMAT | {"method.kd": "0.25"}),
-    "smat-90-router": ("smat", SMAT | {"method.router_lr": "5e-3", "method.annealing": "66"}),
-    "smat-95": ("smat", SMAT | {"method.sparsity": "0.95"}),
-    "random-90": ("smat", SMAT | {"method.masks": "random", "method.delta_lr": "5e-2"}),
-    "magnitude-90": ("smat", SMAT | {"method.masks": "magnitude"}),
-    "smat-50": ("smat", SMAT | {"method.sparsity": "0.5"}),
+"""The same 200 tasks with validation after half of them, too; the better of the two banks is the result."""
+SMAT = {"method.mask_lr": "3", "method.multiplier_lr": "1", "method.annealing": "200"}
+"""For so few steps: 600 / steps for the masks, and multipliers that reach the target by half of the run (LOG.md)."""
+LONG = {"training.episodes": "600"}
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way of meta-tuning: the setting `rate` takes each of `rates`.
+
+    The first of them is the best on unseen domains with seed 0; it is what `seeds` seeds are run with.
+    """
+
+    recipe: str
+    rate: str = ""
+    rates: tuple[str, ...] = ("",)
+    changes: dict[str, str] = field(default_factory=dict)
+    seeds: int = 1
+
+
+SMAT_RATE = "method.delta_lr"
+WAYS = {
+    "dense": Way("dense", "method.lr", ("3e-3", "1e-3", "1e-2"), seeds=3),
+    "dense-600": Way("dense", "method.lr", ("1e-3", "3e-3"), LONG, seeds=2),
+    "fomaml": Way("fomaml", "method.lr", ("3e-3",), IN_TWO),
+    "mamf": Way("mamf", changes=IN_TWO),
+    "smat-50": Way(
+        "smat", SMAT_RATE, ("6e-3",), IN_TWO | SMAT | {"method.sparsity": "0.5", "method.multiplier_lr": "0.3"}
+    ),
+    "smat-90": Way("smat", SMAT_RATE, ("6e-3", "2e-3", "2e-2", "6e-2"), SMAT, seeds=3),
+    "smat-90-600": Way(
+        "smat",
+        SMAT_RATE,
+        ("6e-3", "2e-3"),
+        LONG | {"method.mask_lr": "1", "method.multiplier_lr": "0.33", "method.annealing": "600"},
+        seeds=2,
+    ),
+    "smat-95": Way("smat", SMAT_RATE, ("6e-3",), SMAT | {"method.sparsity": "0.95", "method.multiplier_lr": "3"}),
+    "smat-90-teachers": Way(
+        "smat", SMAT_RATE, ("6e-3",), IN_TWO | SMAT | {"method.kd": "0.25", "method.multiplier_lr": "0.3"}
+    ),
+    "random-90": Way("smat", SMAT_RATE, ("6e-2", "6e-3", "2e-2", "2e-1"), SMAT | {"method.masks": "random"}, seeds=2),
+    "magnitude-90": Way("smat", SMAT_RATE, ("2e-2", "6e-3", "6e-2"), SMAT | {"method.masks": "magnitude"}, seeds=2),
 }
-DERIVED: dict[str, tuple[str, Callable[[Bank], Tensor]]] = {
-    **{
-        f"{name}-mean": (name, lambda bank: bank.delta * _gates(bank).mean(0))
-        for name in RUNS
-        if RUNS[name][0] == "smat"
-    },
-    "smat-90-all": ("smat-90", lambda bank: bank.delta * (_gates(bank) > 0).any(0)),
-    "dense-0.75": ("dense", lambda bank: 0.75 * bank.delta),
+"""The numbers in names are targets of sparsity in per cent, and tasks where there are not 200."""
+
+
+DERIVED: dict[str, Callable[[Bank], Tensor]] = {
+    "mean": lambda bank: bank.delta * _gates(bank).mean(0),
+    "all": lambda bank: bank.delta * (_gates(bank) > 0).any(0),
+    "0.75": lambda bank: 0.75 * bank.delta,
 }
 """Dense banks made of others, to tell what does it: experts without the router, the change without masks, its size."""
-ROUTED = ("smat-90", "smat-90-teachers", "smat-90-router", "random-90")
-"""The others' experts are asked without the router only: each task moves a router's weights, which takes 27 minutes."""
-ASKED = (*(name for name in RUNS if RUNS[name][0] != "smat"), *ROUTED, *DERIVED)
-FINETUNED = ("dense", "mamf", "smat-90")
+EXPLAINED = {"smat-90": ("all",), "smat-90-600": ("all",), "dense": ("0.75",)}
+ROUTED = ("smat-90",)
+"""Whose experts the router mixes, too, with the first seed: each task moves the weights, which takes 27 minutes."""
+FINETUNED = ("mamf", "dense-600", "smat-90-600")
 FINETUNE_STEPS = 10
+
+
+@dataclass(frozen=True)
+class Run:
+    """One meta-tuning: a way at a rate, with a seed. Its name is that of its bank and of its record."""
+
+    way: str
+    rate: str
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        return "-".join([self.way, *[self.rate] * bool(self.rate), *[f"seed{self.seed}"] * bool(self.seed)])
+
+    @property
+    def asked(self) -> str:
+        """The name of the bank that test tasks are asked of: of experts their mean."""
+        return f"{self.name}-mean" if WAYS[self.way].recipe == "smat" else self.name
+
+    @property
+    def bank(self) -> Path:
+        return BANKS / f"{self.name}.bank"
+
+    @property
+    def record(self) -> Path:
+        return RESULTS / f"meta-{self.name}.run.json"
+
+    @property
+    def is_finished(self) -> bool:
+        return self.bank.exists() and self.record.exists()
+
+    @property
+    def command(self) -> list[str]:
+        way = WAYS[self.way]
+        changes = LENGTH | way.changes | ({way.rate: self.rate} if self.rate else {})
+        if self.seed:
+            changes |= {"training.validation.episodes": "1"}  # the parts stay kept, but choose nothing
+        return [
+            *("fewshot", "meta-tune", way.recipe),
+            *("--data", *(f"benchmarks/domains/train/{domain}" for domain in TRAINING)),
+            *("-o", f"benchmarks/banks/{self.name}.bank", *BACKBONE),
+            *(word for change in changes.items() for word in ("--set", "=".join(change))),
+            *(["--seed", str(self.seed)] if self.seed else []),
+        ]
 
 
 def main() -> None:
@@ -84,15 +161,45 @@ def main() -> None:
         case "data":
             lay_out()
         case "tune":
-            for name in options.names or RUNS:
-                tune(name)
+            for run in (run for way in options.names or WAYS for run in runs(way)):
+                tune(run)
         case "eval":
-            for name in DERIVED:
-                derive(name)
-            evaluated("protonet", ASKED, 600, "meta-prototypes", options.processes)
+            names = asked()
+            derive(names)
+            evaluated("protonet", names, 600, "meta-prototypes", options.processes)
         case "finetune":
             changes = ("--set", f"method.tuning.optim.steps={FINETUNE_STEPS}")
-            evaluated("finetune", FINETUNED, options.episodes, "meta-finetune", options.processes, *changes)
+            names = [runs(way)[0].name for way in FINETUNED]
+            evaluated("finetune", names, options.episodes, "meta-finetune", options.processes, *changes)
+
+
+def runs(way: str) -> list[Run]:
+    """The way's first rate with each of its seeds, then its other rates."""
+    first, *others = WAYS[way].rates
+    return [Run(way, first, seed) for seed in range(WAYS[way].seeds)] + [Run(way, rate) for rate in others]
+
+
+def asked() -> list[str]:
+    """The names of the banks that test tasks are asked of."""
+    finished = {way: [run for run in runs(way) if run.is_finished] for way in WAYS}
+    names = [run.asked for of_way in finished.values() for run in of_way]
+    for way, of_way in finished.items():
+        names += [run.name for run in of_way[:1] if way in ROUTED]
+        names += [f"{run.name}-{kind}" for run in of_way[:1] for kind in EXPLAINED.get(way, ())]
+    return names
+
+
+@cache
+def measured(recipe: str = "protonet", record: str = "meta-prototypes") -> dict[str, dict[str, list[float]]]:
+    """By the name of the bank, or `frozen`, and by test domain: the accuracy of every task."""
+    path = RESULTS / f"{record}.run.json"
+    results = json.loads(path.read_text())["results"] if path.exists() else {}
+    return {
+        "frozen" if name == recipe else name.removeprefix(f"{recipe} from "): {
+            domain: of_domain["accuracy"] for domain, of_domain in found.items()
+        }
+        for name, found in results.items()
+    }
 
 
 def lay_out() -> None:
@@ -128,25 +235,14 @@ def link(source: str, where: str, names: list[str], whole: bool = False) -> None
         path.symlink_to((SHARED / "data" / source / name).resolve())
 
 
-def tune(name: str) -> None:
-    bank = BANKS / f"{name}.bank"
-    record = RESULTS / f"meta-{name}.run.json"
-    if record.exists() and bank.exists():
+def tune(run: Run) -> None:
+    if run.is_finished:
         return
-    fewshot(*tune_command(name)[1:], "--resume")
-    run = json.loads(bank.with_name(f"{bank.name}.run.json").read_text())
-    record.write_text(json.dumps(run | {"density": density(bank)}, indent=1) + "\n")
-
-
-def tune_command(name: str) -> list[str]:
-    recipe, changes = RUNS[name]
-    sets = [word for change in (LENGTH | changes).items() for word in ("--set", "=".join(change))]
-    data = [f"benchmarks/domains/train/{domain}" for domain in TRAINING]
-    return [
-        *("fewshot", "meta-tune", recipe, "--data", *data, "-o", f"benchmarks/banks/{name}.bank"),
-        *BACKBONE,
-        *sets,
-    ]
+    report = run.bank.with_name(f"{run.bank.name}.run.json")
+    if not report.exists():
+        fewshot(*run.command[1:], "--resume")
+    found = json.loads(report.read_text())
+    run.record.write_text(json.dumps(found | {"density": density(run.bank)}, indent=1) + "\n")
 
 
 def density(path: Path) -> str:
@@ -160,19 +256,16 @@ def density(path: Path) -> str:
     return f"{100 * float(each.min()):.0f}-{100 * float(each.max()):.0f} %, {100 * together:.0f} %"
 
 
-def is_finished(name: str) -> bool:
-    return (BANKS / f"{name}.bank").exists() and (RESULTS / f"meta-{name}.run.json").exists()
-
-
-def derive(name: str) -> None:
-    source, change = DERIVED[name]
-    path = BANKS / f"{name}.bank"
-    if not is_finished(source):
-        return
-    bank = read_bank(BANKS / f"{source}.bank")
-    header = bank.header.model_copy(update={"kind": "dense", "experts": 0, "router": {}})
-    size = write_bank(path, header, change(bank), None, {}, "float16")
-    (RESULTS / f"meta-{name}.run.json").write_text(json.dumps({"density": density(path), "bytes": size}) + "\n")
+def derive(names: Sequence[str]) -> None:
+    """The dense banks among these that are made of others."""
+    for name in names:
+        source, _, kind = name.rpartition("-")
+        if kind not in DERIVED or (BANKS / f"{name}.bank").exists():
+            continue
+        bank, path = read_bank(BANKS / f"{source}.bank"), BANKS / f"{name}.bank"
+        header = bank.header.model_copy(update={"kind": "dense", "experts": 0, "router": {}})
+        size = write_bank(path, header, DERIVED[kind](bank), None, {}, "float16")
+        (RESULTS / f"meta-{name}.run.json").write_text(json.dumps({"density": density(path), "bytes": size}) + "\n")
 
 
 def _gates(bank: Bank) -> Tensor:
@@ -180,82 +273,12 @@ def _gates(bank: Bank) -> Tensor:
     return bank.gates
 
 
-def evaluated(recipe: str, names: Sequence[str], episodes: int, name: str, processes: int, *more: str) -> None:
-    banks = [word for bank in names if is_finished(bank) for word in ("--bank", f"benchmarks/banks/{bank}.bank")]
+def evaluated(recipe: str, names: Sequence[str], episodes: int, record: str, processes: int, *more: str) -> None:
+    banks = [word for name in names for word in ("--bank", f"benchmarks/banks/{name}.bank")]
     data = [f"benchmarks/domains/test/{domain}" for domain in UNSEEN_CLASSES + UNSEEN_DOMAINS]
-    asked = ["--shots", "5", "--queries", "5", "--episodes", str(episodes), *BACKBONE[-2:]]
-    output = f"benchmarks/results/{name}.run.json"
-    fewshot("eval", recipe, *banks, "--data", *data, *asked, *more, "-o", output, processes=processes)
-
-
-def section() -> str:
-    """The part of docs/results.md, of what there is in benchmarks/results/."""
-    asked = {
-        name: json.loads(path.read_text())
-        for name in ("meta-prototypes", "meta-finetune")
-        if (path := RESULTS / f"{name}.run.json").exists()
-    }
-    if "meta-prototypes" not in asked:
-        return ""
-    run = asked["meta-prototypes"]
-    done = {DERIVED[name][0] if name in DERIVED else name for name in (Path(bank).stem for bank in run["banks"])}
-    tuned = "\n".join(shlex.join(tune_command(name)) for name in RUNS if name in done)
-    text = META.format(tuned=tuned, groups=_groups(run, "protonet"), table=markdown(_renamed(run, "protonet")))
-    if "meta-finetune" in asked:
-        run = asked["meta-finetune"]
-        tables = {"groups": _groups(run, "finetune"), "table": markdown(_renamed(run, "finetune"))}
-        text += FINETUNE.format(episodes=run["episodes"], steps=FINETUNE_STEPS, **tables)
-    return text
-
-
-def _names(recipe: str) -> dict[str, str]:
-    """What each bank is called in the tables, by its name in a run."""
-    return {recipe: "frozen"} | {f"{recipe} from {name}": name for name in (*RUNS, *DERIVED)}
-
-
-def _groups(run: dict[str, Any], recipe: str) -> str:
-    """Means over the unseen classes and over the unseen domains, and against dense meta-tuning."""
-    found = {_names(recipe)[name]: rows for name, rows in run["results"].items()}
-    rows = [
-        "| bank | open, merged | bank, MB | unseen classes | unseen domains | against dense, classes | domains |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for name in sorted(found, key=lambda name: -_mean(found[name], UNSEEN_DOMAINS).mean):
-        groups = [_mean(found[name], group) for group in (UNSEEN_CLASSES, UNSEEN_DOMAINS)]
-        cells = [f"{100 * mean.mean:.1f} ± {100 * (mean.ci95 or 0):.1f}" for mean in groups]
-        against = [_against(found[name], found["dense"], group) for group in (UNSEEN_CLASSES, UNSEEN_DOMAINS)]
-        rows.append(f"| {name} | {' | '.join([*_facts(name), *cells, *(['', ''] if name == 'dense' else against)])} |")
-    return "\n".join(rows)
-
-
-def _renamed(run: dict[str, Any], recipe: str) -> dict[str, Any]:
-    """The run with banks' names in place of what they were asked as."""
-    names = _names(recipe)
-    by_name = {
-        key: {names.get(name, name): found for name, found in run[key].items()}
-        for key in ("results", "methods", "recipes")
-    }
-    ends = ("first", "second")
-    pairs = [pair | {end: names.get(pair[end], pair[end]) for end in ends} for pair in run["pairs"]]
-    return run | by_name | {"pairs": pairs}
-
-
-def _mean(rows: dict[str, Any], domains: Sequence[str]) -> Mean:
-    return mean_over([rows[domain]["accuracy"] for domain in domains])
-
-
-def _against(rows: dict[str, Any], others: dict[str, Any], domains: Sequence[str]) -> str:
-    gap = paired_over(*([of[domain]["accuracy"] for domain in domains] for of in (rows, others)))
-    return f"{100 * gap.mean:+.1f} ± {100 * (gap.ci95 or 0):.1f}"
-
-
-def _facts(name: str) -> list[str]:
-    """Density of each expert and of a merged change, and the size of the bank."""
-    path = RESULTS / f"meta-{name}.run.json"
-    if not path.exists():
-        return ["", ""]
-    run = json.loads(path.read_text())
-    return [run["density"], f"{run['bytes'] / 1e6:.1f}"]
+    size = ["--shots", "5", "--queries", "5", "--episodes", str(episodes), *BACKBONE[-2:]]
+    output = f"benchmarks/results/{record}.run.json"
+    fewshot("eval", recipe, *banks, "--data", *data, *size, *more, "-o", output, processes=processes)
 
 
 def fewshot(*words: str, processes: int = 1) -> None:
@@ -264,65 +287,10 @@ def fewshot(*words: str, processes: int = 1) -> None:
     subprocess.run([sys.executable, *several, "-m", "fewshot_cli", *words], check=True, cwd=ROOT)
 
 
-META = """## Meta-tuning
-
-From what is practised on to what is not: banks of `vit_tiny_patch16_224` at 112 px, made by 200 practice tasks (5-way,
-5-shot, 10 queries) of five domains, MAMF's by the tasks that its rule says, with
-
-```bash
-{tuned}
-```
-
-and asked, by `python benchmarks/meta.py eval`, about 600 tasks of each of six other sets, with prototypes. "Unseen
-classes" are of domains that were practised on (Caltech-101, DTD, two alphabets of Omniglot); "unseen domains" are
-sketch, cartoon and cifar10. The classes of sketch and cartoon are those of photo and art_painting, which were practised
-on, and cifar10 shares animals and vehicles with Caltech-101 and with ImageNet's labels, from which the backbone comes.
-"Open" is the share of the weights that each expert changes, "merged" that any does. Accuracy in %, means over three
-sets; differences are paired by task.
-
-{groups}
-
-NAME-mean is the mean of NAME's experts, without the router, smat-90-all the whole change of smat-90 without masks, and
-dense-0.75 three quarters of dense's change. Where only the mean was asked, routed experts take half an hour more; those
-of magnitude-90 are all the same, so that their mean is what they are.
-
-Read these with care. The numbers in names are targets: in 200 tasks smat-90 and smat-95 end at 85 to 87 % sparse,
-smat-50 at 73 %, while the random and magnitude masks, and smat-90-teachers, are at 90 %, so that learned and fixed
-masks have not been compared at equal density. Every bank is one run with one seed, and intervals are over test tasks
-only. Learning rates of dense and of SMAT had been tried on 60 to 100 tasks of these very sets, so that leads of a few
-tenths may come from that choice.
-
-**What was seen.** These SMAT banks are ahead of the dense bank at 3e-3 on unseen classes (by 0.4 points at targets of
-90 and 95 %) and on unseen domains (by 0.4 at 50 and 95 %; by 0.2 at 90 %, which may be chance); the dense bank at
-1e-3 is ahead of them on unseen classes. smat-90 is ahead of random and of magnitude masks on unseen domains, by 0.6
-and 1.2 points, with half as many weights more in each expert.
-**What was not.** The leads are small, and the router has no part in smat-90's: its experts without it are as good. On
-unseen classes learned masks are not ahead of others. smat-90-teachers, which is sparser too, has 1.6 points less on
-unseen domains and 0.3 more on unseen classes. MAMF is the best on unseen alphabets, and behind elsewhere.
-**Why.** In 200 tasks experts hardly part: two share half of what either opens, so that what the router moves is 13 %
-of the change. What helps is the interpolation, which moves least the weights that few experts hold: the same change
-without masks (smat-90-all) loses 1.0 points on unseen classes and 1.2 on unseen domains.
-[LOG.md](../LOG.md) has more.
-
-{table}
-"""
-FINETUNE = """
-### With fine-tuning
-
-{episodes} tasks of each set, {steps} steps of the recipe finetune after the bank, 6.4 seconds each: `python
-benchmarks/meta.py finetune --episodes {episodes}`; a larger number adds tasks. So few show that banks are ahead of the
-frozen backbone on unseen domains after fine-tuning too, and no difference between banks.
-
-{groups}
-
-{table}
-"""
-
-
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("data", "tune", "eval", "finetune"))
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(RUNS)}; all if none is given")
+    parser.add_argument("names", nargs="*", metavar="WAY", help=f"of {', '.join(WAYS)}; all if none is given")
     parser.add_argument("--episodes", type=int, default=20, help="of each test domain, where each is fine-tuned on")
     parser.add_argument("--processes", type=int, default=1, help="share tasks out")
     return parser.parse_args()

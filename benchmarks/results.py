@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from meta import section
+from meta_tables import section
 
 from fewshot_cli.engine.intervals import mean_interval
 from fewshot_cli.files.cache import FeatureCache
