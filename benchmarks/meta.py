@@ -61,7 +61,7 @@ LONG = {"training.episodes": "600"}
 class Way:
     """A way of meta-tuning: the setting `rate` takes each of `rates`.
 
-    The first of them is the best on unseen domains with seed 0; it is what `seeds` seeds are run with.
+    The first, which is what `seeds` seeds are run with, is the best of those tried on unseen domains with seed 0.
     """
 
     recipe: str
