@@ -1,0 +1,52 @@
+"""The drawn pictures as a data set."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from fewshot_cli.engine.preprocessing import Preprocessing
+from fewshot_cli.images import decode, drawing
+from fewshot_cli.images.decode import Pixels
+from fewshot_cli.images.found import Found
+from fewshot_cli.images.stored import pixels_hash
+
+DRAWN = "drawn"  # the name under which the drawn pictures are asked for
+DRAWN_PER_CLASS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnPicture:
+    """One of the drawn pictures: the same for the same class and seed, made in memory."""
+
+    label: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The class and the seed."""
+        return f"{DRAWN}: {self.label} {self.seed}"
+
+    def content_hash(self) -> str:
+        """The SHA-256 of its shape and pixels."""
+        return pixels_hash(_drawn(self.label, self.seed))
+
+    def load(self, preprocessing: Preprocessing) -> Pixels:
+        """The picture as the backbone sees it."""
+        return decode.load_array(_drawn(self.label, self.seed), preprocessing)
+
+
+def drawn_pictures() -> Found:
+    """The data set of all drawn classes."""
+    return Found(
+        DRAWN,
+        Path(DRAWN),
+        drawing.CLASSES,
+        lambda label: [DrawnPicture(label, seed) for seed in range(DRAWN_PER_CLASS)],
+    )
+
+
+@lru_cache(maxsize=DRAWN_PER_CLASS * len(drawing.CLASSES))
+def _drawn(label: str, seed: int) -> Pixels:
+    return np.asarray(drawing.draw(label, seed))

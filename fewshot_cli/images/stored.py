@@ -1,0 +1,49 @@
+"""A picture wherever it lies: what the sources of data sets hand out."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from fewshot_cli.engine.preprocessing import Preprocessing
+from fewshot_cli.images import decode
+from fewshot_cli.images.decode import Pixels
+
+
+class Stored(Protocol):
+    """One picture, wherever it lies; several threads may ask at once."""
+
+    @property
+    def name(self) -> str:
+        """What people call it: "cats/1.jpg", "archive.zip: cats/1.jpg", "3.h5: image 7"."""
+
+    def content_hash(self) -> str:
+        """The SHA-256 of its bytes in hexadecimal; raises ImageError when they can't be read."""
+
+    def load(self, preprocessing: Preprocessing) -> Pixels:
+        """The picture as the backbone sees it, `(3, height, width)`; raises ImageError when there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A picture in a file of its own."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The path."""
+        return str(self.path)
+
+    def content_hash(self) -> str:
+        """The SHA-256 of the file."""
+        return decode.content_hash(self.path)
+
+    def load(self, preprocessing: Preprocessing) -> Pixels:
+        """The picture as the backbone sees it."""
+        return decode.load(self.path, preprocessing)
+
+
+def pixels_hash(picture: Pixels) -> str:
+    """The SHA-256 of shape and pixels, in hexadecimal, of a picture that is in no file of its own."""
+    return hashlib.sha256(str(picture.shape).encode() + picture.tobytes()).hexdigest()
