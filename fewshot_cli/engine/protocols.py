@@ -5,7 +5,7 @@ before, and on every machine: see `draws`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias
 
@@ -14,27 +14,11 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from fewshot_cli.engine.draws import Draws, Numbers
+from fewshot_cli.engine.enough import Count, CountOrAll, Way, check_across, check_images, check_way, given, number
 from fewshot_cli.engine.episodes import Episode, Pool, session
+from fewshot_cli.engine.plans import PoolPlan, distinct, one_for_each, too_few
 from fewshot_cli.engine.settings import Settings
 from fewshot_cli.errors import FewshotError
-
-Way: TypeAlias = Annotated[int, Field(ge=2)] | Literal["all"]
-Count: TypeAlias = Annotated[int, Field(ge=1)]
-CountOrAll: TypeAlias = Count | Literal["all"]
-
-
-@dataclass(frozen=True)
-class PoolPlan:
-    """Which data sets make a pool: one that is split into both, or those learned from and the one asked about."""
-
-    name: str
-    support: tuple[str, ...]
-    query: str | None
-
-    @property
-    def datasets(self) -> tuple[str, ...]:
-        """The data sets in the order of the pool's domains."""
-        return self.support if self.query is None else (*self.support, self.query)
 
 
 class Fixed(Settings):
@@ -60,12 +44,12 @@ class Fixed(Settings):
 
     def check(self, pool: Pool) -> None:
         """Raises FewshotError where `pool` has too few classes or images."""
-        _check_way(pool, self.way)
-        _check_images(pool, pool.by_class, {"shots": self.shots, "queries": self.queries})
+        check_way(pool, self.way)
+        check_images(pool, pool.by_class, {"shots": self.shots, "queries": self.queries})
 
     def pools(self, names: Sequence[str], targets: Sequence[str] = ()) -> list[PoolPlan]:
         """A pool for each data set."""
-        return _one_for_each(names, targets, self.name)
+        return one_for_each(names, targets, self.name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,28 +137,28 @@ class MetaDataset(Settings):
         """Raises FewshotError where `pool` has too few classes or images, or a superclass or every node does."""
         groups = self._groups(pool)
         if groups is None:
-            _check_way(pool, self.min_way, "min_way")
+            check_way(pool, self.min_way, "min_way")
         elif not pool.nodes:
             small, classes = min(pool.superclasses.items(), key=lambda item: len(item[1]))
             if len(classes) < self.min_way:
                 raise FewshotError(
-                    f"{pool.name}: the superclass '{small}' has {_number(len(classes), 'classes')}, fewer than min_way "
+                    f"{pool.name}: the superclass '{small}' has {number(len(classes), 'classes')}, fewer than min_way "
                     f"{self.min_way}.",
                     "Use "
-                    + f"{_given('min_way', len(classes))}, or " * (len(classes) > 1)
-                    + f"{_given('hierarchy', 'false')}, or take the superclass out.",
+                    + f"{given('min_way', len(classes))}, or " * (len(classes) > 1)
+                    + f"{given('hierarchy', 'false')}, or take the superclass out.",
                 )
         elif not groups:
             raise FewshotError(
                 f"{pool.name}: no node has from {self.min_way} to {self.max_node} classes.",
-                f"Use {_given('hierarchy', 'false')}, or another min_way and max_node.",
+                f"Use {given('hierarchy', 'false')}, or another min_way and max_node.",
             )
         drawable = sorted({c for group in groups for c in group}) if groups is not None else None
-        _check_images(pool, pool.by_class, {"shots": 1, "queries": 1}, among=drawable)
+        check_images(pool, pool.by_class, {"shots": 1, "queries": 1}, among=drawable)
 
     def pools(self, names: Sequence[str], targets: Sequence[str] = ()) -> list[PoolPlan]:
         """A pool for each data set."""
-        return _one_for_each(names, targets, self.name)
+        return one_for_each(names, targets, self.name)
 
     def _groups(self, pool: Pool) -> list[tuple[int, ...]] | None:
         """The groups of classes to draw one of, by name; None where classes are drawn from the whole pool."""
@@ -209,14 +193,14 @@ class Across(Settings):
 
     def check(self, pool: Pool) -> None:
         """Raises FewshotError where `pool` has too few classes, or a domain too few images."""
-        _check_across(pool, self.way, self.shots, self.queries)
+        check_across(pool, self.way, self.shots, self.queries)
 
     def pools(self, names: Sequence[str], targets: Sequence[str] = ()) -> list[PoolPlan]:
         """A pool for each pair of a data set and a different target; without targets each data set is one."""
-        asked = _distinct(targets or names)
-        pairs = [(source, target) for source in _distinct(names) for target in asked if source != target]
+        asked = distinct(targets or names)
+        pairs = [(source, target) for source in distinct(names) for target in asked if source != target]
         if not pairs:
-            raise _too_few(names, self.name)
+            raise too_few(names, self.name)
         return [PoolPlan(f"{source} -> {target}", (source,), target) for source, target in pairs]
 
 
@@ -237,15 +221,15 @@ class LeaveOneOut(Settings):
 
     def check(self, pool: Pool) -> None:
         """Raises FewshotError where `pool` has too few classes, or a domain too few images."""
-        _check_across(pool, self.way, self.shots, self.queries)
+        check_across(pool, self.way, self.shots, self.queries)
 
     def pools(self, names: Sequence[str], targets: Sequence[str] = ()) -> list[PoolPlan]:
         """A pool for each target, which is held out; without targets for each data set."""
         plans = []
-        for target in _distinct(targets or names):
-            others = tuple(name for name in _distinct(names) if name != target)
+        for target in distinct(targets or names):
+            others = tuple(name for name in distinct(names) if name != target)
             if not others:
-                raise _too_few(names, self.name)
+                raise too_few(names, self.name)
             plans.append(PoolPlan(f"all but {target} -> {target}", others, target))
         return plans
 
@@ -283,17 +267,17 @@ class Incremental(Settings):
         if n < self._all_ways:
             fits = (n - self.base_way) // self.way
             raise FewshotError(
-                f"{pool.name} has {_number(n, 'classes')}; {self.base_way} at first and {self.sessions} times "
+                f"{pool.name} has {number(n, 'classes')}; {self.base_way} at first and {self.sessions} times "
                 f"{self.way} more are {self._all_ways}.",
-                "Use " + f"{_given('sessions', fits)}, or " * (fits > 0) + "a smaller --base-way or --way.",
+                "Use " + f"{given('sessions', fits)}, or " * (fits > 0) + "a smaller --base-way or --way.",
             )
         # Any class can come in any session.
-        _check_images(pool, pool.by_class, {"base_shots": self.base_shots, "queries": self.queries})
-        _check_images(pool, pool.by_class, {"shots": self.shots, "queries": self.queries})
+        check_images(pool, pool.by_class, {"base_shots": self.base_shots, "queries": self.queries})
+        check_images(pool, pool.by_class, {"shots": self.shots, "queries": self.queries})
 
     def pools(self, names: Sequence[str], targets: Sequence[str] = ()) -> list[PoolPlan]:
         """A pool for each data set."""
-        return _one_for_each(names, targets, self.name)
+        return one_for_each(names, targets, self.name)
 
     @property
     def _all_ways(self) -> int:
@@ -341,96 +325,3 @@ def _across(pool: Pool, draws: Draws, way: Way, shots: CountOrAll, queries: Coun
 
 def _first(order: Numbers, count: CountOrAll) -> Numbers:
     return order if count == "all" else order[:count]
-
-
-# --- which pools ---------------------------------------------------------------------------------------------------
-
-
-def _one_for_each(names: Sequence[str], targets: Sequence[str], protocol: str) -> list[PoolPlan]:
-    if targets:
-        raise FewshotError(
-            f"The protocol {protocol} learns and asks within one data set, so it has no target such as {targets[0]}.",
-            "Use --protocol across or leave-one-out, or name the data sets alone.",
-        )
-    return [PoolPlan(name, (name,), None) for name in _distinct(names)]
-
-
-def _distinct(names: Sequence[str]) -> Sequence[str]:
-    """The names, if no two are the same: an episode is drawn by the name of its pool."""
-    twice = [name for i, name in enumerate(names) if name in names[:i]]
-    if twice:
-        raise FewshotError(f"Two data sets are called '{twice[0]}'.", "Rename the folder of one, or give it once.")
-    return names
-
-
-def _too_few(names: Sequence[str], protocol: str) -> FewshotError:
-    return FewshotError(
-        f"The protocol {protocol} needs two data sets or more with the same classes, and there is only {names[0]}.",
-        "Give another one, for instance the same things drawn instead of photographed.",
-    )
-
-
-# --- is there enough -----------------------------------------------------------------------------------------------
-
-
-def _check_way(pool: Pool, way: Way, setting: str = "way") -> None:
-    n = len(pool.classes)
-    if n < 2:
-        raise FewshotError(f"{pool.name} has {_number(n, 'classes')}; telling apart takes two.", "Add another class.")
-    if way != "all" and way > n:
-        raise FewshotError(
-            f"{pool.name} has {n} classes, fewer than {'--' * (setting == 'way')}{setting} {way}.",
-            f"Use {_given(setting, n)}.",
-        )
-
-
-def _check_across(pool: Pool, way: Way, shots: CountOrAll, queries: CountOrAll) -> None:
-    _check_way(pool, way)
-    *sources, target = range(len(pool.domain_names))
-    for domain in sources:
-        needs = {"shots": 1 if shots == "all" else shots}
-        _check_images(pool, pool.by_domain[domain], needs, where=f" in {pool.domain_names[domain]}")
-    needs = {"queries": 1 if queries == "all" else queries}
-    _check_images(pool, pool.by_domain[target], needs, where=f" in {pool.domain_names[target]}")
-
-
-def _check_images(
-    pool: Pool,
-    images: Sequence[Numbers],
-    needs: Mapping[str, int],
-    where: str = "",
-    among: Sequence[int] | None = None,
-) -> None:
-    """Raises FewshotError where a class has too few images; `needs` says how many each setting takes."""
-    needed = sum(needs.values())
-    small = [c for c in (range(len(images)) if among is None else among) if len(images[c]) < needed]
-    if not small:
-        return
-    smallest = min(small, key=lambda c: len(images[c]))
-    n = len(images[smallest])
-    others = f" {_number(len(small) - 1, 'classes')} more {'has' if len(small) == 2 else 'have'} too few."
-    fits = {setting: n - (needed - count) for setting, count in needs.items()}
-    options = [_given(setting, count) for setting, count in fits.items() if count > 0]
-    wanted = " and ".join(_number(count, setting.replace("_", " ")) for setting, count in needs.items())
-    raise FewshotError(
-        f"{pool.name}: the class '{pool.classes[smallest]}' has {_number(n, 'images')}{where}; "
-        f"{wanted} need{'s' * (needed == 1)} {needed}." + others * (len(small) > 1),
-        f"Use {' or '.join(options)}, or add images, or take the class out."
-        if options
-        else "Add images, or take the class out.",
-    )
-
-
-def _given(setting: str, value: int | str) -> str:
-    """How a user gives a setting: some have an option of their own."""
-    if setting in ("way", "shots", "queries", "sessions"):
-        return f"--{setting} {value}"
-    return f"--set protocol.{setting}={value}"
-
-
-def _number(count: int, things: str) -> str:
-    """A count with its noun, which is given in the plural: "1 class", "2 classes"."""
-    if count == 1:
-        for plural, singular in (("classes", "class"), ("images", "image"), ("queries", "query"), ("shots", "shot")):
-            things = things.replace(plural, singular)
-    return f"{count} {things}"

@@ -13,8 +13,9 @@ import torch
 
 from fewshot_cli import __version__
 from fewshot_cli.engine.episodes import Pool, join
+from fewshot_cli.engine.plans import PoolPlan
 from fewshot_cli.engine.processes import Processes
-from fewshot_cli.engine.protocols import AnyProtocol, Incremental, PoolPlan, all_alike
+from fewshot_cli.engine.protocols import AnyProtocol, Incremental, all_alike
 from fewshot_cli.engine.types import JoinedImages
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.files.atomic import check_writable, write_atomically

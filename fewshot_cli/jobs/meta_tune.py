@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,22 +12,20 @@ import torch
 from fewshot_cli import __version__
 from fewshot_cli.engine.backbones import Backbone
 from fewshot_cli.engine.domains import resumed
-from fewshot_cli.engine.episodes import join
 from fewshot_cli.engine.flat import FlatBackbone
-from fewshot_cli.engine.practice import Domain, parted
 from fewshot_cli.engine.processes import Processes
-from fewshot_cli.engine.types import JoinedImages
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.files.atomic import check_writable, staged
 from fewshot_cli.files.bank_file import BankHeader, BankProvenance, Values, write_bank
 from fewshot_cli.files.checkpoint import Checkpoint, checkpoint_path, read_checkpoint, write_checkpoint
 from fewshot_cli.images.datasets import Dataset
-from fewshot_cli.jobs.compare import Means, pool_of
+from fewshot_cli.jobs.compare import Means
 from fewshot_cli.jobs.data import Data, load_data
+from fewshot_cli.jobs.ground import Ground, ground_of
 from fewshot_cli.jobs.interrupts import Interrupts
 from fewshot_cli.jobs.loading import facts_of, load_backbone
 from fewshot_cli.jobs.meta_log import Log, check_tensorboard, log_path
-from fewshot_cli.jobs.practising import Ground, Practice, validated
+from fewshot_cli.jobs.practising import Practice, validated
 from fewshot_cli.jobs.progress import Advance
 from fewshot_cli.jobs.record import Report, versions, write_run
 from fewshot_cli.methods.meta import EpisodicMethod
@@ -76,7 +74,7 @@ def meta_tune(recipe: MetaRecipe, material: Material, output: Output, seed: int,
     net = FlatBackbone.of(backbone, _precision(recipe, means.device))
     data = [load_data(each, backbone, means.cache, True, means.progress) for each in material.datasets]
     kept = [load_data(each, backbone, means.cache, True, means.progress) for each in material.validation]
-    ground = _ground(recipe, net, data, kept, seed, means)
+    ground = ground_of(recipe, net, data, kept, seed, means)
     run = _Run(recipe, ground, output, _asked(recipe, backbone, data, kept, seed, means), means)
     run.go()
     return run.finished(material)
@@ -147,50 +145,6 @@ def _asked(
         "validation": {part.dataset.name: part.hash for part in kept},
         "device": means.device.type,
     }
-
-
-# --- what to practise on -------------------------------------------------------------------------------------------
-
-
-def _ground(
-    recipe: MetaRecipe, net: FlatBackbone, data: Sequence[Data], kept: Sequence[Data], seed: int, means: Means
-) -> Ground:
-    """The domains, and what of them is kept for validation. Raises FewshotError where the protocol does not fit one."""
-    training = recipe.training
-    whole = list(_domains(recipe, data))
-    for domain in whole:
-        if isinstance(recipe.method, EpisodicMethod):
-            training.protocol.check(domain.pool)
-    if not training.validation.episodes:
-        domains, validation = whole, []
-    elif kept:
-        domains, validation = whole, list(_domains(recipe, kept))
-        for domain in validation:
-            training.protocol.check(domain.pool)
-    else:
-        pairs = [parted(domain, training.protocol, training.validation.share, seed) for domain in whole]
-        domains = [practised for practised, _ in pairs]
-        validation = [asked for _, asked in pairs if asked is not None]
-    names = [domain.source for domain in validation or domains]
-    if training.target is not None and training.target not in names:
-        raise FewshotError(
-            f"The target {training.target} is none of the data sets that can be validated on.",
-            f"They are {', '.join(names)}.",
-        )
-    return Ground(net, tuple(domains), tuple(validation), seed, means.processes)
-
-
-def _domains(recipe: MetaRecipe, data: Sequence[Data]) -> Iterator[Domain]:
-    """A domain for each pool that the protocol makes of the data sets."""
-    by_name = {part.dataset.name: part for part in data}
-    for plan in recipe.training.protocol.pools(list(by_name)):
-        parts = [by_name[name] for name in plan.datasets]
-        pool, _ = join(plan.name, [pool_of(part.dataset, part.labels) for part in parts])
-        features = torch.cat([part.features for part in parts])
-        yield Domain.whole(pool, features, JoinedImages(tuple(part.images for part in parts)))
-
-
-# --- the run -------------------------------------------------------------------------------------------------------
 
 
 class _Run:

@@ -13,33 +13,18 @@ from torch import Tensor
 from fewshot_cli.engine.descent import Descent
 from fewshot_cli.engine.domains import AnyState, alignment
 from fewshot_cli.engine.draws import Draws
-from fewshot_cli.engine.flat import FlatBackbone
 from fewshot_cli.engine.heads import class_means, cosine_head
 from fewshot_cli.engine.practice import Domain
 from fewshot_cli.engine.processes import Processes
 from fewshot_cli.engine.types import Params, Run
 from fewshot_cli.errors import FewshotError
+from fewshot_cli.jobs.ground import Ground
 from fewshot_cli.methods.mamf import MAMF
 from fewshot_cli.methods.meta import EpisodicMethod, MetaLoss, TaskStep
 from fewshot_cli.recipes import MetaRecipe
 
 LOOKED_AT_EVERY = 20  # steps after which figures leave a GPU: to wait for them in each step would stop it
 VALIDATION_SEED = 1_000_003  # added to the run's own
-
-
-@dataclass(frozen=True, eq=False)
-class Ground:
-    """What a run practises on, and how it is asked about it; `validation` are domains never practised on."""
-
-    net: FlatBackbone
-    domains: tuple[Domain, ...]
-    validation: tuple[Domain, ...]
-    seed: int
-    processes: Processes
-
-    @property
-    def classes(self) -> int:
-        return sum(len(domain.pool.classes) for domain in self.domains)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from fewshot_cli.engine.draws import Draws
 from fewshot_cli.engine.episodes import Episode, Pool, join
+from fewshot_cli.engine.plans import PoolPlan
 from fewshot_cli.engine.protocols import (
     Across,
     AnyProtocol,
@@ -18,7 +19,6 @@ from fewshot_cli.engine.protocols import (
     Incremental,
     LeaveOneOut,
     MetaDataset,
-    PoolPlan,
     all_alike,
 )
 from fewshot_cli.errors import FewshotError
