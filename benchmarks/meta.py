@@ -55,6 +55,7 @@ IN_TWO = {
 SMAT = {"method.mask_lr": "3", "method.multiplier_lr": "1", "method.annealing": "200"}
 """For so few steps: 600 / steps for the masks, and multipliers that reach the target by half of the run (LOG.md)."""
 LONG = {"training.episodes": "600"}
+SMAT_LONG = {"method.mask_lr": "1", "method.multiplier_lr": "0.33", "method.annealing": "600"}
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Way:
 SMAT_RATE = "method.delta_lr"
 WAYS = {
     "dense": Way("dense", "method.lr", ("3e-3", "1e-3", "1e-2"), seeds=3),
-    "dense-600": Way("dense", "method.lr", ("1e-3", "3e-3"), LONG, seeds=2),
+    "dense-600": Way("dense", "method.lr", ("1e-3", "3e-4", "3e-3"), LONG, seeds=3),
     "fomaml": Way("fomaml", "method.lr", ("3e-3",), IN_TWO),
     "mamf": Way("mamf", changes=IN_TWO),
     "smat-50": Way(
@@ -85,15 +86,17 @@ WAYS = {
         "smat",
         SMAT_RATE,
         ("6e-3", "2e-3"),
-        LONG | {"method.mask_lr": "1", "method.multiplier_lr": "0.33", "method.annealing": "600"},
-        seeds=2,
+        LONG | SMAT_LONG,
+        seeds=3,
     ),
     "smat-95": Way("smat", SMAT_RATE, ("6e-3",), SMAT | {"method.sparsity": "0.95", "method.multiplier_lr": "3"}),
     "smat-90-teachers": Way(
         "smat", SMAT_RATE, ("6e-3",), IN_TWO | SMAT | {"method.kd": "0.25", "method.multiplier_lr": "0.3"}
     ),
     "random-90": Way("smat", SMAT_RATE, ("6e-2", "6e-3", "2e-2", "2e-1"), SMAT | {"method.masks": "random"}, seeds=2),
-    "magnitude-90": Way("smat", SMAT_RATE, ("2e-2", "6e-3", "6e-2"), SMAT | {"method.masks": "magnitude"}, seeds=2),
+    "random-90-600": Way("smat", SMAT_RATE, ("6e-2",), LONG | SMAT_LONG | {"method.masks": "random"}),
+    "magnitude-90": Way("smat", SMAT_RATE, ("2e-2", "6e-3", "6e-2"), SMAT | {"method.masks": "magnitude"}, seeds=3),
+    "magnitude-90-600": Way("smat", SMAT_RATE, ("2e-2",), LONG | SMAT_LONG | {"method.masks": "magnitude"}, seeds=2),
 }
 """The numbers in names are targets of sparsity in per cent, and tasks where there are not 200."""
 
@@ -105,7 +108,7 @@ DERIVED: dict[str, Callable[[Bank], Tensor]] = {
 }
 """Dense banks made of others, to tell what does it: experts without the router, the change without masks, its size."""
 EXPLAINED = {"smat-90": ("all",), "smat-90-600": ("all",), "dense": ("0.75",)}
-ROUTED = ("smat-90",)
+ROUTED = ("smat-90-600",)
 """Whose experts the router mixes, too, with the first seed: each task moves the weights, which takes 27 minutes."""
 FINETUNED = ("mamf", "dense-600", "smat-90-600")
 FINETUNE_STEPS = 10
@@ -190,16 +193,11 @@ def asked() -> list[str]:
 
 
 @cache
-def measured(recipe: str = "protonet", record: str = "meta-prototypes") -> dict[str, dict[str, list[float]]]:
+def measured(record: str = "meta-prototypes") -> dict[str, dict[str, list[float]]]:
     """By the name of the bank, or `frozen`, and by test domain: the accuracy of every task."""
-    path = RESULTS / f"{record}.run.json"
-    results = json.loads(path.read_text())["results"] if path.exists() else {}
-    return {
-        "frozen" if name == recipe else name.removeprefix(f"{recipe} from "): {
-            domain: of_domain["accuracy"] for domain, of_domain in found.items()
-        }
-        for name, found in results.items()
-    }
+    path = RESULTS / f"{record}.json"
+    found: dict[str, dict[str, list[float]]] = json.loads(path.read_text()) if path.exists() else {}
+    return found
 
 
 def lay_out() -> None:
@@ -274,11 +272,20 @@ def _gates(bank: Bank) -> Tensor:
 
 
 def evaluated(recipe: str, names: Sequence[str], episodes: int, record: str, processes: int, *more: str) -> None:
+    """Asks banks and the frozen backbone; keeps the report beside the banks, and every accuracy as a record."""
     banks = [word for name in names for word in ("--bank", f"benchmarks/banks/{name}.bank")]
     data = [f"benchmarks/domains/test/{domain}" for domain in UNSEEN_CLASSES + UNSEEN_DOMAINS]
     size = ["--shots", "5", "--queries", "5", "--episodes", str(episodes), *BACKBONE[-2:]]
-    output = f"benchmarks/results/{record}.run.json"
-    fewshot("eval", recipe, *banks, "--data", *data, *size, *more, "-o", output, processes=processes)
+    report = BANKS / f"{record}.run.json"
+    fewshot("eval", recipe, *banks, "--data", *data, *size, *more, "-o", str(report), processes=processes)
+    found = {
+        "frozen" if name == recipe else name.removeprefix(f"{recipe} from "): {
+            domain: [round(accuracy, 4) for accuracy in tasks["accuracy"]] for domain, tasks in of_bank.items()
+        }
+        for name, of_bank in json.loads(report.read_text())["results"].items()
+    }
+    lines = (f"{json.dumps(name)}: {json.dumps(of_bank)}" for name, of_bank in found.items())
+    (RESULTS / f"{record}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def fewshot(*words: str, processes: int = 1) -> None:
