@@ -6,18 +6,17 @@ from pathlib import Path
 
 import numpy as np
 
-from fewshot_cli.engine.preprocessing import Preprocessing
-from fewshot_cli.images import decode, drawing
+from fewshot_cli.images import drawing
 from fewshot_cli.images.decode import Pixels
 from fewshot_cli.images.found import Found
-from fewshot_cli.images.stored import pixels_hash
+from fewshot_cli.images.stored import StoredPixels
 
 DRAWN = "drawn"  # the name under which the drawn pictures are asked for
 DRAWN_PER_CLASS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class DrawnPicture:
+class DrawnPicture(StoredPixels):
     """One of the drawn pictures: the same for the same class and seed, made in memory."""
 
     label: str
@@ -28,13 +27,9 @@ class DrawnPicture:
         """The class and the seed."""
         return f"{DRAWN}: {self.label} {self.seed}"
 
-    def content_hash(self) -> str:
-        """The SHA-256 of its shape and pixels."""
-        return pixels_hash(_drawn(self.label, self.seed))
-
-    def load(self, preprocessing: Preprocessing) -> Pixels:
-        """The picture as the backbone sees it."""
-        return decode.load_array(_drawn(self.label, self.seed), preprocessing)
+    def pixels(self) -> Pixels:
+        """The drawing."""
+        return _drawn(self.label, self.seed)
 
 
 def drawn_pictures() -> Found:

@@ -10,13 +10,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fewshot_cli.engine.preprocessing import Preprocessing
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.images import decode
 from fewshot_cli.images.decode import ImageError, Pixels
 from fewshot_cli.images.folders import nfc
 from fewshot_cli.images.found import Found, Groups, read_json
-from fewshot_cli.images.stored import Stored, pixels_hash
+from fewshot_cli.images.stored import Stored, StoredPixels
 
 Key = TypeVar("Key")
 PARTS = ("train", "valid", "test")  # of a Meta-Dataset specification, in the order in which it counts classes
@@ -44,7 +43,7 @@ def meta_dataset(root: Path, name: str) -> Found:
 
 
 @dataclass(frozen=True, slots=True)
-class H5Image:
+class H5Image(StoredPixels):
     """A picture in a class's HDF5 file, as P>M>F distributes Meta-Dataset: `INDEX/image`, RGB in 8 bits."""
 
     path: Path
@@ -55,15 +54,8 @@ class H5Image:
         """The file and the number in it."""
         return f"{self.path}: image {self.index}"
 
-    def content_hash(self) -> str:
-        """The SHA-256 of its shape and pixels."""
-        return pixels_hash(self._pixels())
-
-    def load(self, preprocessing: Preprocessing) -> Pixels:
-        """The picture as the backbone sees it."""
-        return decode.load_array(self._pixels(), preprocessing)
-
-    def _pixels(self) -> Pixels:
+    def pixels(self) -> Pixels:
+        """What the file holds at this number."""
         h5py = _h5py()
         try:
             with _H5_LOCK, h5py.File(self.path, "r") as file:

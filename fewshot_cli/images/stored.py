@@ -1,6 +1,7 @@
 """A picture wherever it lies: what the sources of data sets hand out."""
 
 import hashlib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -44,6 +45,20 @@ class StoredFile:
         return decode.load(self.path, preprocessing)
 
 
-def pixels_hash(picture: Pixels) -> str:
-    """The SHA-256 of shape and pixels, in hexadecimal, of a picture that is in no file of its own."""
-    return hashlib.sha256(str(picture.shape).encode() + picture.tobytes()).hexdigest()
+class StoredPixels(ABC):
+    """A picture in no file of its own, which comes as pixels."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def pixels(self) -> Pixels:
+        """RGB in 8 bits, `(height, width, 3)`; raises ImageError when there is none."""
+
+    def content_hash(self) -> str:
+        """The SHA-256 of its shape and pixels."""
+        picture = self.pixels()
+        return hashlib.sha256(str(picture.shape).encode() + picture.tobytes()).hexdigest()
+
+    def load(self, preprocessing: Preprocessing) -> Pixels:
+        """The picture as the backbone sees it."""
+        return decode.load_array(self.pixels(), preprocessing)
