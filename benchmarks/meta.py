@@ -55,7 +55,8 @@ IN_TWO = {
 SMAT = {"method.mask_lr": "3", "method.multiplier_lr": "1", "method.annealing": "200"}
 """For so few steps: 600 / steps for the masks, and multipliers that reach the target by half of the run (LOG.md)."""
 LONG = {"training.episodes": "600"}
-SMAT_LONG = {"method.mask_lr": "1", "method.multiplier_lr": "0.33", "method.annealing": "600"}
+SMAT_LONG = LONG | {"method.mask_lr": "1", "method.multiplier_lr": "0.33", "method.annealing": "600"}
+"""600 tasks, and for so many steps what SMAT has for 200."""
 
 
 @dataclass(frozen=True)
@@ -82,21 +83,15 @@ WAYS = {
         "smat", SMAT_RATE, ("6e-3",), IN_TWO | SMAT | {"method.sparsity": "0.5", "method.multiplier_lr": "0.3"}
     ),
     "smat-90": Way("smat", SMAT_RATE, ("6e-3", "2e-3", "2e-2", "6e-2"), SMAT, seeds=3),
-    "smat-90-600": Way(
-        "smat",
-        SMAT_RATE,
-        ("6e-3", "2e-3"),
-        LONG | SMAT_LONG,
-        seeds=3,
-    ),
+    "smat-90-600": Way("smat", SMAT_RATE, ("6e-3", "2e-3"), SMAT_LONG, seeds=3),
     "smat-95": Way("smat", SMAT_RATE, ("6e-3",), SMAT | {"method.sparsity": "0.95", "method.multiplier_lr": "3"}),
     "smat-90-teachers": Way(
         "smat", SMAT_RATE, ("6e-3",), IN_TWO | SMAT | {"method.kd": "0.25", "method.multiplier_lr": "0.3"}
     ),
     "random-90": Way("smat", SMAT_RATE, ("6e-2", "6e-3", "2e-2", "2e-1"), SMAT | {"method.masks": "random"}, seeds=2),
-    "random-90-600": Way("smat", SMAT_RATE, ("6e-2",), LONG | SMAT_LONG | {"method.masks": "random"}),
+    "random-90-600": Way("smat", SMAT_RATE, ("6e-2",), SMAT_LONG | {"method.masks": "random"}),
     "magnitude-90": Way("smat", SMAT_RATE, ("2e-2", "6e-3", "6e-2"), SMAT | {"method.masks": "magnitude"}, seeds=3),
-    "magnitude-90-600": Way("smat", SMAT_RATE, ("2e-2",), LONG | SMAT_LONG | {"method.masks": "magnitude"}, seeds=2),
+    "magnitude-90-600": Way("smat", SMAT_RATE, ("2e-2",), SMAT_LONG | {"method.masks": "magnitude"}, seeds=2),
 }
 """The numbers in names are targets of sparsity in per cent, and tasks where there are not 200."""
 
