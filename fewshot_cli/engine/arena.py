@@ -39,6 +39,9 @@ class Arena:
     They lie one after the other, row by row whatever their memory format was, as the positions of deltas count. The
     module itself runs on them: what is applied here is what it computes with. At most one delta is on at a time; the
     values that it overwrites are kept, and putting them back leaves every bit as it was.
+
+    Weights are the same to the bit. Answers are the same to rounding: where a convolution's weights lay channels-last,
+    some processors take another kernel for rows.
     """
 
     @torch.no_grad()

@@ -1,6 +1,10 @@
 """An arena against plain merging: the same bits with a delta on, the base's bits with none."""
 
 import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -96,7 +100,7 @@ def test_the_module_itself_runs_on_the_arena():
     images = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     there, plain = module(), module()
     arena = Arena(there)
-    assert torch.equal(there(images), plain(images))
+    torch.testing.assert_close(there(images), plain(images))
     rng = torch.Generator().manual_seed(2)
     delta = {"0.weight": random_change(Sparse, (6, 3, 3, 3), rng), "3.bias": Dense(torch.ones(5))}
     arena.apply(arena.prepared(delta))
@@ -104,7 +108,21 @@ def test_the_module_itself_runs_on_the_arena():
     torch.testing.assert_close(there(images), moved)
     assert not torch.equal(moved, plain(images))
     arena.restore()
-    assert torch.equal(there(images), plain(images))
+    torch.testing.assert_close(there(images), plain(images))
+
+
+@pytest.mark.parametrize("isa", ["SSE41", "AVX2", "DEFAULT"])
+def test_it_answers_as_the_module_does_with_the_kernels_of_other_processors(isa):
+    """oneDNN takes kernels by instruction set once, when it is first used: hence a process of its own."""
+    told = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_arena as t; t.same_answers()"
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": isa}
+    ran = subprocess.run([sys.executable, "-c", told], env=environment, capture_output=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr.decode()
+
+
+def same_answers() -> None:
+    torch.set_num_threads(1)
+    test_the_module_itself_runs_on_the_arena()
 
 
 def test_parameters_are_views_of_one_buffer_and_other_state_stays():
