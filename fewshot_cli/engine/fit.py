@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
 from fewshot_cli.engine.descent import Descent, Group, OptimiserName
@@ -28,6 +28,13 @@ class Optim(Settings):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Of sgd only; adam and adamw use 0.9 and 0.999."""
     schedule: Literal["constant", "cosine"] = "constant"
+
+    @field_validator("momentum")
+    @classmethod
+    def _of_sgd(cls, momentum: float, given: ValidationInfo) -> float:
+        if given.data.get("name") in ("adam", "adamw"):
+            cls.idle(momentum, given, f"momentum is of sgd; {given.data['name']} has its own, 0.9 and 0.999")
+        return momentum
 
 
 def fit(

@@ -62,9 +62,16 @@ def typical_norm(features: Tensor) -> Tensor:
     """The power of two `(...)`, float64, nearest to the root mean square norm of features `(..., n, dim)`.
 
     Dividing by it makes one regularisation strength serve every backbone, and unlike a norm of its own for each image
-    it leaves a linear head linear. A power of two, since it is then the same whether or not any one image is left out.
+    it leaves a linear head linear. A power of two, since it is then nearly always the same when an image is left out.
     """
     return power_of_two_near(features.double().square().sum(-1).mean(-1).sqrt())
+
+
+def typical_norms_without_each(features: Tensor) -> Tensor:
+    """The typical norm `(n,)`, float64, of the features `(n, dim)` without each of them."""
+    squares = features.double().square().sum(-1)
+    others = (squares.sum() - squares).clamp(min=0) / max(1, len(squares) - 1)
+    return power_of_two_near(others.sqrt())
 
 
 def power_of_two_near(values: Tensor) -> Tensor:

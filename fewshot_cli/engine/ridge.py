@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_cli.engine.heads import Head, typical_norm
+from fewshot_cli.engine.heads import Head, typical_norm, typical_norms_without_each
 from fewshot_cli.engine.moments import Moments
 
 STRENGTH = 0.3
@@ -36,17 +36,27 @@ def grown_ridge_head(moments: Moments, strength: float = STRENGTH, scale: float 
 def ridge_leave_one_out(features: Tensor, labels: Tensor, way: int, strength: float, scale: float) -> Tensor:
     """Logits `(support, way)`: row i is what `ridge_head` fitted without image i says of image i, exactly.
 
-    The residual without an image is its residual with it over 1 - leverage (Allen, 1974: the PRESS statistic). A class
-    whose only image is left out gets -inf.
+    A class whose only image is left out gets -inf.
     """
-    x, y = features.double() / typical_norm(features), F.one_hot(labels, way).double()
+    y = F.one_hot(labels, way)
+    norms = typical_norms_without_each(features)
+    scores = features.new_empty(len(features), way, dtype=torch.float64)
+    for norm in torch.unique(norms):  # one, but where leaving an image out moves it beyond the next power of two
+        rows = norms == norm
+        scores[rows] = _held_out_scores(features.double() / norm, y.double(), strength)[rows]
+    alone = torch.bincount(labels, minlength=way) == 1
+    return (scale * scores).masked_fill(y.bool() & alone, -torch.inf).to(features)
+
+
+def _held_out_scores(x: Tensor, y: Tensor, strength: float) -> Tensor:
+    """Scores `(n, way)` of each row of x by the regression without it.
+
+    The residual without an image is its residual with it over 1 - leverage (Allen, 1974: the PRESS statistic).
+    """
     centred = x - x.mean(0)
     hat = centred @ regression(centred, torch.eye(len(x)).to(x), strength).T + 1 / len(x)  # scores = hat @ y
     leverage = hat.diagonal().unsqueeze(1)
-    scores = y - (y - hat @ y) / (1 - leverage)
-    alone = torch.bincount(labels, minlength=way) == 1
-    scores = scores.masked_fill(F.one_hot(labels, way).bool() & alone, -torch.inf)
-    return (scale * scores).to(features)
+    return y - (y - hat @ y) / (1 - leverage)
 
 
 def regression(x: Tensor, y: Tensor, strength: float | Tensor) -> Tensor:

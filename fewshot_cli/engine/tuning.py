@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
 from fewshot_cli.engine.augment import diff_augment, draw
@@ -35,6 +35,22 @@ class Tuning(Settings):
     augment: float = Field(default=0.9, ge=0, le=1)
     """The probability of DiffAugment in a step; 0 trains on the plain images."""
     optim: Optim = Optim()
+
+    @field_validator("head_lr")
+    @classmethod
+    def _of_class_vectors(cls, head_lr: float, given: ValidationInfo) -> float:
+        if given.data.get("head") == "prototypes":
+            cls.idle(head_lr, given, "`head: prototypes` has no class vectors of its own to train")
+        return head_lr
+
+    @field_validator("optim")
+    @classmethod
+    def _in_batches(cls, optim: Optim, given: ValidationInfo) -> Optim:
+        if given.data.get("head") == "prototypes" and optim.batch not in (None, Optim.default_of("batch")):
+            raise ValueError(
+                f"batch = {optim.batch} would do nothing: `head: prototypes` takes the whole support set in every step"
+            )
+        return optim
 
 
 def tune(
@@ -102,7 +118,7 @@ def tune(
 
 
 class _Batches:
-    """Indices of the support set, each image once before any comes twice."""
+    """Indices of the support set: each image once before any comes twice, and none twice in a batch."""
 
     def __init__(self, size: int, batch: int | None, rng: torch.Generator) -> None:
         self.size, self.batch, self.rng = size, min(batch or size, size), rng
@@ -112,6 +128,13 @@ class _Batches:
         if self.batch == self.size:
             return torch.arange(self.size)
         if len(self.left) < self.batch:
-            self.left = torch.cat([self.left, torch.randperm(self.size, generator=self.rng)])
+            self.left = torch.cat([self.left, self._another_pass(self.batch - len(self.left))])
         indices, self.left = self.left[: self.batch], self.left[self.batch :]
         return indices
+
+    def _another_pass(self, first: int) -> Tensor:
+        """All images in random order; the `first` of them are none of those left, with which they share a batch."""
+        order = torch.randperm(self.size, generator=self.rng)
+        chosen = (~torch.isin(order, self.left)).nonzero().squeeze(1)[:first]
+        later = torch.ones(self.size, dtype=torch.bool).index_fill(0, chosen, False)
+        return torch.cat([order[chosen], order[later]])

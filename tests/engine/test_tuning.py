@@ -181,6 +181,18 @@ def test_every_image_is_seen_once_before_any_is_seen_twice(backbone, support, ba
         assert sorted(asked[first : first + len(support)]) == list(range(len(support)))
 
 
+@pytest.mark.parametrize(("size", "batch"), [(25, 16), (25, 24), (7, 3), (2, 1)])
+def test_no_image_is_twice_in_a_batch(size, batch):
+    """Where a batch reaches into the next pass, too; and every pass still has every image once."""
+    batches = tuning_module._Batches(size, batch, torch.Generator().manual_seed(0))
+    drawn = [batches.next().tolist() for _ in range(200)]
+    assert all(len(set(indices)) == batch for indices in drawn)
+    asked = [index for indices in drawn for index in indices]
+    for first in range(0, len(asked) - size + 1, size):
+        assert sorted(asked[first : first + size]) == list(range(size))
+    assert len({tuple(asked[first : first + size]) for first in range(0, len(asked) - size + 1, size)}) > 1
+
+
 @pytest.mark.parametrize(
     ("steps", "epochs", "batch", "taken"),
     [

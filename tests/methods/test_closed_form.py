@@ -135,6 +135,20 @@ def test_leave_one_out_is_refitting_without_each_image(name, shots, dim):
         torch.testing.assert_close(logits[i], refitted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_leave_one_out_of_ridge_leaves_the_typical_norm_out_too(seed):
+    """Features whose norm lies where it is rounded to one power of two or the next, as one image decides."""
+    features, labels, _ = task((3, 3, 3), seed=seed)
+    features *= 2**0.5 / features.square().sum(1).mean().sqrt()
+    norms = {float(typical_norm(features[torch.arange(9) != i])) for i in range(9)}
+    assert norms == {1.0, 2.0}
+    logits = Ridge().leave_one_out(features, labels, 3)
+    for i in range(9):
+        others = torch.arange(9) != i
+        refitted = Ridge().head(features[others], labels[others], 3).logits(features[i])
+        torch.testing.assert_close(logits[i], refitted, rtol=1e-4, atol=1e-4)
+
+
 def stacked_tasks(tasks, dim, shots=(3, 2, 4), seed=0):
     """Features `(tasks, support, dim)`, labels in another order in each task, and queries `(tasks, 11, dim)`."""
     each = [task(shots, dim, seed + i) for i in range(tasks)]
