@@ -70,6 +70,7 @@ def meta_tune(
     from fewshot_cli.engine.devices import choose_device
     from fewshot_cli.engine.processes import joined
     from fewshot_cli.errors import FewshotError
+    from fewshot_cli.jobs.claim import claimed
     from fewshot_cli.jobs.compare import Means
     from fewshot_cli.jobs.meta_tune import Material, Output
     from fewshot_cli.jobs.meta_tune import meta_tune as job
@@ -87,7 +88,7 @@ def meta_tune(
         tuple(str(path) for path in validate or []),
         validation_split,
     )
-    with joined() as processes:
+    with joined() as processes, claimed(output, processes):
         means = Means(where, choose_device(device), options.feature_cache(no_cache), progress, processes)
         report = job(what, material, Output(output, values, tensorboard, resume), seed, means)  # type: ignore[arg-type]
     if processes.is_first:

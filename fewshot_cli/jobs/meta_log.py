@@ -1,7 +1,8 @@
 """The scalars of a run of meta-tuning: a line of JSON for each task and each validation, and TensorBoard when asked."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -51,14 +52,30 @@ def _scalars(line: Mapping[str, Any]) -> Iterable[tuple[str, float]]:
             yield from ((f"{name}/{key}", float(each)) for key, each in value.items())
 
 
-def _lines(path: Path) -> Iterable[dict[str, Any]]:
-    """The lines that are there; the last may have been cut short by a crash."""
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:
-                return
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines that are there; the last may have been cut short by a crash. Raises FewshotError for a damaged one."""
+    if not path.is_file():
+        return
+    try:
+        *lines, rest = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _damaged(path, f"can't be read: {error}") from None
+    for number, text in enumerate(lines, 1):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            line = None
+        if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+            raise _damaged(path, f"is damaged in line {number}")
+        yield line
+    with suppress(ValueError):
+        line = json.loads(rest)
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            yield line
+
+
+def _damaged(path: Path, how: str) -> FewshotError:
+    return FewshotError(f"{path} {how}.", "Mend it, or move it away: then the log begins anew where the run goes on.")
 
 
 def check_tensorboard() -> None:

@@ -1,9 +1,11 @@
 """What a run leaves behind: the facts that every command reports, and run.json beside an output."""
 
+import ast
 import hashlib
 import json
 import platform
 from collections.abc import Iterable
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from fewshot_cli.jobs.embedding import Embedded
 Report = dict[str, Any]
 """What a command found, under the keys that `--json` prints."""
 
+PACKAGE = Path(__file__).parent.parent
+
 SHORT_HASH = 12
 """Hexadecimal digits of an image's hash that a delta file keeps of each image it was learned from."""
 
@@ -26,6 +30,30 @@ def versions() -> dict[str, str]:
     return {"fewshot-cli": __version__, "python": platform.python_version()} | {
         name: version(name) for name in packages
     }
+
+
+@cache
+def code_digest(package: Path = PACKAGE) -> str:
+    """A digest of our own code that results depend on, without its comments and docstrings, which change none."""
+    digest = hashlib.sha256()
+    for room in ("engine", "methods", "images", "files", "jobs"):
+        for path in sorted((package / room).rglob("*.py")):
+            tree = ast.parse(path.read_bytes())
+            for node in ast.walk(tree):
+                _without_docstring(node)
+            digest.update(f"{path.relative_to(package).as_posix()} {ast.dump(tree)}\n".encode())
+    return digest.hexdigest()
+
+
+def _without_docstring(node: ast.AST) -> None:
+    """Takes out the texts that stand alone: of a module, class or function, or below an attribute."""
+    body = getattr(node, "body", None)
+    if isinstance(body, list):
+        node.body = [part for part in body if not _is_text(part)]  # type: ignore[attr-defined]
+
+
+def _is_text(part: ast.stmt) -> bool:
+    return isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant) and isinstance(part.value.value, str)
 
 
 def data_hash(labelled: Iterable[tuple[str, str]]) -> str:

@@ -74,10 +74,24 @@ def said(value: Any) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
-def resolution(report: Report) -> str:
-    """The size of pictures as the backbone sees them."""
-    pixels = report["image_size"]
-    return f"{' x '.join(map(str, pixels))} px" if isinstance(pixels, list | tuple) else f"{said(pixels)} px"
+def backbones(report: Report) -> str:
+    """The backbone, and the size of pictures as it sees them; whose they are, where recipes differ in them."""
+    seen: dict[str, list[str]] = {}
+    for recipe in report["methods"]:
+        what = f"{_of(report['backbone'], recipe)} at {_pixels(_of(report['image_size'], recipe))}"
+        seen.setdefault(what, []).append(recipe)
+    if len(seen) == 1:
+        return next(iter(seen))
+    return "; ".join(f"{what} ({said(recipes)})" for what, recipes in seen.items())
+
+
+def _of(facts: Any, recipe: str) -> Any:
+    """What is the recipe's, of a fact that is one for all recipes or one for each."""
+    return facts[recipe] if isinstance(facts, dict) else facts
+
+
+def _pixels(size: int | Sequence[int]) -> str:
+    return f"{size} px" if isinstance(size, int) else f"{' x '.join(map(str, size))} px"
 
 
 def counted(count: int, what: str) -> str:
@@ -212,7 +226,7 @@ def sessions(report: Report) -> list[Course]:
 def _circumstances(report: Report) -> Iterator[tuple[str, str | Text]]:
     yield "protocol", protocol(report)
     yield "episodes", f"{report['episodes']} per data set, the same for every recipe, seed {report['seed']}"
-    yield "backbone", f"{said(report['backbone'])} at {resolution(report)}, on {report['device']}"
+    yield "backbone", f"{backbones(report)}, on {report['device']}"
     for name, data in report["data"].items():
         if data["skipped"]:
             yield "skipped", Text(f"{counted(len(data['skipped']), 'file')} of {name}", style="yellow")

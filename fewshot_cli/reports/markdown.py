@@ -6,14 +6,13 @@ from typing import Any
 
 from fewshot_cli.reports.comparison import (
     OVER_ALL,
+    backbones,
     columns,
     found,
     leaders,
     meaning,
     protocol,
     ranked,
-    resolution,
-    said,
     score,
 )
 
@@ -42,7 +41,7 @@ def caption(report: dict[str, Any]) -> str:
     together = f"; {OVER_ALL}: the mean of the columns" if len(report["rows"]) > 1 else ""
     what = meaning(report)
     circumstances = (
-        f"{protocol(report)}; seed {report['seed']}; {said(report['backbone'])} at {resolution(report)}, "
+        f"{protocol(report)}; seed {report['seed']}; {backbones(report)}, "
         f"on {report['device']}; fewshot {report['version']}"
     )
     return f"{what[0].upper()}{what[1:]}{together}.{bold} {escaped(circumstances)}."

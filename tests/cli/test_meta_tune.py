@@ -8,6 +8,7 @@ import torch
 
 from fewshot_cli.files.bank_file import read_bank
 from fewshot_cli.files.checkpoint import checkpoint_path
+from fewshot_cli.files.one_writer import one_writer
 from fewshot_cli.images.drawing import write_folder
 
 SMALL = [
@@ -78,6 +79,15 @@ def test_bad_input_is_a_sentence_and_exit_2(words, says, fewshot, tiny, tmp_path
     result = fewshot("meta-tune", *words, "-o", tmp_path / "x.bank", *tiny)
     assert result.exit_code == 2, result.output
     assert says in result.stderr and "Traceback" not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_of_two_that_write_one_bank_the_second_is_refused(fewshot, sets, tiny, tmp_path):
+    """Or else the first to finish would delete the other's checkpoint."""
+    words = ["meta-tune", "smat", "--data", sets, "-o", tmp_path / "x.bank", *tiny, *SMALL]
+    with one_writer(tmp_path / "x.bank"):
+        result = fewshot(*words)
+    assert result.exit_code == 2 and "Another command is writing x.bank" in result.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -1,5 +1,8 @@
 """Results of episodes, as they come in."""
 
+import pytest
+
+from fewshot_cli.errors import FewshotError
 from fewshot_cli.files.journal import Journal
 
 RESULTS = [{"accuracy": [0.5, 1.0]}]
@@ -30,3 +33,21 @@ def test_a_line_cut_short_by_a_crash_is_passed_over(tmp_path):
     for strange in ('"text"', "[]", "{}", "\x00"):
         journal.path.write_text(whole + strange + "\n")
         assert journal.read() == {"a": {0: RESULTS}}
+
+
+def test_only_its_own_files_are_removed(tmp_path):
+    journal = Journal(tmp_path / "run.json")
+    journal.write("a", 0, RESULTS)
+    Journal(tmp_path / "run.json", rank=12).write("a", 1, RESULTS)
+    others = ["run.json.partial.txt", "run.json.partial-notes", "run.json.partials", "run.json.partial-1.json"]
+    for name in others:
+        (tmp_path / name).write_text('{"key": "theirs", "start": 0, "results": [{"accuracy": [1.0]}]}\n')
+    assert set(journal.read()) == {"a"}
+    journal.remove()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
+
+
+def test_a_journal_that_cannot_be_read_is_a_sentence(tmp_path):
+    (tmp_path / "run.json.partial").mkdir()
+    with pytest.raises(FewshotError, match=r"run\.json\.partial can't be read"):
+        Journal(tmp_path / "run.json").read()

@@ -16,7 +16,7 @@ from fewshot_cli.files.cache import FeatureCache, NoCache
 from fewshot_cli.files.delta_file import read_delta_file
 from fewshot_cli.images.datasets import read_datasets
 from fewshot_cli.images.drawing import write_folder
-from fewshot_cli.jobs import compare as comparing
+from fewshot_cli.jobs import blocks
 from fewshot_cli.jobs.answering import answer_block
 from fewshot_cli.jobs.banks import Starts, agreeing, common_base
 from fewshot_cli.jobs.compare import Means, Question, compare
@@ -344,11 +344,11 @@ def test_images_go_through_the_weights_that_experts_merge_once_each(run, asked, 
 
 def test_a_run_with_banks_goes_on_where_it_stopped(run, asked, monkeypatch):
     done: list[int] = []
-    monkeypatch.setattr(comparing, "answer_block", lambda *given: done.append(given[3]) or answer_block(*given))
+    monkeypatch.setattr(blocks, "answer_block", lambda *given: done.append(given[3]) or answer_block(*given))
     few = figures(run(asked, episodes=1))
     assert sorted(done) == [0, 0, 0]
     more = figures(run(asked, episodes=3))
-    assert sorted(done) == [0, 0, 0, 0, 0, 1, 2]  # a head's 50 episodes are one block, experts' are one each
+    assert sorted(done) == [0, 0, 0, 1, 2]  # a head's 50 episodes are one block, kept whole; experts' are one each
     name = "protonet from experts"
     assert more[name]["nll"][:1] == few[name]["nll"]
 

@@ -17,8 +17,7 @@ from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.files.cache import FeatureCache, NoCache
 from fewshot_cli.images.datasets import read_datasets
 from fewshot_cli.images.drawing import write_folder
-from fewshot_cli.jobs import answering
-from fewshot_cli.jobs import compare as comparing
+from fewshot_cli.jobs import answering, blocks
 from fewshot_cli.jobs.answering import Ground, answer_block
 from fewshot_cli.jobs.compare import Means, Question, compare
 from fewshot_cli.jobs.loading import Source
@@ -153,7 +152,7 @@ def test_every_recipe_sees_the_same_episodes_whatever_else_runs(run, sets, tmp_p
 def test_more_episodes_go_on_from_fewer(run, sets, monkeypatch, tmp_path):
     done: list[int] = []
     original = answer_block
-    monkeypatch.setattr(comparing, "answer_block", lambda *given: done.append(given[3]) or original(*given))
+    monkeypatch.setattr(blocks, "answer_block", lambda *given: done.append(given[3]) or original(*given))
     few = run(sets / "day", "norms", episodes=2, changes=QUICK)
     more = run(sets / "day", "norms", episodes=5, changes=QUICK)
     assert done == [0, 1, 2, 3, 4]
@@ -165,7 +164,7 @@ def test_more_episodes_go_on_from_fewer(run, sets, monkeypatch, tmp_path):
 
 def test_a_finished_run_is_not_done_again(run, sets, monkeypatch):
     first = run(sets, "protonet", episodes=60)
-    monkeypatch.setattr(comparing, "answer_block", None)
+    monkeypatch.setattr(blocks, "answer_block", None)
     assert run(sets, "protonet", episodes=60)["results"] == first["results"]
     fewer = run(sets, "protonet", episodes=7)["results"]["protonet"]["day"]["accuracy"]
     assert fewer == first["results"]["protonet"]["day"]["accuracy"][:7]
@@ -182,14 +181,14 @@ def test_an_interrupted_run_goes_on_where_it_stopped(run, sets, monkeypatch, tmp
         return original(method, ground, seed, start)
 
     with monkeypatch.context() as patch:
-        patch.setattr(comparing, "answer_block", interrupted)
+        patch.setattr(blocks, "answer_block", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(sets, "norms", episodes=2, changes=QUICK)
     assert (tmp_path / "run.json.partial").is_file() and not (tmp_path / "run.json").exists()
     with (tmp_path / "run.json.partial").open("a") as file:
         file.write('{"key": "cut sho')  # as a crash would leave it
     monkeypatch.setattr(
-        comparing, "answer_block", lambda *given: done.append((given[1].pool.name, given[3])) or original(*given)
+        blocks, "answer_block", lambda *given: done.append((given[1].pool.name, given[3])) or original(*given)
     )
     report = run(sets, "norms", episodes=2, changes=QUICK)
     assert sorted(done) == [("day", 0), ("day", 1), ("night", 0), ("night", 1)]

@@ -245,6 +245,19 @@ def test_a_run_that_crashed_goes_on_from_its_last_epoch(tune, tmp_path, monkeypa
     assert lines(crashed) == lines(straight)
 
 
+@pytest.mark.parametrize("damage", [b"[1]\n", b"{}\n", b'{"step": "x"}\n', b"{\n", b"\xff\n"])
+def test_a_damaged_log_is_a_sentence(damage, tune, stop, tmp_path):
+    stop(2)
+    with pytest.raises(KeyboardInterrupt):
+        tune()
+    log = log_path(tmp_path / "x.bank")
+    whole = log.read_bytes()
+    log.write_bytes(damage + whole)
+    with pytest.raises(FewshotError, match=r"x\.bank\.log\.jsonl (is damaged in line 1|can't be read)"):
+        tune(resume=True)
+    assert log.read_bytes() == damage + whole
+
+
 def test_an_unfinished_run_is_neither_overwritten_nor_mixed_up(tune, stop, tmp_path):
     output = tmp_path / "x.bank"
     stop(2)

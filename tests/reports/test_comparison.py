@@ -5,7 +5,9 @@ import io
 import pytest
 from rich.console import Console
 
-from fewshot_cli.reports.comparison import compared, leaders, points, protocol, score, shown_pairs, verdict
+from fewshot_cli.reports.comparison import backbones, compared, leaders, points, protocol, score, shown_pairs, verdict
+from fewshot_cli.reports.html import html
+from fewshot_cli.reports.markdown import escaped, markdown
 
 
 def printed(report, width: int = 80) -> str:
@@ -110,3 +112,16 @@ def test_skipped_files_are_mentioned(case):
 )
 def test_the_protocol_is_said_in_words(settings, words):
     assert protocol({"protocol": settings}) == words
+
+
+def test_each_recipe_is_said_with_its_own_backbone_and_size(case):
+    report = case["three"] | {
+        "backbone": {"ridge": "test_vit", "protonet": "test_vit", "lda": "test_resnet"},
+        "image_size": {"ridge": 64, "protonet": 96, "lda": [64, 48]},
+    }
+    line = "test_vit at 64 px (ridge); test_vit at 96 px (protonet); test_resnet at 64 x 48 px (lda)"
+    assert backbones(report) == line
+    assert line in printed(report, width=200)
+    assert line in html(report)
+    assert escaped(line) in markdown(report)
+    assert backbones(case["three"]) == "test_vit at 64 x 64 px"
