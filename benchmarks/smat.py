@@ -26,6 +26,7 @@ import torch
 from fewshot_cli.engine.backbones import build_backbone
 from fewshot_cli.engine.experts import LOWEST_LOGIT, density_penalty, interpolate
 from fewshot_cli.engine.flat import FlatBackbone
+from fewshot_cli.engine.meta_settings import SMATSettings
 from fewshot_cli.engine.router import Routing, is_state, power_iterated, route
 from fewshot_cli.engine.smat import (
     DELTA,
@@ -33,7 +34,6 @@ from fewshot_cli.engine.smat import (
     MULTIPLIERS,
     FeaturedTask,
     Library,
-    SMATSettings,
     router_of,
     smat_loss,
     start_bank,

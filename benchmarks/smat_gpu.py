@@ -30,8 +30,9 @@ from fewshot_cli.engine.backbones import build_backbone
 from fewshot_cli.engine.buckets import bucket_of
 from fewshot_cli.engine.flat import FlatBackbone
 from fewshot_cli.engine.graphs import WARM_UPS
+from fewshot_cli.engine.meta_settings import SMATSettings
 from fewshot_cli.engine.router import power_iterated
-from fewshot_cli.engine.smat import DELTA, LOGITS, MULTIPLIERS, FeaturedTask, SMATSettings, start_bank, trained
+from fewshot_cli.engine.smat import DELTA, LOGITS, MULTIPLIERS, FeaturedTask, start_bank, trained
 from fewshot_cli.engine.smat_step import SMATStep
 from fewshot_cli.engine.types import Params
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
-from fewshot_cli.engine.practice import Training
+from fewshot_cli.engine.meta_settings import Training
 from fewshot_cli.engine.settings import Settings
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.methods import AnyMetaMethod, AnyMethod

@@ -13,9 +13,11 @@ from safetensors import safe_open
 from torch import Tensor
 
 from fewshot_cli.engine.backbones import Backbone, build_backbone
-from fewshot_cli.engine.experts import TRAINING_BETA, gates
+from fewshot_cli.engine.defaults import TRAINING_BETA
+from fewshot_cli.engine.experts import gates
 from fewshot_cli.engine.flat import FlatBackbone
-from fewshot_cli.engine.smat import DELTA, LOGITS, SMATSettings, start_bank
+from fewshot_cli.engine.meta_settings import SMATSettings
+from fewshot_cli.engine.smat import DELTA, LOGITS, start_bank
 from fewshot_cli.engine.types import Support
 from fewshot_cli.files.bank_file import BankHeader, BankProvenance, write_bank
 from fewshot_cli.files.delta_file import BaseFacts

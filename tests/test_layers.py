@@ -1,6 +1,8 @@
 """A file imports only from the rooms below its own, and each outside thing has one door."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -17,7 +19,7 @@ MAY_IMPORT = {
     "errors": (),
     "engine": ("engine", "errors"),
     "methods": ("methods", "engine", "errors"),
-    "recipes": ("methods", "engine.settings", "engine.practice", "errors"),
+    "recipes": ("methods", "engine.settings", "engine.meta_settings", "errors"),
     "images": ("images", *VALUES, "errors"),
     "files": ("files", *VALUES, "errors"),
     "reports": ("reports", "engine.statistics", "errors"),
@@ -121,3 +123,10 @@ def test_no_file_can_run_code_from_a_file_it_reads():
     assert {where for where, _ in calls} <= {"files/weights.py"}
     for _, call in calls:
         assert {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}.get("weights_only") == "True"
+
+
+def test_recipes_are_checked_without_torch():
+    """Settings are words; a mistake in them is told before anything heavy is imported."""
+    code = "import sys, fewshot_cli.recipes; print(sorted({'torch', 'timm', 'scipy'} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert found.stdout == "[]\n"

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fewshot_cli.engine.tuning_settings import OptimiserName
 from fewshot_cli.engine.types import Params
-
-OptimiserName: TypeAlias = Literal["adam", "adamw", "sgd"]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """From which domain the next episode comes: uniformly, or by what the domains' gradients have done for the target.
 
 FLAD (Albalak, Raffel and Wang, 2023, arXiv:2302.00674) treats the domains as the arms of a bandit. After each step of
-the optimiser, a domain that was drawn is rewarded with the `alignment` of its gradient and the target's.
+the optimiser, a domain that was drawn is rewarded with the alignment of its gradient and the target's.
 
 A sampler is settings and starts a state; a state is what has been seen, never changes, and is JSON, so that a run that
 takes it up again goes on as if it had never stopped:
@@ -18,17 +18,14 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F
 from pydantic import Field, TypeAdapter
-from torch import Tensor
 
 from fewshot_cli.engine.draws import Draws
 from fewshot_cli.engine.settings import Settings
-from fewshot_cli.engine.types import Params
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Reward: TypeAlias = Literal["cosine", "magnitude", "cosine and magnitude"]
+"""How a domain's gradient is compared with the target's: see `rewards.alignment`."""
 
 
 class Uniform(Settings):
@@ -219,33 +216,3 @@ def drawn(probabilities: Floats, draws: Draws) -> int:
     (share,) = draws.uniform(1)
     number = int(np.searchsorted(np.cumsum(probabilities), share, side="right"))
     return min(number, len(probabilities) - 1)  # they may sum to a little less than 1
-
-
-# --- rewards -------------------------------------------------------------------------------------------------------
-
-
-def alignment(target: Params, gradient: Params, reward: Reward = "cosine") -> float:
-    """How much a step along `gradient` does for the target, whose gradient is of the same names.
-
-    `cosine` is in [-1, 1]. `magnitude`, in [0, 1], is 1 where both are of one length, whatever their directions; the
-    two together are (cosine + 1) / 2 + magnitude.
-    """
-    t, g = (torch.cat([values[name].flatten() for name in target]).double() for values in (target, gradient))
-    cosine = F.cosine_similarity(t, g, dim=0, eps=1e-12).item()
-    squares = (t.square().sum() + g.square().sum()).item()
-    magnitude = 2 * (t.norm() * g.norm()).item() / squares if squares else 0.0
-    return {"cosine": cosine, "magnitude": magnitude, "cosine and magnitude": (cosine + 1) / 2 + magnitude}[reward]
-
-
-def average(gradients: Sequence[Params]) -> Params:
-    """The mean of one domain's gradients in several episodes: what it is rewarded for."""
-    return {name: torch.stack([gradient[name] for gradient in gradients]).mean(0) for name in gradients[0]}
-
-
-def last_matrix(params: Mapping[str, Tensor]) -> str:
-    """The name of the last parameter with two axes or more, such as blocks.11.mlp.fc2.weight.
-
-    FLAD compares gradients of the last layer alone, which costs no memory to keep for every domain. A head of
-    prototypes has no weights, so here the last matrix of the backbone takes its place.
-    """
-    return [name for name, values in params.items() if values.ndim > 1][-1]

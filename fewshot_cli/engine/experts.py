@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fewshot_cli.engine.defaults import TRAINING_BETA
 from fewshot_cli.engine.devices import runs_triton
 from fewshot_cli.engine.flat import Layout
 from fewshot_cli.engine.masks import largest
 
 GAMMA, ZETA = -0.1, 1.1  # the sigmoid is stretched to this interval before it is cut to [0, 1]
-TRAINING_BETA = 2 / 3
 EVALUATION_BETA = 1.0  # of the published code; a gate that training closed opens a little
 SHIFT = TRAINING_BETA * math.log(-GAMMA / ZETA)
 LOWEST_LOGIT, HIGHEST_LOGIT = math.log(0.01), math.log(100)

@@ -3,38 +3,13 @@
 import math
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Literal
 
-from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
-from fewshot_cli.engine.descent import Descent, Group, OptimiserName
-from fewshot_cli.engine.settings import Settings
+from fewshot_cli.engine.descent import Descent, Group
+from fewshot_cli.engine.tuning_settings import Optim
 from fewshot_cli.engine.types import Params, unwatched
 from fewshot_cli.errors import FewshotError
-
-
-class Optim(Settings):
-    """How to train: the optimiser, its learning rate, how many steps, how many images in each."""
-
-    name: OptimiserName = "adam"
-    lr: float = Field(default=1e-3, ge=0)
-    steps: int = Field(default=50, ge=0)
-    epochs: float = Field(default=0.0, ge=0)
-    """At least as many passes over the support set are made, even where that takes more than `steps`."""
-    batch: int | None = Field(default=32, ge=1)
-    """Images in a step, drawn without putting back; None takes the whole support set in every step."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Of sgd only; adam and adamw use 0.9 and 0.999."""
-    schedule: Literal["constant", "cosine"] = "constant"
-
-    @field_validator("momentum")
-    @classmethod
-    def _of_sgd(cls, momentum: float, given: ValidationInfo) -> float:
-        if given.data.get("name") in ("adam", "adamw"):
-            cls.idle(momentum, given, f"momentum is of sgd; {given.data['name']} has its own, 0.9 and 0.999")
-        return momentum
 
 
 def fit(

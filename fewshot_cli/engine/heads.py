@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-COSINE_SCALE = 10.0  # P>M>F, SMAT and TSA all use 10 x cosine
+from fewshot_cli.engine.defaults import COSINE_SCALE
 
 
 @dataclass(frozen=True)

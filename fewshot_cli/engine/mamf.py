@@ -16,13 +16,11 @@ from torch import Tensor
 
 from fewshot_cli.engine.backbones import Backbone
 from fewshot_cli.engine.draws import Draws, Numbers
-from fewshot_cli.engine.fit import Optim
-from fewshot_cli.engine.tuning import Tuning, tune
+from fewshot_cli.engine.tuning import tune
+from fewshot_cli.engine.tuning_settings import TASK_TUNING, Tuning
 from fewshot_cli.engine.types import Images, Params, Run, Support
 
 MISSED = 0.001
-TASK_TUNING = Tuning(head="cosine", augment=0.0, optim=Optim(name="adam", lr=1e-6, steps=0, epochs=8.0, batch=32))
-"""What the authors train a task with: Adam at 1e-6, eight passes, 32 images in a step."""
 
 
 def task_count(classes: int, way: int, missed: float = MISSED) -> int:

@@ -11,13 +11,13 @@ from typing import NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from fewshot_cli.engine.backbones import Backbone
-from fewshot_cli.engine.heads import COSINE_SCALE, class_means
-from fewshot_cli.engine.settings import Settings
+from fewshot_cli.engine.defaults import COSINE_SCALE
+from fewshot_cli.engine.heads import class_means
+from fewshot_cli.engine.meta_settings import InnerLoop
 from fewshot_cli.engine.types import Params, Task
 
 SCALE, BIAS = "cosine scale", "cosine bias"  # names that no parameter of a backbone has
@@ -28,15 +28,6 @@ class Outcome(NamedTuple):
 
     loss: Tensor
     accuracy: Tensor
-
-
-class InnerLoop(Settings):
-    """How FOMAML adapts to a task: plain gradient descent on the cross-entropy of its whole support set."""
-
-    steps: int = Field(default=1, ge=0)
-    lr: float = Field(default=1e-3, ge=0)
-    head_lr: float = Field(default=1.0, ge=0)
-    """Learning rate of the class vectors, which start with length 1, as a multiple of `lr`."""
 
 
 def start(backbone: Backbone) -> Params:

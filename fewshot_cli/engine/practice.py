@@ -1,97 +1,24 @@
 """What meta-tuning practises on: domains, the tasks drawn from them, and the part kept for validation."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field, field_validator
 from torch import Tensor
 
 from fewshot_cli.engine.backbones import Backbone
-from fewshot_cli.engine.domains import AnySampler, Uniform
 from fewshot_cli.engine.draws import Draws
 from fewshot_cli.engine.episodes import Pool
-from fewshot_cli.engine.protocols import AnyProtocol, Fixed, Incremental
-from fewshot_cli.engine.schedules import Schedule
-from fewshot_cli.engine.settings import Settings
+from fewshot_cli.engine.meta_settings import LARGEST_SHARE, Views
+from fewshot_cli.engine.protocols import AnyProtocol
 from fewshot_cli.engine.smat import FeaturedTask
 from fewshot_cli.engine.types import Images
 from fewshot_cli.engine.views import draw_views, viewed
 from fewshot_cli.errors import FewshotError
 
 KEPT = " (validation)"  # what the name of a part that is kept ends in
-LARGEST_SHARE = 0.5  # of a domain's classes or images that may be kept for validation
-
-
-class Views(Settings):
-    """How the pictures of a practice task are varied: RandomResizedCrop, flip, colours, as P>M>F does."""
-
-    scale: tuple[float, float] = (0.08, 1.0)
-    """The share of the area that is shown, from and to."""
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    jitter: float = Field(default=0.4, ge=0, le=1)
-    """How far brightness, contrast and saturation may go from 1."""
-
-    @field_validator("scale", "ratio")
-    @classmethod
-    def _rising(cls, pair: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < pair[0] <= pair[1]:
-            raise ValueError("is given from low to high, above 0")
-        return pair
-
-
-class Validation(Settings):
-    """How meta-tuning finds out how good a bank is: prototypes on tasks of classes, or images, that it never practises.
-
-    No label of a query decides anything else; the tasks are the same after every epoch.
-    """
-
-    episodes: int = Field(default=20, ge=0)
-    """Of each domain, after each epoch; 0 validates nothing, and the last bank is the result."""
-    share: float = Field(default=0.2, gt=0, le=LARGEST_SHARE)
-    """Of each domain's classes, or of its images where it has too few classes, that is kept for this. More where the
-    protocol needs more, up to half."""
-    select: Literal["best", "last"] = "best"
-    """Which epoch's bank is the result."""
-    patience: int | None = Field(default=None, ge=1)
-    """After how many epochs without a better bank to stop."""
-
-
-class Training(Settings):
-    """How meta-tuning goes: on which tasks, in which order, how many."""
-
-    protocol: AnyProtocol = Fixed(way=5, shots=5, queries=10)
-    sampler: AnySampler = Uniform()
-    """From which domain the next task comes."""
-    target: str | None = None
-    """The domain whose gradient rewards the others, for the samplers that learn; None takes all of them in turn."""
-    epochs: int = Field(default=10, ge=1)
-    episodes: int = Field(default=100, ge=1)
-    """Of an epoch."""
-    batch: int = Field(default=1, ge=1)
-    """Episodes in a step of the optimiser."""
-    schedule: Schedule = Schedule()
-    views: Views | None = None
-    """None shows the pictures as they are."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the backbone's passes; `auto` is bfloat16 on a GPU and float32 on a CPU."""
-    validation: Validation = Validation()
-
-    @field_validator("protocol")
-    @classmethod
-    def _one_session(cls, protocol: AnyProtocol) -> AnyProtocol:
-        if isinstance(protocol, Incremental):
-            raise ValueError("classes that come step by step can't be practised; use fixed, meta-dataset or across")
-        return protocol
-
-    @property
-    def steps(self) -> int:
-        """Of an epoch."""
-        return math.ceil(self.episodes / self.batch)
 
 
 @dataclass(frozen=True, eq=False)

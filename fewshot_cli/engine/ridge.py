@@ -4,14 +4,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fewshot_cli.engine.defaults import RIDGE_SCALE, RIDGE_STRENGTH
 from fewshot_cli.engine.heads import Head, typical_norm, typical_norms_without_each
 from fewshot_cli.engine.moments import Moments
 
-STRENGTH = 0.3
-SCALE = 10.0
 
-
-def ridge_head(features: Tensor, labels: Tensor, way: int, strength: float = STRENGTH, scale: float = SCALE) -> Head:
+def ridge_head(
+    features: Tensor, labels: Tensor, way: int, strength: float = RIDGE_STRENGTH, scale: float = RIDGE_SCALE
+) -> Head:
     """The linear head with the least penalised squares; logits are its scores times `scale`.
 
     Features are `(..., support, dim)` and labels `(..., support)`; axes before these are tasks.
@@ -24,7 +24,7 @@ def ridge_head(features: Tensor, labels: Tensor, way: int, strength: float = STR
     return Head((scale / norm * weight).to(features), (scale * bias).to(features), unit_norm=False)
 
 
-def grown_ridge_head(moments: Moments, strength: float = STRENGTH, scale: float = SCALE) -> Head:
+def grown_ridge_head(moments: Moments, strength: float = RIDGE_STRENGTH, scale: float = RIDGE_SCALE) -> Head:
     """The head that `ridge_head` fits to all images of the moments, through the normal equations."""
     norm = moments.typical_norm
     x_mean, y_mean = moments.mean / norm, moments.counts / moments.n

@@ -7,12 +7,13 @@ comes out at the prototypes is pooled into an embedding e of the task, and exper
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fewshot_cli.engine.defaults import RouterPool
 from fewshot_cli.engine.types import Params
 
 HEADS = 4
@@ -20,11 +21,6 @@ MLP_RATIO = 2
 SKILL_TOKENS = 4
 START_TEMPERATURE, LOWEST_TEMPERATURE = 5.0, 0.5
 TASKS_PER_DEGREE = 4000  # seen while the temperature falls by one
-
-Pool: TypeAlias = Literal["mean", "first"]
-"""`mean` of the outputs at all prototypes, so that the order of the classes doesn't matter. The published code takes
-the output at the `first`, so there it does."""
-
 
 Noise: TypeAlias = torch.Generator | Tensor
 """What samples the experts' weights: a generator on the CPU, or what `logistic_noise` drew with it beforehand, which
@@ -109,7 +105,7 @@ def route(
     router: Params,
     prototypes: Tensor,
     temperature: float | Tensor,
-    pool: Pool = "mean",
+    pool: RouterPool = "mean",
     rng: Noise | None = None,
     classes: Tensor | None = None,
 ) -> Routing:

@@ -11,21 +11,21 @@ published code.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 from torch.autograd import grad
 from torch.autograd.function import once_differentiable
 
 from fewshot_cli.engine import experts
-from fewshot_cli.engine.experts import TRAINING_BETA, PackedGates, interpolate, start_logits
+from fewshot_cli.engine.defaults import RouterPool
+from fewshot_cli.engine.experts import PackedGates, interpolate, start_logits
 from fewshot_cli.engine.flat import FlatBackbone
-from fewshot_cli.engine.heads import COSINE_SCALE, class_means, cosine_head
-from fewshot_cli.engine.router import Noise, Pool, Routing, folded, is_state, power_iterated, route, start_router
-from fewshot_cli.engine.settings import Settings
+from fewshot_cli.engine.heads import class_means, cosine_head
+from fewshot_cli.engine.meta_settings import SMATSettings
+from fewshot_cli.engine.router import Noise, Routing, folded, is_state, power_iterated, route, start_router
 from fewshot_cli.engine.types import Params, Task
 
 DELTA, LOGITS, MULTIPLIERS, ROUTER = "delta", "logits", "multipliers", "router."
@@ -34,33 +34,6 @@ DELTA, LOGITS, MULTIPLIERS, ROUTER = "delta", "logits", "multipliers", "router."
 PADDING = -100
 """The label of an image that only fills a task up to a size; torch's cross-entropy leaves it out."""
 _ABSENT = -1e30  # the logit of a class that isn't there: probability 0, and unlike −∞ no 0 · ∞ in a KL divergence
-
-
-class SMATSettings(Settings):
-    """What the loss of a task depends on besides the bank."""
-
-    experts: int = Field(default=8, ge=1)
-    sparsity: float = Field(default=0.9, ge=0, lt=1)
-    """The share of every expert's gates that is to be 0; published: 0.9 for ViT-S, 0.95 for ViT-B."""
-    inner_lr: float = Field(default=1e-3, ge=0)
-    """Of the one step down the loss of the support set."""
-    teacher_lr: float = Field(default=5e-3, ge=0)
-    """Of the step that makes a teacher of the student: down the loss of the queries, whose labels it so knows."""
-    kd: float = Field(default=0.25, ge=0, le=1)
-    """The share of the teachers in the loss of the queries; 0 skips their passes."""
-    kd_temperature: float = Field(default=2.0, gt=0)
-    kd_direction: Literal["student_teacher", "teacher_student"] = "student_teacher"
-    """KL(student ‖ teacher), as in the published code, or KL(teacher ‖ student), as distillation usually has it."""
-    l2: float = Field(default=1e-4, ge=0)
-    """Of the router's logits."""
-    scale: float = Field(default=COSINE_SCALE, gt=0)
-    pool: Pool = "mean"
-    """What the router makes the task's embedding of; `first`, as published, depends on the order of the classes."""
-    evaluation_beta: float = Field(default=TRAINING_BETA, gt=0)
-    """β of the gates in use. Published: 1, with which gates that training closed open a little."""
-    binary: bool = True
-    """Whether gates in use are 0 or 1, whichever is nearer, so that an expert is one bit a weight. Training leaves most
-    of them there; the rest are fractions, which the published code uses as they are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,7 +237,7 @@ class Library:
     delta: Tensor
     gates: PackedGates
     router: Params
-    pool: Pool
+    pool: RouterPool
 
     @classmethod
     def of(cls, bank: Params, settings: SMATSettings) -> "Library":

@@ -9,8 +9,9 @@ from fewshot_cli.engine.buckets import bucket_of, padded
 from fewshot_cli.engine.devices import Recorder, recorder
 from fewshot_cli.engine.flat import FlatBackbone
 from fewshot_cli.engine.graphs import KEPT, Captured
+from fewshot_cli.engine.meta_settings import SMATSettings
 from fewshot_cli.engine.router import Routing, logistic_noise
-from fewshot_cli.engine.smat import LOGITS, FeaturedTask, SMATLoss, SMATSettings, smat_loss
+from fewshot_cli.engine.smat import LOGITS, FeaturedTask, SMATLoss, smat_loss
 from fewshot_cli.engine.types import Params
 
 TEMPERATURE, SHARE, NOISE = "temperature", "share", "noise"

@@ -2,55 +2,20 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
 from fewshot_cli.engine.augment import diff_augment, draw
 from fewshot_cli.engine.backbones import Backbone
-from fewshot_cli.engine.fit import Optim, fit
-from fewshot_cli.engine.heads import COSINE_SCALE, Head, class_means, cosine_head
+from fewshot_cli.engine.fit import fit
+from fewshot_cli.engine.heads import Head, class_means, cosine_head
 from fewshot_cli.engine.ridge import ridge_head
-from fewshot_cli.engine.settings import Settings
+from fewshot_cli.engine.tuning_settings import Tuning
 from fewshot_cli.engine.types import Params, Run, Support
 
 HEAD = "class vectors"  # a name that no parameter of a backbone has
-
-
-class Tuning(Settings):
-    """How to fine-tune: which head to train against, how strongly to augment, and the optimiser."""
-
-    head: Literal["cosine", "prototypes"] = "cosine"
-    """`cosine` trains the class vectors along, starting at the prototypes; `prototypes` recomputes them in every step
-    from the whole support set, with their gradient, as P>M>F does (arXiv:2204.07305), at more than twice the cost."""
-    head_lr: float = Field(default=1.0, ge=0)
-    """Learning rate of the class vectors as a multiple of `optim.lr`."""
-    refit: bool = False
-    """Whether at the end ridge, fitted to the adapted features, takes the place of the head trained along, as LDA does
-    in FSA (arXiv:2303.13199). Better with many classes; and plainly linear, so that timm's classifier can hold it."""
-    scale: float = Field(default=COSINE_SCALE, gt=0)
-    augment: float = Field(default=0.9, ge=0, le=1)
-    """The probability of DiffAugment in a step; 0 trains on the plain images."""
-    optim: Optim = Optim()
-
-    @field_validator("head_lr")
-    @classmethod
-    def _of_class_vectors(cls, head_lr: float, given: ValidationInfo) -> float:
-        if given.data.get("head") == "prototypes":
-            cls.idle(head_lr, given, "`head: prototypes` has no class vectors of its own to train")
-        return head_lr
-
-    @field_validator("optim")
-    @classmethod
-    def _in_batches(cls, optim: Optim, given: ValidationInfo) -> Optim:
-        if given.data.get("head") == "prototypes" and optim.batch not in (None, Optim.default_of("batch")):
-            raise ValueError(
-                f"batch = {optim.batch} would do nothing: `head: prototypes` takes the whole support set in every step"
-            )
-        return optim
 
 
 def tune(

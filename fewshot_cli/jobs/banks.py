@@ -9,10 +9,11 @@ from pydantic import ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from fewshot_cli.engine.backbones import Backbone
+from fewshot_cli.engine.defaults import RouterPool
 from fewshot_cli.engine.deltas import Delta, delta_of, merge
 from fewshot_cli.engine.experts import PackedGates, pruned
 from fewshot_cli.engine.flat import Layout
-from fewshot_cli.engine.router import Pool, folded, start_router
+from fewshot_cli.engine.router import folded, start_router
 from fewshot_cli.engine.settings import Settings
 from fewshot_cli.engine.smat import Library, router_of
 from fewshot_cli.engine.types import total_size
@@ -163,7 +164,7 @@ class _RouterSettings(Settings):
 
     model_config = ConfigDict(extra="ignore")
 
-    pool: Pool
+    pool: RouterPool
     temperature: float = Field(gt=0)
 
 

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from fewshot_cli.engine.descent import Descent
-from fewshot_cli.engine.domains import AnyState, alignment
+from fewshot_cli.engine.domains import AnyState
 from fewshot_cli.engine.draws import Draws
 from fewshot_cli.engine.heads import class_means, cosine_head
 from fewshot_cli.engine.practice import Domain
 from fewshot_cli.engine.processes import Processes
+from fewshot_cli.engine.rewards import alignment
 from fewshot_cli.engine.types import Params, Run
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.jobs.ground import Ground

@@ -1,16 +1,20 @@
 """The protocol that every method keeps."""
 
+from __future__ import annotations
+
 from abc import abstractmethod
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import torch
-from torch import Tensor
-
-from fewshot_cli.engine.backbones import Backbone
-from fewshot_cli.engine.heads import Head
-from fewshot_cli.engine.moments import Moments
 from fewshot_cli.engine.settings import Settings
-from fewshot_cli.engine.types import Adapted, Run, Support
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fewshot_cli.engine.backbones import Backbone
+    from fewshot_cli.engine.heads import Head
+    from fewshot_cli.engine.moments import Moments
+    from fewshot_cli.engine.types import Adapted, Run, Support
+
 
 TASKS_AT_ONCE = 50  # of 25 images and 75 queries of 384 features: 8 MB
 
@@ -43,6 +47,8 @@ class HeadMethod(Method):
         """The head fitted to features `(support, dim)` and labels `(support,)`."""
 
     def adapt(self, backbone: Backbone, support: Support, run: Run) -> Adapted:
+        from fewshot_cli.engine.types import Adapted
+
         return Adapted(delta={}, head=self.head(support.features, support.labels, support.way))
 
 
@@ -77,6 +83,8 @@ def logits_of_tasks(
     `support` `(tasks, support)` and `queries` `(tasks, queries)` are rows of the features, `labels` `(tasks, support)`
     the classes of the support set. The logits of the task at a place have the same bits whatever the other tasks are.
     """
+    import torch
+
     logits = []
     for start in range(0, len(support), TASKS_AT_ONCE):
         # The last bits may depend on how many tasks are computed at once: the last chunk is filled with its last task.

@@ -1,20 +1,24 @@
 """Dense meta-tuning: every weight of the backbone moves. The M of P>M>F, and FOMAML."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
-from fewshot_cli.engine import meta_losses
-from fewshot_cli.engine.descent import Group
-from fewshot_cli.engine.domains import last_matrix
-from fewshot_cli.engine.flat import FlatBackbone
-from fewshot_cli.engine.meta_losses import BIAS, SCALE, InnerLoop, Outcome
-from fewshot_cli.engine.smat import FeaturedTask
-from fewshot_cli.engine.types import Params
+from fewshot_cli.engine.meta_settings import InnerLoop
 from fewshot_cli.methods.meta import EpisodicMethod, Learned, MetaLoss, TaskStep
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from fewshot_cli.engine.descent import Group
+    from fewshot_cli.engine.flat import FlatBackbone
+    from fewshot_cli.engine.meta_losses import Outcome
+    from fewshot_cli.engine.smat import FeaturedTask
+    from fewshot_cli.engine.types import Params
 
 
 class Dense(EpisodicMethod):
@@ -29,9 +33,13 @@ class Dense(EpisodicMethod):
     clip: float | None = Field(default=None, gt=0)
 
     def start(self, net: FlatBackbone, seed: int) -> Params:
+        from fewshot_cli.engine import meta_losses
+
         return meta_losses.start(net.backbone)
 
     def groups(self, bank: Params) -> tuple[Group, ...]:
+        from fewshot_cli.engine.descent import Group
+
         return (Group(tuple(bank), "sgd", self.lr, self.momentum, self.weight_decay, self.clip),)
 
     def step(self, bank: Params, net: FlatBackbone) -> TaskStep:
@@ -45,9 +53,13 @@ class Dense(EpisodicMethod):
         return step
 
     def outcome(self, bank: Params, net: FlatBackbone, task: FeaturedTask) -> Outcome:
+        from fewshot_cli.engine import meta_losses
+
         return meta_losses.prototype_loss(bank, net.backbone, task)
 
     def compared(self, bank: Params, net: FlatBackbone) -> Tensor:
+        from fewshot_cli.engine.rewards import last_matrix
+
         gradient = bank[last_matrix(net.backbone.params)].grad
         assert gradient is not None
         return gradient.flatten()
@@ -57,6 +69,8 @@ class Dense(EpisodicMethod):
         return lambda prototypes: same
 
     def learned(self, bank: Params, net: FlatBackbone, tasks: int) -> Learned:
+        from fewshot_cli.engine.meta_losses import BIAS, SCALE
+
         cosine = {name: bank[name] for name in (SCALE, BIAS)}
         return Learned(net.layout.flatten(bank).detach() - net.base, tensors=cosine)
 
@@ -69,4 +83,6 @@ class FOMAML(Dense):
     inner: InnerLoop = InnerLoop()
 
     def outcome(self, bank: Params, net: FlatBackbone, task: FeaturedTask) -> Outcome:
+        from fewshot_cli.engine import meta_losses
+
         return meta_losses.fomaml_loss(bank, net.backbone, task, self.inner)

@@ -4,16 +4,19 @@ Full: P>M>F's last stage (Hu et al., CVPR 2022, arXiv:2204.07305).
 Biases: BitFit (Ben Zaken et al., 2022, arXiv:2106.10199).
 """
 
-from typing import Literal
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import field_validator
 
-from fewshot_cli.engine.backbones import Backbone
-from fewshot_cli.engine.deltas import Dense
-from fewshot_cli.engine.tuning import Tuning, tune
-from fewshot_cli.engine.types import Adapted, Params, Run, Support
+from fewshot_cli.engine.tuning_settings import Tuning
 from fewshot_cli.methods.base import Method
 from fewshot_cli.methods.targets import check_pattern, targeted
+
+if TYPE_CHECKING:
+    from fewshot_cli.engine.backbones import Backbone
+    from fewshot_cli.engine.types import Adapted, Params, Run, Support
 
 
 class Finetune(Method):
@@ -31,6 +34,10 @@ class Finetune(Method):
     _pattern = field_validator("targets")(check_pattern)
 
     def adapt(self, backbone: Backbone, support: Support, run: Run) -> Adapted:
+        from fewshot_cli.engine.deltas import Dense
+        from fewshot_cli.engine.tuning import tune
+        from fewshot_cli.engine.types import Adapted
+
         base = targeted(backbone, self.targets)
         trained, head = tune(backbone, support, base, lambda params: _backbone_part(params, base), self.tuning, run)
         return Adapted({name: Dense(values - base[name]) for name, values in trained.items()}, head)

@@ -1,18 +1,21 @@
 """Linear discriminant analysis on features, the head of FSA (Panos et al., ICCV 2023, arXiv:2303.13199)."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
-from fewshot_cli.engine.heads import Head, class_means
-from fewshot_cli.engine.moments import Moments
-from fewshot_cli.engine.ridge import times_inverse, times_inverse_gram
 from fewshot_cli.methods.base import GrowingMethod
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from fewshot_cli.engine.heads import Head
+    from fewshot_cli.engine.moments import Moments
 
 
 class LDA(GrowingMethod):
@@ -27,6 +30,10 @@ class LDA(GrowingMethod):
     ridge: float = Field(default=1.0, gt=0)
 
     def head(self, features: Tensor, labels: Tensor, way: int) -> Head:
+        import torch.nn.functional as F
+
+        from fewshot_cli.engine.heads import class_means
+
         f = features.double()
         means = class_means(f, labels, way)
         freedom = self._freedom(F.one_hot(labels, way).sum(-2))[..., None, None]
@@ -34,12 +41,21 @@ class LDA(GrowingMethod):
         return _linear(weight, means, features.dtype)
 
     def grown_head(self, moments: Moments) -> Head:
+        import torch
+
+        from fewshot_cli.engine.ridge import times_inverse
+
         scatter = moments.scatter if self.covariance == "total" else moments.scatter_within
         freedom = self._freedom(moments.counts)
         weight = freedom * times_inverse(moments.class_means, scatter, freedom * self.ridge)
         return _linear(weight, moments.class_means, torch.float32)
 
     def leave_one_out(self, features: Tensor, labels: Tensor, way: int) -> Tensor:
+        import torch
+        import torch.nn.functional as F
+
+        from fewshot_cli.engine.heads import class_means
+
         # Without image i the scatter loses one outer product, c dᵢ dᵢᵀ, and its class mean moves; Sherman and
         # Morrison's formula gives aᵀ Σᵢ⁻¹ b = aᵀ Σ⁻¹ b + (aᵀ Σ⁻¹ dᵢ)(dᵢᵀ Σ⁻¹ b) / (1/c - dᵢᵀ Σ⁻¹ dᵢ).
         f, members = features.double(), F.one_hot(labels, way)
@@ -59,6 +75,8 @@ class LDA(GrowingMethod):
 
     def _deviations(self, f: Tensor, labels: Tensor, means: Tensor) -> Tensor:
         """Each feature minus the mean it is held against: of all of them, or of its class."""
+        import torch
+
         if self.covariance == "total":
             return f - f.mean(-2, keepdim=True)
         return f - torch.take_along_dim(means, labels.unsqueeze(-1), -2)
@@ -70,11 +88,15 @@ class LDA(GrowingMethod):
 
     def _times_precision(self, rows: Tensor, d: Tensor, freedom: Tensor) -> Tensor:
         """rows Σ⁻¹, `(..., k, dim)`, for Σ = DᵀD / freedom + ridge I."""
+        from fewshot_cli.engine.ridge import times_inverse_gram
+
         return freedom * times_inverse_gram(rows, d, freedom * self.ridge)
 
 
 def _linear(weight: Tensor, means: Tensor, dtype: torch.dtype) -> Head:
     """The head of class means and their product with Σ⁻¹, which is its weight."""
+    from fewshot_cli.engine.heads import Head
+
     bias = -0.5 * (means * weight).sum(-1)
     return Head(weight.to(dtype), bias.to(dtype), unit_norm=False)
 
@@ -89,6 +111,8 @@ def _without_each(
     times_precision: Callable[[Tensor], Tensor],
 ) -> Tensor:
     """LDA's logits `(n, way)` of each feature, under the covariance and the mean of its own class without it."""
+    import torch
+
     vectors = d, means, without
     d_, means_, without_ = torch.split(times_precision(torch.cat(vectors)), [len(rows) for rows in vectors])
     correction = torch.where(shrink > 0, 1 / (shrink - (d_ * d).sum(1)), 0.0)

@@ -1,14 +1,17 @@
 """Multinomial logistic regression: the linear probe that most papers compare with."""
 
-from typing import Literal
+from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
+from typing import TYPE_CHECKING, Literal
+
 from pydantic import Field
-from torch import Tensor
 
-from fewshot_cli.engine.heads import Head, typical_norm
 from fewshot_cli.methods.base import HeadMethod
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fewshot_cli.engine.heads import Head
 
 
 class Logistic(HeadMethod):
@@ -23,6 +26,10 @@ class Logistic(HeadMethod):
     inverse_strength: float = Field(default=100.0, gt=0)
 
     def head(self, features: Tensor, labels: Tensor, way: int) -> Head:
+        import torch
+
+        from fewshot_cli.engine.heads import Head, typical_norm
+
         norm = typical_norm(features)
         x = features.double() / norm
         # The best weights are a combination of the images, in whose span the problem has at most `support` columns.
@@ -31,6 +38,9 @@ class Logistic(HeadMethod):
         return Head((weight @ basis / norm).to(features), bias.to(features), unit_norm=False)
 
     def _optimum(self, x: Tensor, labels: Tensor, way: int) -> tuple[Tensor, Tensor]:
+        import torch
+        import torch.nn.functional as F
+
         weight = x.new_zeros(way, x.shape[1], requires_grad=True)
         bias = x.new_zeros(way, requires_grad=True)
         optimiser = torch.optim.LBFGS(

@@ -1,18 +1,23 @@
 """LoRA: low-rank changes of weight matrices (Hu et al., 2022, arXiv:2106.09685)."""
 
+from __future__ import annotations
+
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from pydantic import Field, field_validator
-from torch import Tensor
 
-from fewshot_cli.engine.backbones import Backbone
-from fewshot_cli.engine.deltas import LowRank, merge
-from fewshot_cli.engine.tuning import Tuning, tune
-from fewshot_cli.engine.types import Adapted, Params, Run, Support
+from fewshot_cli.engine.tuning_settings import Tuning
 from fewshot_cli.methods.base import Method
 from fewshot_cli.methods.targets import check_pattern, targeted
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from fewshot_cli.engine.backbones import Backbone
+    from fewshot_cli.engine.deltas import LowRank
+    from fewshot_cli.engine.types import Adapted, Params, Run, Support
 
 
 class LoRA(Method):
@@ -39,6 +44,12 @@ class LoRA(Method):
         return self.alpha / (self.rank if self.scaling == "alpha/rank" else math.sqrt(self.rank))
 
     def adapt(self, backbone: Backbone, support: Support, run: Run) -> Adapted:
+        import torch
+
+        from fewshot_cli.engine.deltas import merge
+        from fewshot_cli.engine.tuning import tune
+        from fewshot_cli.engine.types import Adapted
+
         base = targeted(backbone, self.targets, min_dims=2)
         start = self.start(base, torch.Generator().manual_seed(run.seed))
         trained, head = tune(
@@ -48,6 +59,8 @@ class LoRA(Method):
 
     def start(self, base: Params, rng: torch.Generator) -> Params:
         """A and B of every block of rows, under "NAME/block/A" and "NAME/block/B": together they change nothing yet."""
+        import torch
+
         params: Params = {}
         for name, weight in base.items():
             columns = weight[0].numel()
@@ -60,6 +73,10 @@ class LoRA(Method):
 
     def delta(self, params: Params, base: Params) -> dict[str, LowRank]:
         """The change of every matrix: its blocks' factors side by side, each reaching only its own rows."""
+        import torch
+
+        from fewshot_cli.engine.deltas import LowRank
+
         changes = {}
         for name, weight in base.items():
             blocks = self._blocks(name, weight)
@@ -77,4 +94,6 @@ class LoRA(Method):
 
 def _placed(block: Tensor, rows: range, height: int) -> Tensor:
     """`block` as the given rows of an otherwise zero matrix `(height, rank)`."""
+    import torch
+
     return torch.nn.functional.pad(block, (0, 0, rows.start, height - rows.stop))

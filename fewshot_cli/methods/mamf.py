@@ -1,20 +1,22 @@
 """MAMF: fine-tuning on many small tasks in turn, without a meta-gradient (Wang et al., 2022, arXiv:2203.04904)."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import torch
 from pydantic import Field
-from torch import Tensor
 
-from fewshot_cli.engine.flat import FlatBackbone
-from fewshot_cli.engine.mamf import TASK_TUNING, task_classes, task_count, trained_on_task
-from fewshot_cli.engine.practice import Domain
-from fewshot_cli.engine.tuning import Tuning
-from fewshot_cli.engine.types import Params, Run
+from fewshot_cli.engine.tuning_settings import TASK_TUNING, Tuning
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.methods.meta import Learned, MetaMethod
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fewshot_cli.engine.flat import FlatBackbone
+    from fewshot_cli.engine.practice import Domain
+    from fewshot_cli.engine.types import Params, Run
 
 
 class MAMF(MetaMethod):
@@ -32,6 +34,8 @@ class MAMF(MetaMethod):
 
     def count(self, classes: int) -> int:
         """How many tasks to draw of so many classes. Raises FewshotError where there are too few for one."""
+        from fewshot_cli.engine.mamf import task_count
+
         if self.ways(classes) > classes or self.ways(classes) < 2:
             raise FewshotError(
                 f"A task of {self.way} classes can't be drawn from {classes}.",
@@ -47,6 +51,11 @@ class MAMF(MetaMethod):
 
     def practised(self, bank: Params, net: FlatBackbone, domains: Sequence[Domain], number: int, run: Run) -> Params:
         """The bank after task `number`; `run.watch` hears of each of its steps."""
+        import numpy as np
+        import torch
+
+        from fewshot_cli.engine.mamf import task_classes, trained_on_task
+
         classes = [(domain, label) for domain in domains for label in range(len(domain.pool.classes))]
         way = self.ways(len(classes))
         chosen = [classes[i] for i in task_classes(len(classes), way, run.seed, number)]

@@ -1,18 +1,22 @@
 """The protocol of meta-tuning: what learns from many tasks before anybody's folder is seen, and leaves a bank."""
 
+from __future__ import annotations
+
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-from torch import Tensor
-
-from fewshot_cli.engine.descent import Group
-from fewshot_cli.engine.flat import FlatBackbone
 from fewshot_cli.engine.settings import Settings
-from fewshot_cli.engine.smat import FeaturedTask
-from fewshot_cli.engine.types import Params
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from fewshot_cli.engine.descent import Group
+    from fewshot_cli.engine.flat import FlatBackbone
+    from fewshot_cli.engine.smat import FeaturedTask
+    from fewshot_cli.engine.types import Params
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +84,7 @@ class EpisodicMethod(MetaMethod):
         return 0.0
 
     @abstractmethod
-    def step(self, bank: Params, net: FlatBackbone) -> "TaskStep":
+    def step(self, bank: Params, net: FlatBackbone) -> TaskStep:
         """What adds the gradients of tasks' losses to those of the bank, whose tensors stay the same ones."""
 
     def passed(self, bank: Params) -> Params:

@@ -1,13 +1,17 @@
 """Prototypical networks (Snell et al., 2017, arXiv:1703.05175): no training at all."""
 
-from typing import Literal
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
-from fewshot_cli.engine.heads import COSINE_SCALE, Head, class_means, cosine_head, euclidean_head
-from fewshot_cli.engine.moments import Moments
+from fewshot_cli.engine.defaults import COSINE_SCALE
 from fewshot_cli.methods.base import GrowingMethod
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fewshot_cli.engine.heads import Head
+    from fewshot_cli.engine.moments import Moments
 
 
 class ProtoNet(GrowingMethod):
@@ -20,12 +24,18 @@ class ProtoNet(GrowingMethod):
     distance: Literal["cosine", "euclidean"] = "cosine"
 
     def head(self, features: Tensor, labels: Tensor, way: int) -> Head:
+        from fewshot_cli.engine.heads import class_means
+
         return self._nearest(class_means(features, labels, way))
 
     def grown_head(self, moments: Moments) -> Head:
         return self._nearest(moments.class_means.float())
 
     def leave_one_out(self, features: Tensor, labels: Tensor, way: int) -> Tensor:
+        import torch
+
+        from fewshot_cli.engine.heads import class_means
+
         # Only an image's own class changes without it: (count * mean - feature) / (count - 1).
         own = torch.arange(len(labels), device=labels.device), labels
         count = torch.bincount(labels, minlength=way)[labels].unsqueeze(1)
@@ -37,10 +47,14 @@ class ProtoNet(GrowingMethod):
         return logits
 
     def _nearest(self, prototypes: Tensor) -> Head:
+        from fewshot_cli.engine.heads import cosine_head, euclidean_head
+
         return cosine_head(prototypes) if self.distance == "cosine" else euclidean_head(prototypes)
 
     def _similarity(self, features: Tensor, prototypes: Tensor) -> Tensor:
         """The logit `(n,)` of each feature for the prototype in the same row."""
+        import torch
+
         if self.distance == "cosine":
             return COSINE_SCALE * torch.cosine_similarity(features, prototypes, dim=1)
         return 2 * (features * prototypes).sum(1) - prototypes.square().sum(1)

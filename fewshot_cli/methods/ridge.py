@@ -1,14 +1,19 @@
 """Ridge regression on one-hot labels, a linear probe in closed form (R2-D2, Bertinetto et al., arXiv:1805.08136)."""
 
-from typing import Literal
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
-from torch import Tensor
 
-from fewshot_cli.engine.heads import Head
-from fewshot_cli.engine.moments import Moments
-from fewshot_cli.engine.ridge import SCALE, STRENGTH, grown_ridge_head, ridge_head, ridge_leave_one_out
+from fewshot_cli.engine.defaults import RIDGE_SCALE, RIDGE_STRENGTH
 from fewshot_cli.methods.base import GrowingMethod
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fewshot_cli.engine.heads import Head
+    from fewshot_cli.engine.moments import Moments
 
 
 class Ridge(GrowingMethod):
@@ -19,14 +24,20 @@ class Ridge(GrowingMethod):
     """
 
     name: Literal["ridge"] = "ridge"
-    strength: float = Field(default=STRENGTH, gt=0)
-    scale: float = Field(default=SCALE, gt=0)
+    strength: float = Field(default=RIDGE_STRENGTH, gt=0)
+    scale: float = Field(default=RIDGE_SCALE, gt=0)
 
     def head(self, features: Tensor, labels: Tensor, way: int) -> Head:
+        from fewshot_cli.engine.ridge import ridge_head
+
         return ridge_head(features, labels, way, self.strength, self.scale)
 
     def grown_head(self, moments: Moments) -> Head:
+        from fewshot_cli.engine.ridge import grown_ridge_head
+
         return grown_ridge_head(moments, self.strength, self.scale)
 
     def leave_one_out(self, features: Tensor, labels: Tensor, way: int) -> Tensor:
+        from fewshot_cli.engine.ridge import ridge_leave_one_out
+
         return ridge_leave_one_out(features, labels, way, self.strength, self.scale)

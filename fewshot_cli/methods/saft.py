@@ -1,16 +1,18 @@
 """SAFT: train the few weights whose task gradient is largest (Nguyen et al., ECCV 2024, arXiv:2407.03036)."""
 
-from typing import Literal
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator
 
-from fewshot_cli.engine.backbones import Backbone
-from fewshot_cli.engine.masks import largest_anywhere
-from fewshot_cli.engine.tuning import Tuning
-from fewshot_cli.engine.types import Adapted, Run, Support
+from fewshot_cli.engine.tuning_settings import Tuning
 from fewshot_cli.methods.base import Method
-from fewshot_cli.methods.sparse import task_gradient, tune_positions
 from fewshot_cli.methods.targets import check_pattern, targeted
+
+if TYPE_CHECKING:
+    from fewshot_cli.engine.backbones import Backbone
+    from fewshot_cli.engine.types import Adapted, Run, Support
 
 
 class SAFT(Method):
@@ -29,6 +31,9 @@ class SAFT(Method):
     _pattern = field_validator("targets")(check_pattern)
 
     def adapt(self, backbone: Backbone, support: Support, run: Run) -> Adapted:
+        from fewshot_cli.engine.masks import largest_anywhere
+        from fewshot_cli.methods.sparse import task_gradient, tune_positions
+
         base = targeted(backbone, self.targets)
         scores = {
             name: gradient.abs() for name, gradient in task_gradient(backbone, support, base, self.tuning).items()

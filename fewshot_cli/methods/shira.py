@@ -1,17 +1,20 @@
 """SHiRA: sparse high-rank adapters (Bhardwaj et al., NeurIPS 2024, arXiv:2406.13175)."""
 
+from __future__ import annotations
+
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator
 
-from fewshot_cli.engine.backbones import Backbone
-from fewshot_cli.engine.masks import Positions, largest_in_each, random_positions, structured_positions
-from fewshot_cli.engine.tuning import Tuning
-from fewshot_cli.engine.types import Adapted, Params, Run, Support
+from fewshot_cli.engine.tuning_settings import Tuning
 from fewshot_cli.methods.base import Method
-from fewshot_cli.methods.sparse import task_gradient, tune_positions
 from fewshot_cli.methods.targets import check_pattern, targeted
+
+if TYPE_CHECKING:
+    from fewshot_cli.engine.backbones import Backbone
+    from fewshot_cli.engine.masks import Positions
+    from fewshot_cli.engine.types import Adapted, Params, Run, Support
 
 
 class SHiRA(Method):
@@ -32,10 +35,15 @@ class SHiRA(Method):
     _pattern = field_validator("targets")(check_pattern)
 
     def adapt(self, backbone: Backbone, support: Support, run: Run) -> Adapted:
+        from fewshot_cli.methods.sparse import tune_positions
+
         base = targeted(backbone, self.targets, min_dims=2)
         return tune_positions(backbone, support, base, self._positions(backbone, support, base, run), self.tuning, run)
 
     def _positions(self, backbone: Backbone, support: Support, base: Params, run: Run) -> Positions:
+        from fewshot_cli.engine.masks import largest_in_each, random_positions, structured_positions
+        from fewshot_cli.methods.sparse import task_gradient
+
         match self.mask:
             case "random":
                 chosen = {

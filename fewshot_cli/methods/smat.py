@@ -1,34 +1,24 @@
 """SMAT: sparse experts over one shared delta, mixed for each task by a router (Chen et al., 2024, ICML)."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
-from fewshot_cli.engine.descent import Group
-from fewshot_cli.engine.domains import last_matrix
-from fewshot_cli.engine.experts import clamp_logits_, fixed_logits, gates
-from fewshot_cli.engine.flat import FlatBackbone
-from fewshot_cli.engine.masks import largest
-from fewshot_cli.engine.router import LOWEST_TEMPERATURE, START_TEMPERATURE
+from fewshot_cli.engine.meta_settings import SMATSettings
 from fewshot_cli.engine.schedules import FIRST_LR
-from fewshot_cli.engine.smat import (
-    DELTA,
-    LOGITS,
-    MULTIPLIERS,
-    ROUTER,
-    FeaturedTask,
-    Library,
-    SMATSettings,
-    passed,
-    start_bank,
-    trained,
-)
-from fewshot_cli.engine.smat_step import SMATStep
-from fewshot_cli.engine.types import Params
 from fewshot_cli.methods.meta import EpisodicMethod, Learned, MetaLoss, TaskStep
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from fewshot_cli.engine.descent import Group
+    from fewshot_cli.engine.flat import FlatBackbone
+    from fewshot_cli.engine.smat import FeaturedTask
+    from fewshot_cli.engine.types import Params
 
 
 class SMAT(SMATSettings, EpisodicMethod):
@@ -62,10 +52,18 @@ class SMAT(SMATSettings, EpisodicMethod):
 
     def temperature(self, tasks: int) -> float:
         """The router's temperature when so many tasks have been practised on."""
+        from fewshot_cli.engine.router import LOWEST_TEMPERATURE, START_TEMPERATURE
+
         fallen = (START_TEMPERATURE - LOWEST_TEMPERATURE) * tasks / self.annealing
         return max(LOWEST_TEMPERATURE, START_TEMPERATURE - fallen)
 
     def start(self, net: FlatBackbone, seed: int) -> Params:
+        import torch
+
+        from fewshot_cli.engine.experts import fixed_logits
+        from fewshot_cli.engine.masks import largest
+        from fewshot_cli.engine.smat import LOGITS, start_bank
+
         bank = start_bank(net, self, seed)
         match self.masks:
             case "learned":
@@ -79,6 +77,9 @@ class SMAT(SMATSettings, EpisodicMethod):
         return bank | {LOGITS: torch.stack([fixed_logits(largest(row, count), len(row)) for row in scores])}
 
     def groups(self, bank: Params) -> tuple[Group, ...]:
+        from fewshot_cli.engine.descent import Group
+        from fewshot_cli.engine.smat import DELTA, LOGITS, MULTIPLIERS, ROUTER, trained
+
         fixed_keys = () if self.trainable_keys else (f"{ROUTER}expert_keys", f"{ROUTER}skill_tokens")
         router = tuple(name for name in trained(bank) if name.startswith(ROUTER) and name not in fixed_keys)
         size = bank[LOGITS].shape[1]
@@ -94,6 +95,8 @@ class SMAT(SMATSettings, EpisodicMethod):
         return 0.0 if group.optimiser == "adamw" else FIRST_LR
 
     def step(self, bank: Params, net: FlatBackbone) -> TaskStep:
+        from fewshot_cli.engine.smat_step import SMATStep
+
         recorded = SMATStep(bank, net, self)
 
         def step(task: FeaturedTask, tasks: int, rng: torch.Generator, share: float) -> MetaLoss:
@@ -104,21 +107,34 @@ class SMAT(SMATSettings, EpisodicMethod):
         return step
 
     def passed(self, bank: Params) -> Params:
+        from fewshot_cli.engine.smat import passed
+
         return passed(bank)
 
     def settle_(self, bank: Params) -> None:
+        from fewshot_cli.engine.experts import clamp_logits_
+        from fewshot_cli.engine.smat import LOGITS
+
         clamp_logits_(bank[LOGITS])
 
     def compared(self, bank: Params, net: FlatBackbone) -> Tensor:
+        from fewshot_cli.engine.rewards import last_matrix
+        from fewshot_cli.engine.smat import DELTA
+
         gradient = bank[DELTA].grad
         assert gradient is not None
         return gradient[net.layout.slices[last_matrix(net.backbone.params)]]
 
     def weights(self, bank: Params, net: FlatBackbone, tasks: int) -> Callable[[Tensor], Tensor]:
+        from fewshot_cli.engine.smat import Library
+
         library, temperature = Library.of(bank, self), self.temperature(tasks)
         return lambda prototypes: library.merged(net.base, prototypes, temperature)
 
     def learned(self, bank: Params, net: FlatBackbone, tasks: int) -> Learned:
+        from fewshot_cli.engine.experts import gates
+        from fewshot_cli.engine.smat import DELTA, LOGITS
+
         others = {name: values for name, values in bank.items() if name not in (DELTA, LOGITS)}
         router: dict[str, Any] = {"pool": self.pool, "temperature": self.temperature(tasks)}
         z = gates(bank[LOGITS].detach(), self.evaluation_beta)

@@ -7,7 +7,8 @@ from fewshot_cli.engine.backbones import Backbone
 from fewshot_cli.engine.deltas import merge
 from fewshot_cli.engine.heads import class_means, cosine_head
 from fewshot_cli.engine.masks import Positions, sparse_changes
-from fewshot_cli.engine.tuning import Tuning, tune
+from fewshot_cli.engine.tuning import tune
+from fewshot_cli.engine.tuning_settings import Tuning
 from fewshot_cli.engine.types import Adapted, Params, Run, Support
 
 

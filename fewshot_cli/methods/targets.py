@@ -1,10 +1,16 @@
 """Which parameters a method may move: a regular expression over timm's names."""
 
-import re
+from __future__ import annotations
 
-from fewshot_cli.engine.backbones import Backbone
-from fewshot_cli.engine.types import Params
+import re
+from typing import TYPE_CHECKING
+
 from fewshot_cli.errors import FewshotError
+
+if TYPE_CHECKING:
+    from fewshot_cli.engine.backbones import Backbone
+    from fewshot_cli.engine.types import Params
+
 
 _NUMBERED = re.compile(r"^(blocks|stages|layers)\.(\d+)\.")
 

@@ -14,15 +14,13 @@ from fewshot_cli.engine.domains import (
     Exp3,
     Ucb1,
     Uniform,
-    alignment,
-    average,
     drawn,
-    last_matrix,
     resumed,
     softmax,
     upper_bounds,
 )
 from fewshot_cli.engine.draws import Draws
+from fewshot_cli.engine.rewards import alignment, average, last_matrix
 
 SAMPLERS = [
     Uniform(),

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from fewshot_cli.engine import experts
+from fewshot_cli.engine.defaults import TRAINING_BETA
 from fewshot_cli.engine.experts import (
     EVALUATION_BETA,
-    TRAINING_BETA,
     Merged,
     PackedGates,
     constraint,

@@ -5,10 +5,10 @@ from itertools import combinations
 import pytest
 import torch
 
-from fewshot_cli.engine.fit import Optim
 from fewshot_cli.engine.heads import class_means, cosine_head
-from fewshot_cli.engine.mamf import TASK_TUNING, task_classes, task_count, trained_on_task
+from fewshot_cli.engine.mamf import task_classes, task_count, trained_on_task
 from fewshot_cli.engine.tuning import tune
+from fewshot_cli.engine.tuning_settings import TASK_TUNING, Optim
 from fewshot_cli.engine.types import Run, Support
 
 QUICK = TASK_TUNING.model_copy(update={"optim": Optim(lr=1e-4, steps=0, epochs=1, batch=5)})

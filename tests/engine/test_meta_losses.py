@@ -14,7 +14,6 @@ from fewshot_cli.engine.backbones import Backbone
 from fewshot_cli.engine.meta_losses import (
     BIAS,
     SCALE,
-    InnerLoop,
     Task,
     cosine_logits,
     descended,
@@ -25,6 +24,7 @@ from fewshot_cli.engine.meta_losses import (
     start,
     weights_of,
 )
+from fewshot_cli.engine.meta_settings import InnerLoop
 from fewshot_cli.engine.preprocessing import Preprocessing
 
 AS_THEY_ARE = Preprocessing((16, 16), 1.0, "center", "bicubic", mean=(0.0,) * 3, std=(1 / 255,) * 3)

@@ -6,7 +6,8 @@ import torch
 from pydantic import ValidationError
 
 from fewshot_cli.engine.episodes import Pool
-from fewshot_cli.engine.practice import Domain, Training, Views, parted
+from fewshot_cli.engine.meta_settings import Training, Views
+from fewshot_cli.engine.practice import Domain, parted
 from fewshot_cli.engine.protocols import Across, Fixed
 
 

@@ -12,10 +12,12 @@ from torch import Tensor
 from torch.autograd import grad
 
 from fewshot_cli.engine.backbones import Backbone
+from fewshot_cli.engine.defaults import TRAINING_BETA
 from fewshot_cli.engine.deltas import merge
-from fewshot_cli.engine.experts import EVALUATION_BETA, TRAINING_BETA, PackedGates, gates, interpolate, pruned
+from fewshot_cli.engine.experts import EVALUATION_BETA, PackedGates, gates, interpolate, pruned
 from fewshot_cli.engine.flat import FlatBackbone, Layout
 from fewshot_cli.engine.heads import class_means, cosine_head
+from fewshot_cli.engine.meta_settings import SMATSettings
 from fewshot_cli.engine.preprocessing import Preprocessing
 from fewshot_cli.engine.router import Routing, route
 from fewshot_cli.engine.smat import (
@@ -25,7 +27,6 @@ from fewshot_cli.engine.smat import (
     ROUTER,
     FeaturedTask,
     Library,
-    SMATSettings,
     router_of,
     smat_loss,
     start_bank,

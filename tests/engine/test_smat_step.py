@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fewshot_cli.engine.backbones import build_backbone
 from fewshot_cli.engine.buckets import Bucket, bucket_of, padded
 from fewshot_cli.engine.flat import FlatBackbone
+from fewshot_cli.engine.meta_settings import SMATSettings
 from fewshot_cli.engine.router import logistic_noise
 from fewshot_cli.engine.smat import (
     DELTA,
@@ -24,7 +25,6 @@ from fewshot_cli.engine.smat import (
     MULTIPLIERS,
     FeaturedTask,
     SMATLoss,
-    SMATSettings,
     smat_loss,
     start_bank,
     trained,

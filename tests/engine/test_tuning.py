@@ -10,11 +10,11 @@ from torch.func import functional_call
 from fewshot_cli.engine import tuning as tuning_module
 from fewshot_cli.engine.backbones import Backbone
 from fewshot_cli.engine.deltas import merge
-from fewshot_cli.engine.fit import Optim
 from fewshot_cli.engine.heads import class_means
 from fewshot_cli.engine.preprocessing import Preprocessing
 from fewshot_cli.engine.ridge import ridge_head
-from fewshot_cli.engine.tuning import Tuning, tune
+from fewshot_cli.engine.tuning import tune
+from fewshot_cli.engine.tuning_settings import Optim, Tuning
 from fewshot_cli.engine.types import Run, Support
 from fewshot_cli.methods.finetune import Finetune
 

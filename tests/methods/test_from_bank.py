@@ -9,8 +9,9 @@ from fewshot_cli.engine.deltas import density, merge
 from fewshot_cli.engine.experts import PackedGates, gates
 from fewshot_cli.engine.flat import FlatBackbone, Layout
 from fewshot_cli.engine.heads import class_means, cosine_head
+from fewshot_cli.engine.meta_settings import SMATSettings
 from fewshot_cli.engine.router import folded
-from fewshot_cli.engine.smat import LOGITS, Library, SMATSettings, router_of, start_bank
+from fewshot_cli.engine.smat import LOGITS, Library, router_of, start_bank
 from fewshot_cli.engine.types import Run, Support, total_size
 from fewshot_cli.methods.from_bank import FromBank, share_kept
 from fewshot_cli.recipes import load_recipe

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from fewshot_cli.engine.deltas import Sparse, density, merge
-from fewshot_cli.engine.fit import Optim
-from fewshot_cli.engine.tuning import Tuning
+from fewshot_cli.engine.tuning_settings import Optim, Tuning
 from fewshot_cli.engine.types import Run, total_size
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.methods.finetune import Finetune

@@ -1,0 +1,70 @@
+"""What a recipe may say of fine-tuning. Without torch, so that a mistake in it is told at once."""
+
+from typing import Literal, TypeAlias
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from fewshot_cli.engine.defaults import COSINE_SCALE
+from fewshot_cli.engine.settings import Settings
+
+OptimiserName: TypeAlias = Literal["adam", "adamw", "sgd"]
+
+
+class Optim(Settings):
+    """How to train: the optimiser, its learning rate, how many steps, how many images in each."""
+
+    name: OptimiserName = "adam"
+    lr: float = Field(default=1e-3, ge=0)
+    steps: int = Field(default=50, ge=0)
+    epochs: float = Field(default=0.0, ge=0)
+    """At least as many passes over the support set are made, even where that takes more than `steps`."""
+    batch: int | None = Field(default=32, ge=1)
+    """Images in a step, drawn without putting back; None takes the whole support set in every step."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Of sgd only; adam and adamw use 0.9 and 0.999."""
+    schedule: Literal["constant", "cosine"] = "constant"
+
+    @field_validator("momentum")
+    @classmethod
+    def _of_sgd(cls, momentum: float, given: ValidationInfo) -> float:
+        if given.data.get("name") in ("adam", "adamw"):
+            cls.idle(momentum, given, f"momentum is of sgd; {given.data['name']} has its own, 0.9 and 0.999")
+        return momentum
+
+
+class Tuning(Settings):
+    """How to fine-tune: which head to train against, how strongly to augment, and the optimiser."""
+
+    head: Literal["cosine", "prototypes"] = "cosine"
+    """`cosine` trains the class vectors along, starting at the prototypes; `prototypes` recomputes them in every step
+    from the whole support set, with their gradient, as P>M>F does (arXiv:2204.07305), at more than twice the cost."""
+    head_lr: float = Field(default=1.0, ge=0)
+    """Learning rate of the class vectors as a multiple of `optim.lr`."""
+    refit: bool = False
+    """Whether at the end ridge, fitted to the adapted features, takes the place of the head trained along, as LDA does
+    in FSA (arXiv:2303.13199). Better with many classes; and plainly linear, so that timm's classifier can hold it."""
+    scale: float = Field(default=COSINE_SCALE, gt=0)
+    augment: float = Field(default=0.9, ge=0, le=1)
+    """The probability of DiffAugment in a step; 0 trains on the plain images."""
+    optim: Optim = Optim()
+
+    @field_validator("head_lr")
+    @classmethod
+    def _of_class_vectors(cls, head_lr: float, given: ValidationInfo) -> float:
+        if given.data.get("head") == "prototypes":
+            cls.idle(head_lr, given, "`head: prototypes` has no class vectors of its own to train")
+        return head_lr
+
+    @field_validator("optim")
+    @classmethod
+    def _in_batches(cls, optim: Optim, given: ValidationInfo) -> Optim:
+        if given.data.get("head") == "prototypes" and optim.batch not in (None, Optim.default_of("batch")):
+            raise ValueError(
+                f"batch = {optim.batch} would do nothing: `head: prototypes` takes the whole support set in every step"
+            )
+        return optim
+
+
+TASK_TUNING = Tuning(head="cosine", augment=0.0, optim=Optim(name="adam", lr=1e-6, steps=0, epochs=8.0, batch=32))
+"""What the authors of MAMF train a task with: Adam at 1e-6, eight passes, 32 images in a step."""
