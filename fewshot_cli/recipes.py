@@ -1,26 +1,20 @@
 """Recipes: a YAML file that says which method with which settings, on which backbone."""
 
-import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from fewshot_cli.engine.meta_settings import Training
 from fewshot_cli.engine.settings import Settings
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.methods import AnyMetaMethod, AnyMethod
+from fewshot_cli.recipe_files import installed, recipe_content, recipe_path, yaml_value
 
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
 DEFAULT_RECIPE = "bitfit"
 DEFAULT_RECIPE_FROM_BANK = "protonet"
-
-_INSTALLED = Path(__file__).parent / "_recipes"
-RECIPES = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parent.parent / "recipes"
-"""Where the recipes that come with the install lie; in a checkout, the top-level folder."""
 
 
 class Recipe(Settings):
@@ -57,32 +51,13 @@ RecipeType = TypeVar("RecipeType", Recipe, MetaRecipe)
 
 def recipe_names(kind: type[Recipe] | type[MetaRecipe] | None = None) -> list[str]:
     """The names of the recipes that come with the install; all, or those of one kind."""
-    names = sorted(path.stem for path in RECIPES.glob("*.yaml"))
-    return names if kind is None else [name for name in names if isinstance(load_any_recipe(name), kind)]
+    return [name for name in installed() if kind is None or isinstance(load_any_recipe(name), kind)]
 
 
 def method_names(methods: Any = AnyMethod) -> list[str]:
     """What `method.name` can be, in a recipe to adapt by or, of AnyMetaMethod, in one to meta-tune by."""
     union, *_ = get_args(methods)
     return [method.model_fields["name"].default for method in get_args(union)]
-
-
-def recipe_path(name_or_path: str) -> Path:
-    """The file of a recipe given by its name, or as a path. Raises FewshotError where there is neither."""
-    path = Path(name_or_path)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
-        if not path.is_file():
-            raise FewshotError(
-                f"There is no recipe file '{path}'.", "`fewshot recipes` lists the recipes that come with the install."
-            )
-        return path
-    if name_or_path not in recipe_names():
-        near = get_close_matches(name_or_path, recipe_names(), n=3)
-        raise FewshotError(
-            f"There is no recipe called '{name_or_path}'.",
-            f"Did you mean {' or '.join(near)}?" if near else f"There are {', '.join(recipe_names())}.",
-        )
-    return RECIPES / f"{name_or_path}.yaml"
 
 
 def load_recipe(name_or_path: str, changes: Sequence[str] = (), **given: Any) -> Recipe:
@@ -115,19 +90,7 @@ def load_meta_recipe(name_or_path: str, changes: Sequence[str] = (), **given: An
 def load_any_recipe(name_or_path: str, changes: Sequence[str] = (), **given: Any) -> Recipe | MetaRecipe:
     """The recipe of either kind, which its method decides."""
     path = recipe_path(name_or_path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise FewshotError(f"The recipe {path} can't be read: {error.strerror}.", "Check its permissions.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise FewshotError(
-            f"{path} is not a YAML file: {' '.join(str(error).split())}",
-            "See `fewshot recipes show ridge` for one that is.",
-        ) from None
-    if not isinstance(content, dict):
-        raise FewshotError(
-            f"{path} holds a {type(content).__name__}, not a recipe.", "See `fewshot recipes show ridge` for one."
-        )
+    content = recipe_content(path)
     for change in changes:
         _set(content, change)
     content |= {key: value for key, value in given.items() if value is not None}
@@ -167,8 +130,8 @@ def _set(content: dict[str, Any], change: str) -> None:
             f"--set {change} is not of the form key.path=value.", "For example: --set method.tuning.optim.steps=100"
         )
     try:
-        value = _number(yaml.safe_load(text))
-    except yaml.YAMLError:
+        value = yaml_value(text)
+    except ValueError:
         value = text
     section = content
     for key in keys[:-1]:
@@ -180,13 +143,6 @@ def _set(content: dict[str, Any], change: str) -> None:
             )
         section = inner
     section[keys[-1]] = value
-
-
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads 1e-3 as a text; people mean the number."""
-    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
-        return float(value)
-    return value
 
 
 def _mistake(item: Any) -> str:

@@ -1,17 +1,24 @@
 """Recipes: those that come with the install, overrides, and what a wrong one says."""
 
+import contextlib
 import re
+from collections.abc import Iterator
+from typing import get_args
 
 import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.methods import AnyMetaMethod, AnyMethod
 from fewshot_cli.methods.finetune import Finetune
 from fewshot_cli.methods.lora import LoRA
 from fewshot_cli.methods.ridge import Ridge
+from fewshot_cli.recipe_files import RECIPES, yaml_value
 from fewshot_cli.recipes import (
     DEFAULT_BACKBONE,
-    RECIPES,
     MetaRecipe,
     Recipe,
     load_any_recipe,
@@ -230,3 +237,100 @@ def test_a_recipe_survives_being_written_and_read():
     for name in recipe_names(MetaRecipe):
         meta = load_meta_recipe(name)
         assert parse_meta_recipe(meta.model_dump(mode="json"), name) == meta
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_yaml_1_2_reads_the_installed_recipes_as_yaml_1_1_did(path):
+    """But for numbers such as 1e-3, which are texts in YAML 1.1."""
+
+    def numbers(value):
+        if isinstance(value, dict):
+            return {key: numbers(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [numbers(inner) for inner in value]
+        return (
+            float(value) if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value) else value
+        )
+
+    text = path.read_text(encoding="utf-8")
+    assert yaml_value(text) == numbers(yaml.safe_load(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("method: {name: ridge}\nmethod: {name: lda}\n", "duplicate key"),
+        ("method: {name: ridge, strength: 1, strength: 2}\n", "duplicate key"),
+        ("method: 0b_\n", "not a YAML file"),
+        ("method: &all [*all]\n", "not a YAML file"),
+        ("method: " + "[" * 900 + "\n", "nested too deeply"),
+        ("method: [\n", "not a YAML file"),
+        ("method: !!python/object:os.system x\n", "not a YAML file"),
+        ("a: 1\n---\nb: 2\n", "another document"),
+        (f"image_size: {'9' * 5000}\n", "not a YAML file"),
+        ("- ridge\n", "holds a list"),
+        ("when: 2024-13-45\nmethod: {name: ridge}\n", "when: there is no such setting"),
+        ("backbone: 7\nmethod: {name: ridge}\n", "backbone"),
+        ("1: 2\nmethod: {name: ridge}\n", "1"),
+        ("? [a]\n: 2\n", "Keys should be strings"),
+    ],
+)
+def test_what_yaml_cannot_be_is_a_sentence(text, says, file):
+    with pytest.raises(FewshotError) as caught:
+        load_recipe(file(text))
+    assert says in caught.value.problem and caught.value.hint
+
+
+def test_dates_are_texts():
+    assert load_recipe("ridge", ["backbone=2024-13-45"]).backbone == "2024-13-45"
+    assert load_recipe("ridge", ["backbone=2024-12-01"]).backbone == "2024-12-01"
+    assert yaml_value("when: 2024-12-01") == {"when": "2024-12-01"}
+
+
+WORDS = [
+    *("", " ", "[", "{a: 1", "0b_", "0x_", "2024-13-45", "12:30:99", "&a [*a]", "!!int x", "!!binary x", "1e999", "~"),
+    *(".nan", "-.inf", "yes", "1_0", "9" * 5000, "'", '"', "- a", "? b", "a: b: c", "\x00", "\ud800", "*x", "%YAML 9"),
+]
+ODD = st.one_of(
+    st.text(max_size=12),
+    st.sampled_from(WORDS),
+    st.integers().map(str),
+    st.floats().map(str),
+)
+
+
+def settings_of(kind: type[BaseModel], before: str = "") -> Iterator[str]:
+    for name, field in kind.model_fields.items():
+        yield before + name
+        inner = [part for part in (field.annotation, *get_args(field.annotation)) if isinstance(part, type)]
+        for part in inner:
+            if issubclass(part, BaseModel):
+                yield from settings_of(part, f"{before}{name}.")
+
+
+PLACES = sorted(
+    {("ridge", name) for name in settings_of(Recipe)}
+    | {("smat", name) for name in settings_of(MetaRecipe)}
+    | {(path.stem, f"method.{name}") for path in FILES for name in settings_of(type(load_any_recipe(path.stem).method))}
+)
+
+
+@pytest.mark.parametrize(("recipe", "place"), PLACES, ids=lambda place: place)
+@given(text=ODD)
+@settings(max_examples=8, deadline=None, derandomize=True)
+def test_any_text_for_any_setting_is_taken_or_refused_in_a_sentence(recipe, place, text):
+    with contextlib.suppress(FewshotError):
+        load_any_recipe(recipe, [f"{place}={text}"])
+
+
+@given(text=st.text(alphabet=st.sampled_from("abn: -[]{}!&*#?|>'\"%@`\n\t,01._~<\\"), max_size=60))
+@settings(max_examples=300, deadline=None, derandomize=True)
+def test_any_text_is_yaml_or_a_value_error(text):
+    with contextlib.suppress(ValueError):
+        yaml_value(text)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\x00b", "", " ", ".", "/", "nul/" * 500, "\ud800"])
+def test_any_name_of_a_recipe_is_a_sentence(name):
+    with pytest.raises(FewshotError):
+        load_recipe(name)

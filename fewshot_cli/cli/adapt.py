@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fewshot_cli.cli import options
+from fewshot_cli.cli import early, options
 
 
 @options.command
@@ -51,13 +51,7 @@ def adapt(
 
     Writes it to a small file, proves that file, and says what accuracy to expect.
     """
-    progress = options.start(quiet, offline)
-    where = options.source(weights, offline)
-    from fewshot_cli.cli.terminal import show
-    from fewshot_cli.engine.devices import choose_device
-    from fewshot_cli.jobs.adapt import adapt as job
     from fewshot_cli.recipes import load_recipe
-    from fewshot_cli.reports.adapting import adapted
 
     what = load_recipe(
         options.recipe_name(recipe, method, bank is not None),
@@ -67,6 +61,18 @@ def adapt(
         bank=bank and str(bank),
         density=density,
     )
+    early.check_device(device)
+    early.check_weights(weights)
+    early.check_class_folders(folder)
+    early.check_outputs([output])
+    early.check_banks([Path(what.bank)] if what.bank else [])
+    progress = options.start(quiet, offline)
+    where = options.source(weights, offline)
+    from fewshot_cli.cli.terminal import show
+    from fewshot_cli.engine.devices import choose_device
+    from fewshot_cli.jobs.adapt import adapt as job
+    from fewshot_cli.reports.adapting import adapted
+
     report = job(
         folder,
         output,

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from fewshot_cli.cli import options
+from fewshot_cli.cli import early, options
 
 
 @options.command
@@ -48,6 +48,8 @@ def compose(
     It knows all their classes. Says which weights and classes they disagree on. Composing says nothing about accuracy:
     `fewshot eval OUT FOLDER` measures it.
     """
+    early.check_delta_files(files)
+    early.check_outputs([output])
     progress = options.start(quiet, offline=True)
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.jobs.compose import How

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fewshot_cli.cli import options
+from fewshot_cli.cli import early, options
 
 
 @options.command
@@ -22,6 +22,7 @@ def demo(
 
     Draws a dozen classes, adapts to a few pictures of each, checks the result on others, and predicts.
     """
+    early.check_device(device)
     progress = options.start(quiet, offline=True)
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.engine.devices import choose_device

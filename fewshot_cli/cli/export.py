@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from fewshot_cli.cli import options
+from fewshot_cli.cli import early, options
 
 
 @options.command
@@ -36,6 +36,9 @@ def export(
 
     Proves that what it wrote gives the same answers, or writes nothing.
     """
+    early.check_device(device)
+    early.check_weights(weights)
+    early.check_delta_files([file])
     progress = options.start(quiet, offline)
     where = options.source(weights, offline)
     from fewshot_cli.cli.terminal import show

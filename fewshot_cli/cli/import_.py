@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fewshot_cli.cli import options
+from fewshot_cli.cli import early, options
 
 
 @options.command
@@ -50,6 +50,8 @@ def import_(
     It needs the classifier in modules_to_save. Proves by equal logits in PEFT that it does what the adapter does; where
     PEFT is not installed, it says so.
     """
+    early.check_weights(weights)
+    early.check_outputs([output])
     progress = options.start(quiet, offline)
     where = options.source(weights, offline)
     from fewshot_cli.cli.terminal import show

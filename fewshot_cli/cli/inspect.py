@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fewshot_cli.cli import options
+from fewshot_cli.cli import early, options
 
 
 @options.command
@@ -37,6 +37,8 @@ def inspect(
     how dense its experts are in each layer and how far they overlap. The bank and the files it was composed of are told
     of where they lie in the same folder.
     """
+    early.check_ours(file)
+    early.check_outputs([picture, card])
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.jobs.inspect import check_picture, draw
     from fewshot_cli.jobs.inspect import inspect as job

@@ -62,7 +62,8 @@ Density = Annotated[
 ]
 Values = Literal["float32", "bfloat16", "float16", "int8", "1bit"]
 """How a delta file keeps numbers: what files.rounding calls Values, without importing it."""
-Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N", help="Where to compute.")]
+DEVICES = ("auto", "cpu", "cuda", "cuda:N")
+Device = Annotated[str, typer.Option("--device", metavar="|".join(DEVICES), help="Where to compute.")]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of all random numbers.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never touch the network.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else there.")]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fewshot_cli.cli import options
+from fewshot_cli.cli import early, options
 
 
 @options.command
@@ -28,6 +28,10 @@ def predict(
     A file that can't be read is a row with its error, never a stop. Of several delta files, which must be on one base,
     each gives its row.
     """
+    early.check_device(device)
+    early.check_weights(weights)
+    early.check_delta_files([file])
+    early.check_outputs([csv])
     progress = options.start(quiet, offline)
     where = options.source(weights, offline)
     from fewshot_cli.cli.terminal import show

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fewshot_cli.cli import options
+from fewshot_cli.cli import early, options
 
 
 @options.command
@@ -30,6 +30,8 @@ def pull(
     Fetches that one file, and writes it when its hash is right. Nothing in it is ever run or unpickled.
     """
     options.check_online(offline, "pull")
+    early.check_repository(repository)
+    early.check_outputs([output])
     from fewshot_cli.cli.terminal import progress_on, show
     from fewshot_cli.jobs.pull import pull as job
     from fewshot_cli.reports.sharing import pulled

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fewshot_cli.cli import options
+from fewshot_cli.cli import early, options
 
 
 @options.command
@@ -30,6 +30,8 @@ def push(
     first with `hf auth login`, or set HF_TOKEN.
     """
     options.check_online(offline, "push")
+    early.check_repository(repository)
+    early.check_ours(file)
     progress = options.start(quiet, offline)
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.jobs.push import push as job

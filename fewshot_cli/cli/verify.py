@@ -1,6 +1,6 @@
 """`fewshot verify FILE`"""
 
-from fewshot_cli.cli import options
+from fewshot_cli.cli import early, options
 
 
 @options.command
@@ -15,6 +15,9 @@ def verify(
 
     Exits with 0 if all hold, 3 if one does not.
     """
+    early.check_device(device)
+    early.check_weights(weights)
+    early.check_delta_files([file])
     options.start(json, offline)
     where = options.source(weights, offline)
     from fewshot_cli.cli.terminal import show

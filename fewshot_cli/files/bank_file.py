@@ -18,9 +18,9 @@ from torch import Tensor
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.files.codec import BadCode, code_of, positions_in
 from fewshot_cli.files.delta_file import BaseFacts
-from fewshot_cli.files.signed import Kind, Malformed, read_signed, signed_bytes
+from fewshot_cli.files.kinds import BANK as KIND
+from fewshot_cli.files.signed import Malformed, read_signed, signed_bytes
 
-KIND = Kind("fewshot-bank", 1, "bank", "fewshot meta-tune RECIPE --data DIR... -o BANK")
 MOST_VALUES = 2**32
 """Delta and gates together: what a file of a few bytes can make a reader take memory for. ViT-L with 8 has 2.7e9."""
 

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from fewshot_cli.files.atomic import staged
-from fewshot_cli.files.signed import Kind, read_signed, signed_bytes
+from fewshot_cli.files.kinds import Kind
+from fewshot_cli.files.signed import read_signed, signed_bytes
 
 KIND = Kind("fewshot-checkpoint", 1, "checkpoint", "fewshot meta-tune RECIPE --data DIR... -o BANK")
 

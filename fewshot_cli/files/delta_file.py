@@ -18,8 +18,9 @@ from fewshot_cli.files.change_tensors import changes_in, coded_changes, touched_
 from fewshot_cli.files.delta_header import BaseFacts, Expected, Header, Provenance, StoredHeader
 from fewshot_cli.files.forms import as_stored, delta_bytes, kind_of_factors
 from fewshot_cli.files.head_tensors import HEAD_VALUES, HeadValues, coded_head, head_as_stored, head_bytes, head_in
+from fewshot_cli.files.kinds import DELTA as KIND
 from fewshot_cli.files.rounding import Values
-from fewshot_cli.files.signed import Kind, Malformed, read_signed, signed_bytes
+from fewshot_cli.files.signed import Malformed, read_signed, signed_bytes
 
 __all__ = [
     "HEAD_VALUES",
@@ -39,8 +40,6 @@ __all__ = [
     "values_of",
     "write_delta_file",
 ]
-
-KIND = Kind("fewshot-delta", 2, "delta file", "fewshot adapt FOLDER -o FILE")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.files.atomic import write_atomically
 from fewshot_cli.files.cache import cache_folder
-from fewshot_cli.files.signed import metadata_of
+from fewshot_cli.files.kinds import metadata_of
 
 Weights = dict[str, Tensor]
 

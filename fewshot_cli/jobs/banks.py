@@ -18,8 +18,9 @@ from fewshot_cli.engine.settings import Settings
 from fewshot_cli.engine.smat import Library, router_of
 from fewshot_cli.engine.types import total_size
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.files.bank_file import KIND, Bank, BankHeader, read_bank, read_bank_header
+from fewshot_cli.files.bank_file import Bank, BankHeader, read_bank, read_bank_header
 from fewshot_cli.files.delta_file import BaseFacts
+from fewshot_cli.files.kinds import BANK
 from fewshot_cli.jobs.loading import Source, check_fingerprint, check_shapes, load_backbone, load_facts, shapes_of
 from fewshot_cli.methods.base import Learner
 from fewshot_cli.methods.from_bank import FromBank, share_kept
@@ -172,10 +173,10 @@ def _router_settings(header: BankHeader, path: Path) -> _RouterSettings:
     try:
         return _RouterSettings.model_validate(header.router)
     except ValidationError:
-        raise KIND.damaged(path, "its header does not say how the router pools, and at what temperature") from None
+        raise BANK.damaged(path, "its header does not say how the router pools, and at what temperature") from None
 
 
 def _check_router(router: Mapping[str, Tensor], dim: int, experts: int, path: Path) -> None:
     wanted = {name: (values.shape, values.dtype) for name, values in start_router(dim, experts, seed=0).items()}
     if {name: (values.shape, values.dtype) for name, values in router.items()} != wanted:
-        raise KIND.damaged(path, f"its router is none for {experts} experts of a backbone with {dim} features")
+        raise BANK.damaged(path, f"its router is none for {experts} experts of a backbone with {dim} features")

@@ -12,7 +12,7 @@ from pathlib import Path
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.files.bank_file import BankHeader, read_bank_header
 from fewshot_cli.files.delta_file import BaseFacts, DeltaFile, read_delta_file
-from fewshot_cli.files.signed import KINDS, metadata_of
+from fewshot_cli.files.kinds import KINDS, metadata_of
 from fewshot_cli.jobs.record import Report
 
 SUFFIXES = (".fewshot", ".bank", ".safetensors")

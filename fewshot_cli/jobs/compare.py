@@ -20,8 +20,8 @@ from fewshot_cli.engine.types import JoinedImages
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.files.atomic import check_writable, write_atomically
 from fewshot_cli.files.cache import FeatureCache
-from fewshot_cli.files.delta_file import KIND as DELTA_FILE
 from fewshot_cli.files.journal import Journal, check_record, read_run
+from fewshot_cli.files.kinds import DELTA as DELTA_FILE
 from fewshot_cli.images.datasets import Dataset
 from fewshot_cli.jobs.answering import Ground
 from fewshot_cli.jobs.banks import Start, Starts

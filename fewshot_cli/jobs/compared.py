@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fewshot_cli import __version__
-from fewshot_cli.files.delta_file import KIND as DELTA_FILE
 from fewshot_cli.files.journal import Known
+from fewshot_cli.files.kinds import DELTA as DELTA_FILE
 from fewshot_cli.jobs.blocks import Job, told
 from fewshot_cli.jobs.data import Data
 from fewshot_cli.jobs.record import Report, code_digest, versions

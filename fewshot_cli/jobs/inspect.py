@@ -6,11 +6,10 @@ from pathlib import Path
 from fewshot_cli import __version__
 from fewshot_cli.engine.survey import Layer, overlap, overlap_by_chance, survey
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.files import bank_file
 from fewshot_cli.files.atomic import check_writable, write_atomically
 from fewshot_cli.files.bank_file import read_bank
 from fewshot_cli.files.delta_file import BaseFacts, read_delta_file, values_of
-from fewshot_cli.files.signed import format_of
+from fewshot_cli.files.kinds import BANK, format_of
 from fewshot_cli.jobs.chain import Ancestors
 from fewshot_cli.jobs.record import Report
 
@@ -23,7 +22,7 @@ def inspect(path: Path, banks: Sequence[Path] = ()) -> Report:
     `banks` are those that it may come from, besides what lies in its folder. Raises FewshotError for a file that is
     neither kind, and for a bank that it does not come from.
     """
-    is_bank = format_of(path) == bank_file.KIND.format
+    is_bank = format_of(path) == BANK.format
     return inspect_bank(path, banks) if is_bank else inspect_delta(path, banks)
 
 

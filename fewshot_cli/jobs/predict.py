@@ -13,7 +13,7 @@ from fewshot_cli.engine.backbones import Backbone
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.files.cache import FeatureCache
 from fewshot_cli.files.delta_file import DeltaFile
-from fewshot_cli.files.signed import KINDS, format_of
+from fewshot_cli.files.kinds import KINDS, format_of
 from fewshot_cli.images.folders import find_images
 from fewshot_cli.jobs.embedding import Embedded, Look, embed, embed_each
 from fewshot_cli.jobs.loading import Model, Source, check_base, load_base, read_on_one_base

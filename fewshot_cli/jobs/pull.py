@@ -6,11 +6,11 @@ from pathlib import Path, PurePosixPath
 
 from fewshot_cli import __version__
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.files import bank_file, hub
+from fewshot_cli.files import hub
 from fewshot_cli.files.atomic import check_writable, staged
 from fewshot_cli.files.bank_file import read_bank
 from fewshot_cli.files.delta_file import read_delta_file
-from fewshot_cli.files.signed import format_of
+from fewshot_cli.files.kinds import BANK, format_of
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.jobs.push import is_ours
 from fewshot_cli.jobs.record import Report
@@ -89,7 +89,7 @@ def _plain_name(there: hub.Repository, name: str) -> str:
 def _read(path: Path, name: str) -> Report:
     """What is told of the file, which is whole. Raises FewshotError, which calls it `name`, for any other."""
     try:
-        if format_of(path) == bank_file.KIND.format:
+        if format_of(path) == BANK.format:
             bank = read_bank(path)
             kind, base, digest = "bank", bank.header.base, bank.digest
             told: Report = {"method": bank.header.method}

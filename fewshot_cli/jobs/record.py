@@ -8,12 +8,14 @@ from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fewshot_cli import __version__
 from fewshot_cli.files.atomic import write_atomically
 from fewshot_cli.images.folders import Folder
-from fewshot_cli.jobs.embedding import Embedded
+
+if TYPE_CHECKING:
+    from fewshot_cli.jobs.embedding import Embedded
 
 Report = dict[str, Any]
 """What a command found, under the keys that `--json` prints."""
@@ -61,7 +63,7 @@ def data_hash(labelled: Iterable[tuple[str, str]]) -> str:
     return hashlib.sha256(json.dumps(sorted(labelled)).encode()).hexdigest()
 
 
-def skipped(labelled: Folder, embedded: Embedded) -> list[dict[str, str]]:
+def skipped(labelled: Folder, embedded: "Embedded") -> list[dict[str, str]]:
     """The files that can't be used, each with the reason."""
     unreadable = [(labelled.items[i].path, problem.reason) for i, problem in sorted(embedded.problems.items())]
     outside = [(path, "lies outside of any class folder") for path in labelled.loose]

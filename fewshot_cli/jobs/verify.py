@@ -10,7 +10,8 @@ import torch
 from fewshot_cli import __version__
 from fewshot_cli.engine.deltas import all_values
 from fewshot_cli.errors import CheckFailed, FewshotError
-from fewshot_cli.files.delta_file import KIND, DeltaFile, read_delta_file, write_delta_file
+from fewshot_cli.files.delta_file import DeltaFile, read_delta_file, write_delta_file
+from fewshot_cli.files.kinds import DELTA
 from fewshot_cli.jobs.loading import Source, check_base, load_base, merged_weights
 from fewshot_cli.jobs.record import Report
 
@@ -65,8 +66,8 @@ def _round_trip(path: Path, file: DeltaFile) -> str:
         copy = Path(folder) / "copy.fewshot"
         write_delta_file(copy, file.header, file.delta, file.head, file.stored.values, file.stored.head)
         again = read_delta_file(copy)
-    if file.stored.version != KIND.version and _same_numbers(file, again):
-        return f"written again as version {KIND.version}, it has the same numbers"
+    if file.stored.version != DELTA.version and _same_numbers(file, again):
+        return f"written again as version {DELTA.version}, it has the same numbers"
     if again.digest != file.digest:
         raise CheckFailed(
             f"{path}, written again, is another file: {again.digest[:12]}, not {file.digest[:12]}.", "Please report it."

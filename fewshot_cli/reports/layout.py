@@ -3,7 +3,6 @@
 import unicodedata
 from typing import Any
 
-import yaml
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -58,6 +57,8 @@ def skipped_files(skipped: list[dict[str, str]], most: int = 10) -> list[tuple[s
 
 def as_yaml(content: dict[str, Any]) -> Text:
     """Nested settings as YAML, in the order they have."""
+    import yaml
+
     return Text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True).rstrip())
 
 

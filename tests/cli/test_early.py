@@ -1,0 +1,89 @@
+"""Mistakes are told, and words shown, before torch is imported."""
+
+import json
+
+import pytest
+
+HEAVY = ("torch", "timm", "scipy", "matplotlib", "huggingface_hub")
+WATCHED = f"""
+import json, sys
+from fewshot_cli.cli.main import main
+try:
+    main()
+except SystemExit as stop:
+    code = stop.code
+heavy = [name for name in {HEAVY!r} if name in sys.modules]
+print(json.dumps([code, heavy]), file=sys.stderr)
+"""
+
+
+@pytest.fixture
+def watched(process, tmp_path):
+    """Runs a command as a process: its exit code, what heavy things it imported, and its output."""
+
+    def run(*words: object) -> tuple[int, list[str], str]:
+        result = process("-c", WATCHED, *words, cwd=tmp_path)
+        assert "Traceback" not in result.stderr, result.stderr
+        *message, facts = result.stderr.strip().split("\n")
+        code, heavy = json.loads(facts)
+        return code or 0, heavy, "\n".join([result.stdout, *message])
+
+    return run
+
+
+def test_the_watch_sees_torch(watched, file):
+    _, heavy, _ = watched("verify", file, "--offline")
+    assert "torch" in heavy
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["recipes"],
+        ["recipes", "list", "--json"],
+        ["recipes", "show", "ridge"],
+        ["recipes", "copy", "ridge", "mine.yaml"],
+        ["recipes", "check", "smat"],
+        ["--version"],
+    ],
+    ids=" ".join,
+)
+def test_what_needs_no_tensor_imports_none(words, watched):
+    code, heavy, output = watched(*words)
+    assert (code, heavy) == (0, []), output
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["adapt", "nowhere", "-o", "x"], "nowhere"),
+        (["adapt", "empty", "-o", "x"], "no sub-folders"),
+        (["adapt", "DRAWN", "-o", "empty"], "is a folder"),
+        (["adapt", "DRAWN", "-o", "x", "--recipe", "loar"], "lora"),
+        (["adapt", "DRAWN", "-o", "x", "--set", "method.rank=0"], "method.rank"),
+        (["adapt", "DRAWN", "-o", "x", "--set", "method.rank"], "key.path=value"),
+        (["adapt", "DRAWN", "-o", "x", "--device", "tpu"], "tpu"),
+        (["adapt", "DRAWN", "-o", "x", "--weights", "words"], "not a safetensors file"),
+        (["adapt", "DRAWN", "-o", "x", "--bank", "FILE"], "not a bank"),
+        (["adapt", "DRAWN", "-o", "x", "--recipe", "words"], "YAML"),
+        (["predict", "words", "DRAWN"], "not a delta file"),
+        (["predict", "FILE", "DRAWN", "--csv", "empty"], "is a folder"),
+        (["verify", "none"], "no delta file"),
+        (["inspect", "words"], "not a delta file"),
+        (["export", "none", "-o", "x", "--format", "onnx"], "no delta file"),
+        (["compose", "FILE", "words", "-o", "x"], "not a delta file"),
+        (["import", "empty", "-o", "empty"], "is a folder"),
+        (["push", "FILE", "nobody"], "OWNER/NAME"),
+        (["pull", "nobody"], "OWNER/NAME"),
+        (["demo", "--device", "tpu"], "tpu"),
+        (["recipes", "check", "ridge", "--set", "method.strength=-1"], "method.strength"),
+    ],
+    ids=lambda words: " ".join(words) if isinstance(words, list) else "",
+)
+def test_a_mistake_is_told_before_torch_is_imported(words, says, watched, drawn, file, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "words").write_text("{no: [yaml")
+    here = {"DRAWN": str(drawn), "FILE": str(file)}
+    code, heavy, output = watched(*(here.get(word, word) for word in words))
+    assert (code, heavy) == (2, []), output
+    assert says in output and not (tmp_path / "x").exists()
