@@ -154,7 +154,8 @@ def answered(net: FlatBackbone, domains: tuple[Domain, ...], weights: Tensor) ->
     found = {}
     for domain in domains:
         rows = torch.arange(len(domain.images))
-        features = torch.cat([net.features(net.backbone.normalised(domain.images[part]), weights) for part in rows.split(100)])
+        parts = (net.backbone.normalised(domain.images[part]) for part in rows.split(100))
+        features = torch.cat([net.features(part, weights) for part in parts])
         found[domain.pool.name] = [round(accuracy, 2) for accuracy in accuracies(domain, features, protocol)]
     return found
 
@@ -173,8 +174,10 @@ def read_record() -> dict[str, Any]:
 
 def keep(record: dict[str, Any], name: str, tasks: int, found: dict[str, list[float]], seconds: float) -> None:
     record.setdefault(name, {})[str(tasks)] = {"accuracy": found, "seconds": round(seconds, 1)}
-    means = {of: float(np.mean([found[name] for name in names]))
-             for of, names in (("classes", meta.UNSEEN_CLASSES), ("domains", meta.UNSEEN_DOMAINS))}
+    means = {
+        of: float(np.mean([found[name] for name in names]))
+        for of, names in (("classes", meta.UNSEEN_CLASSES), ("domains", meta.UNSEEN_DOMAINS))
+    }
     print(name, tasks, {of: f"{mean:.3f}" for of, mean in means.items()}, f"{seconds:.0f} s", flush=True)
     RECORD.with_suffix(".partial").write_text(json.dumps(record))
     RECORD.with_suffix(".partial").replace(RECORD)

@@ -110,20 +110,59 @@ def test_pictures_and_commands_start_without_torch(path):
     assert not heavy
 
 
+UNPICKLING = ("pickle", "cPickle", "dill", "joblib", "marshal", "shelve", "cloudpickle")
+LOADING = ("torch.load", "torch.serialization.load", "torch.jit.load", "torch.package.PackageImporter", "numpy.load")
+"""What runs the pickles in a file unless it is told not to, or always."""
+
+
+def loads(node: ast.AST) -> dict[ast.Call, str]:
+    """The calls of `LOADING` with the whole name of each, by whatever name it was imported."""
+    names: dict[str, str] = {}
+    for each in ast.walk(node):
+        if isinstance(each, ast.Import):
+            names |= {alias.asname: alias.name for alias in each.names if alias.asname}
+        elif isinstance(each, ast.ImportFrom):
+            names |= {alias.asname or alias.name: f"{each.module}.{alias.name}" for alias in each.names}
+
+    def whole(call: ast.Call) -> str:
+        first, dot, rest = ast.unparse(call.func).partition(".")
+        return names.get(first, first) + dot + rest
+
+    calls = [each for each in ast.walk(node) if isinstance(each, ast.Call)]
+    return {call: whole(call) for call in calls if whole(call) in LOADING}
+
+
+def is_safe(call: ast.Call, function: str) -> bool:
+    said = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+    if function == "numpy.load":
+        return said.get("allow_pickle", "False") == "False"
+    return said.get("weights_only") == "True"
+
+
 def test_no_file_can_run_code_from_a_file_it_reads():
     """Pickles run what they hold: one place reads the default weights, and only weights."""
-    for unsafe in ("pickle", "dill", "joblib", "marshal", "shelve"):
+    for unsafe in UNPICKLING:
         assert not importers_of(unsafe)
-    calls = [
-        (name(path), node)
-        for path in FILES
-        for node in ast.walk(tree(path))
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "load")
-        if ast.unparse(node.func) == "torch.load" or "torch.load" in all_imports(path)
-    ]
-    assert {where for where, _ in calls} <= {"files/weights.py"}
-    for _, call in calls:
-        assert {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}.get("weights_only") == "True"
+    found = [(name(path), call, function) for path in FILES for call, function in loads(tree(path)).items()]
+    assert all(is_safe(call, function) for _, call, function in found)
+    assert [path for path, _, function in found if function != "numpy.load"] == ["files/weights.py"]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import torch\ntorch.load(path)",
+        "import torch as t\nt.load(path)",
+        "import torch.serialization\ntorch.serialization.load(path)",
+        "from torch import load as read\nread(path, weights_only=False)",
+        "from torch import serialization\ndef f():\n    return serialization.load(path)",
+        "import numpy as np\nnp.load(path, allow_pickle=True)",
+        "import torch\ntorch.jit.load(path)",
+    ],
+)
+def test_what_would_run_code_is_found(code):
+    ((call, function),) = loads(ast.parse(code)).items()
+    assert not is_safe(call, function)
 
 
 def test_recipes_are_checked_without_torch():

@@ -4,6 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
+
+from fewshot_cli.cli.main import app
 
 COMMANDS = {
     "adapt": "--output --recipe --method --bank --density --backbone --weights --image-size --set "
@@ -11,6 +14,8 @@ COMMANDS = {
     "predict": "--csv --weights --device --offline --json --quiet",
     "eval": "--data --bank --density --no-frozen --weights --device --offline --json --quiet",
     "export": "--output --format --weights --device --offline --json --quiet",
+    "meta-tune": "--data --output --resume --validate --tensorboard --values --backbone --weights --image-size --set "
+    "--device --seed --offline --json --quiet",
     "import": "--output --backbone --weights --classes --image-size --values --images --offline --json --quiet",
     "compose": "--output --rule --scale --density --seed --json --quiet",
     "inspect": "--picture --card --bank --json",
@@ -46,6 +51,12 @@ def test_help_lists_every_command(fewshot):
     assert result.exit_code == 0
     for command in COMMANDS:
         assert re.search(rf"^ +{command.split()[0]} ", result.stdout, re.MULTILINE)
+
+
+def test_no_command_is_left_out():
+    commands = get_command(app).commands
+    nested = {f"{name} {below}" for name, found in commands.items() for below in getattr(found, "commands", ())}
+    assert {*commands, *nested} == set(COMMANDS)
 
 
 def test_help_imports_nothing_heavy():
