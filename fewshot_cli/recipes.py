@@ -1,12 +1,13 @@
 """Recipes: a YAML file that says which method with which settings, on which backbone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeVar, get_args
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from fewshot_cli.engine.meta_settings import Training
+from fewshot_cli.engine.mistakes import merged
 from fewshot_cli.engine.settings import Settings
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.methods import AnyMetaMethod, AnyMethod
@@ -95,9 +96,10 @@ def load_any_recipe(name_or_path: str, changes: Sequence[str] = (), **given: Any
         _set(content, change)
     content |= {key: value for key, value in given.items() if value is not None}
     method = content.get("method")
+    by_option = {key for key, value in given.items() if value is not None}
     if isinstance(method, dict) and method.get("name") in method_names(AnyMetaMethod):
-        return parse_meta_recipe(content, str(path))
-    return parse_recipe(content, str(path))
+        return _parsed(MetaRecipe, content, str(path), by_option)
+    return _parsed(Recipe, content, str(path), by_option)
 
 
 def parse_recipe(content: Mapping[str, Any], source: str) -> Recipe:
@@ -110,11 +112,14 @@ def parse_meta_recipe(content: Mapping[str, Any], source: str) -> MetaRecipe:
     return _parsed(MetaRecipe, content, source)
 
 
-def _parsed(kind: type[RecipeType], content: Mapping[str, Any], source: str) -> RecipeType:
+def _parsed(
+    kind: type[RecipeType], content: Mapping[str, Any], source: str, by_option: Collection[str] = ()
+) -> RecipeType:
+    """The recipe in `content`; what is `by_option` is called by its option in messages."""
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        mistakes = [_mistake(item) for item in error.errors()]
+        mistakes = [_mistake(item, by_option) for item in merged(error.errors())]
         count = "a mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
         raise FewshotError(
             f"The recipe {source} has {count}:\n" + "\n".join(f"  {mistake}" for mistake in mistakes),
@@ -145,13 +150,13 @@ def _set(content: dict[str, Any], change: str) -> None:
     section[keys[-1]] = value
 
 
-def _mistake(item: Any) -> str:
+def _mistake(item: Any, by_option: Collection[str] = ()) -> str:
     location = [str(part) for part in item["loc"]]
     for section in (["method"], ["training", "protocol"], ["training", "sampler"]):
         at = len(section)
         if location[:at] == section and len(location) > at + 1:
             del location[at]  # pydantic puts the name of what it took there, which is no part of the path
-    path = ".".join(location)
+    path = f"--{location[0].replace('_', '-')}" if location[:1] and location[0] in by_option else ".".join(location)
     given = item["input"]
     if item["type"] == "extra_forbidden":
         return f"{path}: there is no such setting"

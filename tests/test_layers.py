@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "engine": ("engine", "errors"),
     "methods": ("methods", "engine", "errors"),
     "recipe_files": ("errors",),
-    "recipes": ("recipe_files", "methods", "engine.settings", "engine.meta_settings", "errors"),
+    "recipes": ("recipe_files", "methods", "engine.settings", "engine.mistakes", "engine.meta_settings", "errors"),
     "images": ("images", *VALUES, "errors"),
     "files": ("files", *VALUES, "errors"),
     "reports": ("reports", "engine.statistics", "errors"),

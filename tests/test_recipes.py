@@ -334,3 +334,16 @@ def test_any_text_is_yaml_or_a_value_error(text):
 def test_any_name_of_a_recipe_is_a_sentence(name):
     with pytest.raises(FewshotError):
         load_recipe(name)
+
+
+def test_mistakes_call_settings_as_they_were_given():
+    """By their option where one set them, and without what pydantic tried."""
+    with pytest.raises(FewshotError) as caught:
+        load_recipe("ridge", image_size=3, density=2.0, bank="some.bank")
+    assert "  --image-size: should be greater" in caught.value.problem
+    assert "  --density: should be less" in caught.value.problem
+    with pytest.raises(FewshotError, match=r"\n  image_size: should be greater"):
+        load_recipe("ridge", ["image_size=3"])
+    with pytest.raises(FewshotError) as caught:
+        load_meta_recipe("smat", ["training.protocol={name: fixed, way: 1}"])
+    assert "training.protocol.way: should be greater than or equal to 2, or 'all' (given: 1)" in caught.value.problem

@@ -6,6 +6,9 @@ from typing import Annotated
 import typer
 
 from fewshot_cli.cli import early, options
+from fewshot_cli.errors import FewshotError
+
+FOLDS = 5
 
 
 @options.command
@@ -28,11 +31,14 @@ def adapt(
     image_size: options.ImageSize = None,
     changes: options.Changes = None,
     folds: Annotated[
-        int,
+        int | None,
         typer.Option(
-            "--folds", metavar="N", min=0, help="Folds to estimate a trained method's accuracy in; 0 doesn't."
+            "--folds",
+            metavar="N",
+            min=0,
+            help="Folds to estimate a trained method's accuracy in, 5 if not given; 0 doesn't.",
         ),
-    ] = 5,
+    ] = None,
     values: Annotated[
         options.Values,
         typer.Option(
@@ -51,6 +57,12 @@ def adapt(
 
     Writes it to a small file, proves that file, and says what accuracy to expect.
     """
+    if folds == 1:
+        raise FewshotError(
+            "--folds 1 leaves nothing to learn from: the one fold is all images.",
+            "Give 2 or more, or 0 for no estimate.",
+        )
+    from fewshot_cli.methods.base import ClosedFormMethod
     from fewshot_cli.recipes import load_recipe
 
     what = load_recipe(
@@ -61,6 +73,11 @@ def adapt(
         bank=bank and str(bank),
         density=density,
     )
+    if folds is not None and isinstance(what.method, ClosedFormMethod) and what.bank is None:
+        raise FewshotError(
+            f"--folds is of methods that train: the estimate of {what.method.name} is exact, each image left out once.",
+            "Leave it out.",
+        )
     early.check_device(device)
     early.check_weights(weights)
     early.check_class_folders(folder)
@@ -80,7 +97,7 @@ def adapt(
         where,
         choose_device(device),
         seed,
-        folds,
+        FOLDS if folds is None else folds,
         options.feature_cache(no_cache),
         progress,
         values,

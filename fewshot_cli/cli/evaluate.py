@@ -21,6 +21,7 @@ PANEL = "Recipes over many episodes"
 
 @options.command
 def evaluate(
+    context: typer.Context,
     what: Annotated[
         list[str] | None,
         typer.Argument(metavar="FILE FOLDER | RECIPE...", help="A delta file and a folder, or recipes and --data."),
@@ -64,10 +65,12 @@ def evaluate(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="RUN", help="Where every episode's result goes, as JSON."),
+        typer.Option(
+            "--output", "-o", metavar="RUN", help="Where the result goes, as JSON; of recipes that of every episode."
+        ),
     ] = None,
     html: Annotated[
-        Path | None, typer.Option("--report", metavar="FILE.html", help="A page with plots, in one file.")
+        Path | None, typer.Option("--report", metavar="FILE.html", help="A page with the result, in one file.")
     ] = None,
     markdown: Annotated[
         Path | None, typer.Option("--markdown", metavar="FILE.md", help="The table for a paper.")
@@ -112,10 +115,20 @@ def evaluate(
     goes on where it stopped. With --bank each recipe runs as it is, and once more from each bank, on the backbone that
     the banks are of. `torchrun --nproc-per-node N -m fewshot_cli eval ...` shares the episodes out.
     """
+    from fewshot_cli.cli.evaluate_options import check_options
+    from fewshot_cli.errors import FewshotError
+
+    kind = "check" if check else "recipes" if data else "file"
+    if kind == "file" and len(what or []) != 2:
+        raise FewshotError(
+            "eval needs a delta file and a FOLDER, or recipes and --data.",
+            "For instance: fewshot eval protonet ridge --data photos/. `fewshot eval --help` says more.",
+        )
+    check_options(context, kind)
+    _check_outputs(kind, output, html, markdown)
     progress = options.start(quiet, offline)
     where = options.source(weights, offline)
     from fewshot_cli.engine.devices import choose_device
-    from fewshot_cli.errors import FewshotError
 
     found_on = choose_device(device)
     if check is not None:
@@ -127,13 +140,23 @@ def evaluate(
         chosen = {"backbone": backbone, "image_size": image_size}
         recipes = _recipes(what or [], of_recipes, chosen, bank or [], density, frozen)
         _compare(recipes, question, where, found_on, no_cache, progress, json, output, html, markdown, threshold)
-    elif what and len(what) == 2:
-        _file(Path(what[0]), Path(what[1]), where, found_on, no_cache, progress, json)
-    else:
-        raise FewshotError(
-            "eval needs a delta file and a FOLDER, or recipes and --data.",
-            "For instance: fewshot eval protonet ridge --data photos/. `fewshot eval --help` says more.",
-        )
+    elif what:
+        file, folder = map(Path, what)
+        _file(file, folder, where, found_on, no_cache, progress, json, output, html, markdown, threshold)
+
+
+def _check_outputs(kind: str, output: Path | None, html: Path | None, markdown: Path | None) -> None:
+    """Raises FewshotError where something can't be written, or would be lost, before anything else is done."""
+    from fewshot_cli.files.atomic import check_writable
+
+    for path in (output, html, markdown):
+        if path is not None:
+            check_writable(path)
+    if output is not None:
+        from fewshot_cli.files.journal import check_record
+        from fewshot_cli.files.one_record import check_record_of_file
+
+        (check_record if kind == "recipes" else check_record_of_file)(output)
 
 
 def _file(
@@ -144,19 +167,37 @@ def _file(
     no_cache: bool,
     progress: "Progress",
     json: bool,
+    output: Path | None,
+    html: Path | None,
+    markdown: Path | None,
+    threshold: float | None,
 ) -> None:
     from fewshot_cli.cli.terminal import show
-    from fewshot_cli.errors import FewshotError
+    from fewshot_cli.errors import CheckFailed
     from fewshot_cli.jobs.evaluate import evaluate as job
-    from fewshot_cli.jobs.record import write_run
+    from fewshot_cli.jobs.evaluate import leave_record
     from fewshot_cli.reports.evaluation import evaluated
 
     report = job(file, folder, where, device, options.feature_cache(no_cache), progress)
+    report |= leave_record(report, output)
+    if html is not None:
+        from fewshot_cli.files.atomic import write_atomically
+        from fewshot_cli.reports.html import evaluation_page
+
+        write_atomically(html, evaluation_page(report))
+    if markdown is not None:
+        from fewshot_cli.files.atomic import write_atomically
+        from fewshot_cli.reports.markdown import evaluation_table
+
+        write_atomically(markdown, evaluation_table(report))
     show(report, json, evaluated)
-    try:
-        write_run(file.with_name(f"{file.name}.eval"), report)
-    except FewshotError as error:  # a delta file in a folder of others is no reason to fail
-        print(f"This run leaves no record: {error.problem}", file=sys.stderr)
+    if report["record"] is None:  # a delta file in a folder of others is no reason to fail
+        print(f"This run leaves no record: {file.parent} can't be written.", file=sys.stderr)
+    if threshold is not None and report["accuracy"] < threshold:
+        raise CheckFailed(
+            f"{file} is right on {report['accuracy']:.4f} of the images, below the threshold of {threshold}.",
+            "The classes with the fewest right answers say where more images would help.",
+        )
 
 
 def _recipes(
@@ -216,8 +257,6 @@ def _question(
     seed: int,
     targets: list[str],
 ) -> "Question":
-    import yaml
-
     from fewshot_cli.errors import FewshotError
     from fewshot_cli.images.datasets import read_datasets
     from fewshot_cli.jobs.compare import Question
@@ -229,8 +268,10 @@ def _question(
         facts["shots"] = many if len(many) > 1 else many[0]
     for change in changes:
         if change.startswith(_PROTOCOL):
-            key, _, value = change.removeprefix(_PROTOCOL).partition("=")
-            facts[key] = yaml.safe_load(value)
+            key, equals, value = change.removeprefix(_PROTOCOL).partition("=")
+            if not equals or not key:
+                raise FewshotError(f"--set {change} is not of the form key.path=value.", "As --set protocol.max_way=10")
+            facts[key] = _yaml(change, value)
     datasets = tuple(dataset for path in paths for dataset in read_datasets(path, split))
     names = [dataset.name for dataset in datasets]
     for name in names:
@@ -248,6 +289,16 @@ def _question(
         tuple(str(path) for path in paths),
         split,
     )
+
+
+def _yaml(change: str, text: str) -> Any:
+    from fewshot_cli.errors import FewshotError
+    from fewshot_cli.recipe_files import yaml_value
+
+    try:
+        return yaml_value(text)
+    except ValueError as error:
+        raise FewshotError(f"--set {change} is no value: {error}.", "For example: --set protocol.max_way=10") from None
 
 
 def _number(value: Any) -> Any:
@@ -270,13 +321,10 @@ def _compare(
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.engine.processes import joined
     from fewshot_cli.errors import CheckFailed
-    from fewshot_cli.files.atomic import check_writable, write_atomically
+    from fewshot_cli.files.atomic import write_atomically
     from fewshot_cli.jobs.compare import Means, compare
     from fewshot_cli.reports.comparison import compared
 
-    for path in (html, markdown):
-        if path is not None:
-            check_writable(path)
     with joined() as processes:
         try:
             means = Means(where, device, options.feature_cache(no_cache), progress, processes)

@@ -78,9 +78,11 @@ def command(body: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(body)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        from fewshot_cli.cli.outputs import check_outputs
         from fewshot_cli.errors import FewshotError
 
         try:
+            check_outputs(body, kwargs)
             body(*args, **kwargs)
             sys.stdout.flush()
         except FewshotError as error:

@@ -25,8 +25,8 @@ def predict(
 ) -> None:
     """Label images, one row for each.
 
-    A file that can't be read is a row with its error, never a stop. Of several delta files, which must be on one base,
-    each gives its row.
+    A file that can't be read is a row with its error, never a stop; where no image at all could be read, it leaves
+    with 3. Of several delta files, which must be on one base, each gives its row.
     """
     early.check_device(device)
     early.check_weights(weights)
@@ -36,6 +36,7 @@ def predict(
     where = options.source(weights, offline)
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.engine.devices import choose_device
+    from fewshot_cli.errors import CheckFailed
     from fewshot_cli.files.atomic import check_writable, write_atomically
     from fewshot_cli.jobs.predict import files_and_images
     from fewshot_cli.jobs.predict import predict as job
@@ -48,3 +49,9 @@ def predict(
     if csv:
         write_atomically(csv, as_csv(report))
     show(report, json, predicted)
+    if not report["images"]:
+        places = ", ".join(map(str, images[:3])) + (" and more" if len(images) > 3 else "")
+        what = "could be read: every row has its error" if report["predictions"] else "is there"
+        raise CheckFailed(
+            f"No image in {places} {what}.", f"`fewshot doctor {images[0]}` says what is wrong with each."
+        )

@@ -42,12 +42,13 @@ def decoded(
     preprocessing: Preprocessing,
     load: Callable[[], Iterator[Pixels | Exception]],
     advance: Callable[[int, int], None],
+    keep: bool = True,
 ) -> DecodedPictures:
     """The pictures with these content hashes, in order: as kept on disk, else as `load` gives them, and kept then.
 
     `load` gives for each content its picture, or what makes it unreadable; `advance` is told how many of how many are
     decoded. Of several processes that ask for the same pictures one decodes, and the others wait. Where nothing can be
-    kept, as on a full disk, the pictures come in memory.
+    kept, as on a full disk, the pictures come in memory; without `keep` they do, and nothing is read or written.
     """
     entry = _Entry(cache_folder() / "pixels", _key(contents, preprocessing), (len(contents), 3, *preprocessing.size))
 
@@ -62,6 +63,8 @@ def decoded(
 
     if not contents:
         return _frozen(np.zeros(entry.shape, dtype=np.uint8), {})
+    if not keep:
+        return _in_memory(entry, pictures())
     if (found := _read(entry)) is not None:
         return found
     with contextlib.suppress(_CannotKeep), _alone(entry):

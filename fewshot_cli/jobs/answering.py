@@ -48,6 +48,8 @@ class Ground:
     images: Images
     hash: str
     delta: Delta = field(default_factory=dict)
+    left_out: tuple[dict[str, str], ...] = ()
+    """The pictures that are not learned from since a copy is asked about, with the reason."""
 
     @cached_property
     def _delta_bytes(self) -> int:

@@ -6,14 +6,22 @@ from fewshot_cli.engine.backbones import hub_repository, licence_of
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.files.atomic import check_writable, write_atomically
 from fewshot_cli.jobs.record import Report
-from fewshot_cli.reports.card import SOMEWHERE, card
+from fewshot_cli.reports.card import SOMEWHERE, card, subject
 
 
 def check_card(path: Path) -> None:
-    """Raises FewshotError where no card can be written to `path`, before any work is done for it."""
+    """Raises FewshotError where no card can be written to `path`, before any work is done for it.
+
+    A card that `fewshot` wrote and nobody has edited since may be replaced, by its hash of itself; nothing else may.
+    """
     if path.suffix.lower() != ".md":
         raise FewshotError(f"{path} does not end in .md, which a model card is.", "For example: --card README.md")
     check_writable(path)
+    if path.is_file() and (text := path.read_bytes()) and subject(text.decode(errors="replace")) is None:
+        raise FewshotError(
+            f"{path} is there already, and is no model card that nobody has edited.",
+            "Give another name, for example --card CARD.md, or remove it first.",
+        )
 
 
 def card_of(report: Report, repository: str = SOMEWHERE) -> str:

@@ -28,6 +28,7 @@ from fewshot_cli.jobs.banks import Start, Starts
 from fewshot_cli.jobs.blocks import Job, kept, known_blocks, worked
 from fewshot_cli.jobs.claim import claimed
 from fewshot_cli.jobs.compared import compared
+from fewshot_cli.jobs.copies import apart
 from fewshot_cli.jobs.data import Data, load_data
 from fewshot_cli.jobs.embedding import model_key
 from fewshot_cli.jobs.loading import Source
@@ -159,14 +160,14 @@ def _jobs(recipes: Mapping[str, Recipe], question: Question, means: Means) -> tu
 def _grounds(question: Question, data: Mapping[str, Data], start: Start) -> Iterator[Ground]:
     for protocol in question.protocols:
         for plan in protocol.pools(list(data), question.targets):
-            parts = [data[name] for name in plan.datasets]
+            parts, left_out = apart([data[name] for name in plan.datasets], plan.query)
             pool, _ = join(plan.name, [pool_of(part.dataset, part.labels) for part in parts])
             protocol.check(pool)  # again: some pictures may be unreadable
             features = torch.cat([part.features for part in parts])
             images = JoinedImages(tuple(part.images for part in parts))
             rows = _row_names(plan, protocol, question)
             contents = digest([part.hash for part in parts])
-            yield Ground(pool, protocol, rows, start.backbone, features, images, contents, start.delta)
+            yield Ground(pool, protocol, rows, start.backbone, features, images, contents, start.delta, tuple(left_out))
 
 
 def _row_names(plan: PoolPlan, protocol: AnyProtocol, question: Question) -> tuple[str, ...]:

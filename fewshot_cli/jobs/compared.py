@@ -36,6 +36,7 @@ def compared(
                 "data": job.ground.pool.name,
                 "shots": shots if isinstance(shots, int) else None,
                 "session": number if len(sessions) > 1 else None,
+                "skipped": list(job.ground.left_out),
             }
     first = next(iter(recipes.values()))
     summary = summarised(results, list(rows.values()))

@@ -21,6 +21,7 @@ from fewshot_cli.files.pixels import DecodedPictures, decoded
 from fewshot_cli.images.datasets import Dataset
 from fewshot_cli.images.decode import ImageError, Pixels
 from fewshot_cli.images.loading import in_order
+from fewshot_cli.jobs.copies import copies
 from fewshot_cli.jobs.embedding import model_key
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.jobs.record import data_hash
@@ -42,6 +43,10 @@ class Data:
     images: Images = field(repr=False)
     skipped: list[dict[str, str]]
     hash: str
+    names: tuple[str, ...] = ()
+    """Of each picture, where it was found."""
+    contents: tuple[str, ...] = ()
+    """The hash of each picture's content."""
 
 
 def load_data(dataset: Dataset, backbone: Backbone, cache: FeatureCache, pictures: bool, progress: Progress) -> Data:
@@ -54,12 +59,14 @@ def load_data(dataset: Dataset, backbone: Backbone, cache: FeatureCache, picture
         contents, problems = _contents(dataset, advance)
     rows = list(contents)
     known = list(contents.values())
-    found = _Decoded(dataset, rows, known, backbone, progress)
+    found = _Decoded(dataset, rows, known, backbone, progress, keep=not isinstance(cache, NoCache))
     with _one_at_a_time(cache, known):
         features = _features(backbone, cache, known, found, progress)
     if pictures or len(features) < len(set(known)):
         problems |= {rows[row]: reason for row, reason in found.pictures.unreadable.items()}
     used = [place for place, content in enumerate(known) if content in features]
+    used, again = _distinct(dataset, rows, known, used)
+    problems |= again
     labels = np.array([dataset.samples[rows[place]].label for place in used], dtype=np.int64)
     _check_classes(dataset, labels, problems)
     stacked = torch.from_numpy(np.stack([features[known[place]] for place in used]))
@@ -71,22 +78,44 @@ def load_data(dataset: Dataset, backbone: Backbone, cache: FeatureCache, picture
         _Rows(found, np.array(used)),
         [{"path": dataset.samples[row].stored.name, "reason": reason} for row, reason in sorted(problems.items())],
         data_hash(zip(names, (known[place] for place in used), strict=True)),
+        tuple(dataset.samples[rows[place]].stored.name for place in used),
+        tuple(known[place] for place in used),
     )
+
+
+def _distinct(
+    dataset: Dataset, rows: list[int], contents: list[str], used: list[int]
+) -> tuple[list[int], dict[int, str]]:
+    """The places to use, one for each content; and why the others are left out, by their rows."""
+    samples = [dataset.samples[rows[place]] for place in used]
+    left = copies(
+        [sample.label for sample in samples],
+        [contents[place] for place in used],
+        [sample.stored.name for sample in samples],
+        dataset.classes,
+    )
+    return [place for i, place in enumerate(used) if i not in left], {rows[used[i]]: why for i, why in left.items()}
 
 
 class _Decoded:
     """The decoded pictures of some rows of a data set, made or opened when first asked for."""
 
     def __init__(
-        self, dataset: Dataset, rows: list[int], contents: list[str], backbone: Backbone, progress: Progress
+        self,
+        dataset: Dataset,
+        rows: list[int],
+        contents: list[str],
+        backbone: Backbone,
+        progress: Progress,
+        keep: bool,
     ) -> None:
-        self.dataset, self.rows, self.contents = dataset, rows, contents
+        self.dataset, self.rows, self.contents, self.keep = dataset, rows, contents, keep
         self.preprocessing, self.progress = backbone.preprocessing, progress
 
     @cached_property
     def pictures(self) -> DecodedPictures:
         with self.progress.track(f"{self.dataset.name}: decoding") as advance:
-            return decoded(self.contents, self.preprocessing, self._load, advance)
+            return decoded(self.contents, self.preprocessing, self._load, advance, self.keep)
 
     def _load(self) -> Iterator[Pixels | ImageError]:
         def load(row: int) -> Pixels | ImageError:

@@ -1,5 +1,7 @@
 """How good a delta file is on a labelled folder."""
 
+import hashlib
+import json
 import time
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import torch
 from fewshot_cli import __version__
 from fewshot_cli.engine.statistics import calibration_error, confusion_matrix, wilson
 from fewshot_cli.errors import FewshotError
+from fewshot_cli.files.atomic import write_atomically
 from fewshot_cli.files.cache import FeatureCache
 from fewshot_cli.images.folders import Folder, read_folder
 from fewshot_cli.jobs.loading import Source, load_model
@@ -45,6 +48,7 @@ def evaluate(
         "command": "eval",
         "version": __version__,
         "file": str(file),
+        "sha256": model.file.digest,
         "folder": str(folder),
         "backbone": model.backbone.name,
         "method": model.file.header.method,
@@ -65,6 +69,25 @@ def evaluate(
         "versions": versions(),
         "seconds": {"total": round(time.perf_counter() - start, 3)},
     }
+
+
+def leave_record(report: Report, output: Path | None) -> Report:
+    """Where the report is written: to `output`, else beside the file, under a name of file and images of its own.
+
+    So the record of one folder is never replaced by that of another. Raises FewshotError where `output` can't be
+    written; beside the file that is no reason to fail, and the record is None.
+    """
+    file = Path(report["file"])
+    which = hashlib.sha256(f"{report['sha256']} {report['data']}".encode()).hexdigest()[:8]
+    record = output or file.with_name(f"{file.name}.eval-{which}.run.json")
+    told = {"record": str(record)}
+    try:
+        write_atomically(record, json.dumps(report | told, indent=2, ensure_ascii=False) + "\n")
+    except FewshotError:
+        if output:
+            raise
+        return {"record": None}
+    return told
 
 
 def _check_classes(file: Path, known: tuple[str, ...], labelled: Folder) -> None:

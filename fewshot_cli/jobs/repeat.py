@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter, ValidationError
 
+from fewshot_cli.engine.mistakes import merged
 from fewshot_cli.engine.protocols import AnyProtocol
 from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.files.bank_file import read_bank_header
@@ -18,6 +19,9 @@ from fewshot_cli.recipes import parse_recipe
 
 TOLERANCE = {"accuracy": 0.0, "balanced_accuracy": 0.0, "bytes": 0.0, "ece": 1e-4, "nll": 1e-4}
 """How far a repeated figure may be off: answers are counted, probabilities depend on a machine's last bits."""
+
+OPTIONS = ("way", "shots", "queries", "base_way", "sessions")
+"""The settings of protocols that have options of their own."""
 
 FIRST = 10  # differences to name
 
@@ -75,14 +79,26 @@ def protocols(facts: dict[str, Any]) -> tuple[AnyProtocol, ...]:
     try:
         return tuple(TypeAdapter(AnyProtocol).validate_python(each) for each in many)
     except ValidationError as error:
-        mistakes = "\n".join(
-            f"  {'.'.join(str(part) for part in item['loc'][1:])}: {item['msg']} (given: {item['input']!r})"
-            for item in error.errors()
-        )
+        mistakes = "\n".join(f"  {_mistake(item)}" for item in merged(error.errors()))
         raise FewshotError(
             f"The protocol {facts.get('name')} can't be so:\n{mistakes}",
             "`fewshot eval --help` lists the options; --set protocol.NAME=VALUE sets the others.",
         ) from None
+
+
+def _mistake(item: Mapping[str, Any]) -> str:
+    """A mistake in a protocol, with the option that sets what is wrong."""
+    _, *path = item["loc"] or (None,)
+    if item["type"] == "union_tag_invalid":
+        return f"--protocol: there is none of that name; there are {item['ctx']['expected_tags']}"
+    if not path:
+        return str(item["msg"]).removeprefix("Value error, ")
+    first, *rest = map(str, path)
+    option = f"--{first.replace('_', '-')}" if first in OPTIONS else f"--set protocol.{first}"
+    called = ".".join([option, *rest])
+    if item["type"] == "extra_forbidden":
+        return f"{called}: this protocol has no such setting"
+    return f"{called}: {item['msg'].removeprefix('Value error, ')} (given: {item['input']!r})"
 
 
 def _datasets(paths: Sequence[Path], split: str | None) -> Iterator[Dataset]:

@@ -230,6 +230,9 @@ def _circumstances(report: Report) -> Iterator[tuple[str, str | Text]]:
     for name, data in report["data"].items():
         if data["skipped"]:
             yield "skipped", Text(f"{counted(len(data['skipped']), 'file')} of {name}", style="yellow")
+    for row in report["rows"]:
+        if row.get("skipped"):
+            yield "skipped", Text(f"{counted(len(row['skipped']), 'file')} of {row['name']}: copies", style="yellow")
     yield "took", f"{report['seconds']['total']:.1f} s"
 
 

@@ -29,6 +29,8 @@ def evaluated(report: dict[str, Any]) -> RenderableType:
     if report["learned_from"]:
         warning = f"{report['learned_from']} of these images were learned from: the accuracy is better than on new ones"
         rows.append(("beware", Text(warning, style="bold yellow")))
+    if report.get("record"):
+        rows.append(("record", report["record"]))
     small = len(report["classes"]) <= MOST_CLASSES
     return Group(facts(*rows), Text(), _confusion(report) if small else _worst(report))
 
@@ -63,23 +65,28 @@ def _cell(count: int, total: int, right: bool) -> Text:
     return Text(f" {count} " if count else " · ", style=f"black on {colour}" if count else "dim")
 
 
+def by_class(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """For every class that was asked about, the hardest first: how often it is right, and what it is most taken for."""
+    names = report["classes"]
+    rows = []
+    for name, found in sorted(report["per_class"].items(), key=lambda item: item[1]["accuracy"]):
+        others = dict(zip(names, report["confusion"][names.index(name)], strict=True))
+        others.pop(name)
+        other = max(others, key=lambda key: others[key], default=None)
+        mistaken = other if other is not None and others[other] else None
+        rows.append({"name": name, **found, "other": mistaken, "count": others[other] if other and mistaken else 0})
+    return rows
+
+
 def _worst(report: dict[str, Any], most: int = 10) -> RenderableType:
     """The classes with the fewest right answers, and what they are taken for."""
-    names, counts = report["classes"], report["confusion"]
-    hardest = sorted(report["per_class"].items(), key=lambda item: item[1]["accuracy"])
-    hardest = [(name, found) for name, found in hardest if found["accuracy"] < 1][:most]
+    hardest = [row for row in by_class(report) if row["accuracy"] < 1][:most]
     if not hardest:
         return Text("every class: 100.0 %", style="green")
     table = Table(box=None, pad_edge=False, header_style="dim")
     for heading in ("class", "right", "most taken for"):
         table.add_column(heading)
-    for name, found in hardest:
-        row = dict(zip(names, counts[names.index(name)], strict=True))
-        row.pop(name)
-        other = max(row, key=lambda key: row[key])
-        table.add_row(
-            Text(name),
-            f"{percent(found['accuracy'])} of {found['n']}",
-            Text(f"{other} ({row[other]})") if row[other] else "",
-        )
+    for row in hardest:
+        mistaken = Text(f"{row['other']} ({row['count']})") if row["other"] is not None else ""
+        table.add_row(Text(row["name"]), f"{percent(row['accuracy'])} of {row['n']}", mistaken)
     return Group(Text("hardest classes", style="dim"), table)

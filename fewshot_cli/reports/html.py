@@ -1,14 +1,15 @@
-"""A comparison of recipes, or a bank, as one HTML file that needs nothing else: no network, no script, no font."""
+"""A comparison of recipes, a delta file on a folder, or a bank, as one HTML file: no network, no script, no font."""
 
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from fewshot_cli.reports import bank, bank_plots, comparison, plots
-from fewshot_cli.reports.layout import percent, printable, size
+from fewshot_cli.reports import bank, bank_plots, comparison, evaluation, plots
+from fewshot_cli.reports.layout import interval, percent, printable, size
 
 HERE = Path(__file__).parent
+MOST_CLASSES = 30  # whose answers still make a table that one reads
 
 
 def html(report: dict[str, Any]) -> str:
@@ -28,6 +29,13 @@ def html(report: dict[str, Any]) -> str:
         percent=percent,
         size=size,
     )
+
+
+def evaluation_page(report: dict[str, Any]) -> str:
+    """The page of one delta file on one folder: its accuracy, each class, and what is taken for what."""
+    report = printable(report)
+    rows = evaluation.by_class(report)
+    return _page("evaluation.html", report=report, rows=rows, interval=interval, percent=percent, most=MOST_CLASSES)
 
 
 def bank_page(report: dict[str, Any]) -> str:

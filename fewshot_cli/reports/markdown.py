@@ -1,4 +1,4 @@
-"""A comparison of recipes as a table for a paper or a README."""
+"""A comparison of recipes, or a delta file on a folder, as a table for a paper or a README."""
 
 import re
 from collections.abc import Iterable
@@ -15,6 +15,7 @@ from fewshot_cli.reports.comparison import (
     ranked,
     score,
 )
+from fewshot_cli.reports.layout import interval, percent
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -45,6 +46,19 @@ def caption(report: dict[str, Any]) -> str:
         f"on {report['device']}; fewshot {report['version']}"
     )
     return f"{what[0].upper()}{what[1:]}{together}.{bold} {escaped(circumstances)}."
+
+
+def evaluation_table(report: dict[str, Any]) -> str:
+    """Each class with its number of images and its accuracy in GitHub's Markdown, above what it takes to repeat it."""
+    rows = [(name, found["n"], percent(found["accuracy"])) for name, found in report["per_class"].items()]
+    lines = [_line(["class", "images", "accuracy"]), "| --- | ---: | ---: |", *(_line(map(str, row)) for row in rows)]
+    lines.append(f"| **{OVER_ALL}** | {report['n']} | **{percent(report['accuracy'])}** |")
+    told = (
+        f"{report['file']} on {report['folder']}: accuracy {interval(report, 'accuracy')}; expected calibration error "
+        f"{percent(report['ece'])}; {report['backbone']}, {report['method']}; fewshot {report['version']}"
+    )
+    seen = f" {report['learned_from']} of the images were learned from." if report["learned_from"] else ""
+    return "\n".join([*lines, "", f"{escaped(told)}.{seen}"]) + "\n"
 
 
 def _cell(figures: dict[str, Any], leads: bool) -> str:

@@ -91,6 +91,8 @@ def test_without_a_name_the_run_is_named_after_what_was_asked(fewshot, tiny, set
         (["eval", "ridge", "--data", "drawn", "--protocol", "across"], "across"),
         (["eval", "ridge", "--data", "drawn", "--target", "moon"], "moon"),
         (["eval", "ridge", "--data", "drawn", "--split", "test"], "split"),
+        (["eval", "ridge", "--data", "drawn", "--set", "protocol.way=["], "protocol.way=["),
+        (["eval", "ridge", "--data", "drawn", "--set", "protocol.way"], "protocol.way"),
         (["eval", "--check", "nowhere.json"], "nowhere.json"),
     ],
     ids=lambda given: " ".join(given) if isinstance(given, list) else None,

@@ -74,9 +74,25 @@ def test_a_card_is_written_where_it_was_asked_for(fewshot, file, bank, tmp_path)
         assert result.exit_code == 0, result.output
         text = (tmp_path / "x.md").read_text(encoding="utf-8")
         assert text.startswith("---\nlicense: ") and words in text and str(what.parent) not in text
-    for card, word in ((file, "does not end in .md"), (file / "x.md", "can't be written")):
+    for card, word in ((tmp_path / "x.card", "does not end in .md"), (file / "x.md", "can't be written")):
         result = fewshot("inspect", file, "--card", card)
         assert result.exit_code == 2 and word in result.stderr and result.stdout == ""
+
+
+def test_a_card_never_replaces_what_a_person_wrote(fewshot, file, bank, tmp_path):
+    readme = tmp_path / "README.md"
+    for text in ("# Mine\n", "\xff no UTF-8"):
+        readme.write_bytes(text.encode("latin-1"))
+        result = fewshot("inspect", file, "--card", readme)
+        assert result.exit_code == 2 and "README.md is there already" in result.stderr and result.stdout == ""
+        assert readme.read_bytes() == text.encode("latin-1")
+    readme.write_text("")
+    assert fewshot("inspect", file, "--card", readme).exit_code == 0
+    assert fewshot("inspect", bank, "--card", readme).exit_code == 0  # nobody edited it, and it can be made again
+    edited = readme.read_text().replace("# ", "# My ", 1)
+    readme.write_text(edited)
+    assert fewshot("inspect", bank, "--card", readme).exit_code == 2
+    assert readme.read_text() == edited
 
 
 def test_a_bank_that_it_is_not_from_is_told_in_a_sentence(fewshot, file, bank):

@@ -86,15 +86,20 @@ def test_quiet_prints_the_same_results(fewshot, call, command):
 
 
 def test_runs_leave_their_record(fewshot, call, tmp_path):
-    for command, name in (("adapt", "new.fewshot"), ("eval", "x.fewshot.eval")):
-        report = json.loads(fewshot(*call[command], "--json").stdout)
-        assert json.loads((tmp_path / f"{name}.run.json").read_text()) == report
+    report = json.loads(fewshot(*call["adapt"], "--json").stdout)
+    assert json.loads((tmp_path / "new.fewshot.run.json").read_text()) == report
+    report = json.loads(fewshot(*call["eval"], "--json").stdout)
+    assert Path(report["record"]).parent == tmp_path
+    assert json.loads(Path(report["record"]).read_text()) == report
 
 
-def test_eval_works_where_it_can_leave_no_record(fewshot, call, tmp_path):
-    (tmp_path / "x.fewshot.eval.run.json").mkdir()
+def test_eval_works_where_it_can_leave_no_record(fewshot, call):
+    record = Path(json.loads(fewshot(*call["eval"], "--json").stdout)["record"])
+    record.unlink()
+    record.mkdir()
     result = fewshot(*call["eval"], "--json")
     assert result.exit_code == 0 and json.loads(result.stdout)["n"] == 9
+    assert json.loads(result.stdout)["record"] is None
     assert "no record" in result.stderr
 
 

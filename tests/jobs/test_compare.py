@@ -328,3 +328,26 @@ def test_all_mistakes_in_a_protocol_are_listed():
         protocols({"name": "fixed", "way": 1, "shots": 0, "colour": 3})
     for word in ("way", "shots", "colour"):
         assert word in caught.value.problem
+
+
+@pytest.mark.parametrize(
+    ("facts", "says"),
+    [
+        ({"way": 1}, "--way: should be greater than or equal to 2, or 'all' (given: 1)"),
+        ({"way": "some"}, "--way: should be a valid integer"),
+        ({"shots": [1, 0]}, "--shots: should be greater than or equal to 1 (given: 0)"),
+        ({"queries": "few"}, "--queries: should be a valid integer"),
+        ({"base_way": 2}, "--base-way: this protocol has no such setting"),
+        ({"name": "incremental", "sessions": 0}, "--sessions: should be greater than or equal to 1"),
+        ({"name": "meta-dataset", "max_way": 1}, "--set protocol.max_way: should be greater"),
+        ({"name": "meta-dataset", "max_way": 6, "min_way": 7}, "min_way 7 is more than max_way 6"),
+        ({"name": "odd"}, "--protocol: there is none of that name; there are 'fixed'"),
+        ({"colour": 1}, "--set protocol.colour: this protocol has no such setting"),
+    ],
+)
+def test_mistakes_in_a_protocol_name_the_option(facts, says):
+    with pytest.raises(FewshotError) as caught:
+        protocols({"name": "fixed"} | facts)
+    _, mistake = caught.value.problem.split("\n")
+    assert says in mistake
+    assert not any(word in mistake for word in ("constrained", "literal[", "int:", "union"))

@@ -1,0 +1,62 @@
+"""Exact copies in data sets: whoever learns from one and is asked about the other is asked what it was told."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from fewshot_cli.engine.types import Chosen
+
+if TYPE_CHECKING:
+    from fewshot_cli.jobs.data import Data
+
+LeftOut = dict[int, str]
+"""By place, why a picture is left out."""
+
+
+def copies(labels: Sequence[int], contents: Sequence[str], names: Sequence[str], classes: Sequence[str]) -> LeftOut:
+    """Which of a data set's pictures to leave out: all but the first of each content.
+
+    The same picture in two classes has no right answer: every one of these is left out.
+    """
+    alike: dict[str, list[int]] = {}
+    for place, content in enumerate(contents):
+        alike.setdefault(content, []).append(place)
+    left: LeftOut = {}
+    for places in alike.values():
+        first, *others = places
+        different = [place for place in others if labels[place] != labels[first]]
+        if different:
+            where = f"the same picture is in the classes {classes[labels[first]]} and {classes[labels[different[0]]]}"
+            left |= dict.fromkeys(places, f"{where}: {names[first]} and {names[different[0]]}")
+        else:
+            left |= dict.fromkeys(others, f"a copy of {names[first]}")
+    return left
+
+
+def apart(parts: Sequence["Data"], query: str | None) -> tuple[list["Data"], list[dict[str, str]]]:
+    """The data sets of a pool, without what is learned from and is also in the data set `query`; and what that is.
+
+    Where there is no such data set, as where one is split into both, they stay as they are.
+    """
+    asked = {content: part.dataset.name for part in parts if part.dataset.name == query for content in part.contents}
+    kept, left_out = [], []
+    for part in parts:
+        left = {} if part.dataset.name == query else {i: asked[c] for i, c in enumerate(part.contents) if c in asked}
+        left_out += [{"path": part.names[i], "reason": f"a copy of a picture in {other}"} for i, other in left.items()]
+        kept.append(_without(part, left) if left else part)
+    return kept, left_out
+
+
+def _without(part: "Data", left: dict[int, str]) -> "Data":
+    rows = np.array([place for place in range(len(part.labels)) if place not in left], dtype=np.int64)
+    return replace(
+        part,
+        labels=part.labels[rows],
+        features=part.features[torch.from_numpy(rows).to(part.features.device)],
+        images=Chosen(part.images, torch.from_numpy(rows)),
+        names=tuple(part.names[row] for row in rows),
+        contents=tuple(part.contents[row] for row in rows),
+    )
