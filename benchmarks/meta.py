@@ -52,11 +52,16 @@ IN_TWO = {
     "training.validation.episodes": "16",
 }
 """The same 200 tasks with validation after half of them, too; the better of the two banks is the result."""
+OF_MAMF = ("training.epochs", "training.validation.episodes")
+"""What of these a method has whose tasks are no episodes."""
 SMAT = {"method.mask_lr": "3", "method.multiplier_lr": "1", "method.annealing": "200"}
 """For so few steps: 600 / steps for the masks, and multipliers that reach the target by half of the run (LOG.md)."""
+FIXED = {"method.annealing": "200"}
+"""The same for masks that never change, which have no learning rates."""
 LONG = {"training.episodes": "600"}
 SMAT_LONG = LONG | {"method.mask_lr": "1", "method.multiplier_lr": "0.33", "method.annealing": "600"}
 """600 tasks, and for so many steps what SMAT has for 200."""
+LONG_FIXED = LONG | {"method.annealing": "600"}
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ WAYS = {
     "dense": Way("dense", "method.lr", ("3e-3", "1e-3", "1e-2"), seeds=3),
     "dense-600": Way("dense", "method.lr", ("1e-3", "3e-4", "3e-3"), LONG, seeds=3),
     "fomaml": Way("fomaml", "method.lr", ("3e-3",), IN_TWO),
-    "mamf": Way("mamf", changes=IN_TWO),
+    "mamf": Way("mamf", changes={name: IN_TWO[name] for name in OF_MAMF}),
     "smat-50": Way(
         "smat", SMAT_RATE, ("6e-3",), IN_TWO | SMAT | {"method.sparsity": "0.5", "method.multiplier_lr": "0.3"}
     ),
@@ -88,10 +93,10 @@ WAYS = {
     "smat-90-teachers": Way(
         "smat", SMAT_RATE, ("6e-3",), IN_TWO | SMAT | {"method.kd": "0.25", "method.multiplier_lr": "0.3"}
     ),
-    "random-90": Way("smat", SMAT_RATE, ("6e-2", "6e-3", "2e-2", "2e-1"), SMAT | {"method.masks": "random"}, seeds=2),
-    "random-90-600": Way("smat", SMAT_RATE, ("6e-2",), SMAT_LONG | {"method.masks": "random"}),
-    "magnitude-90": Way("smat", SMAT_RATE, ("2e-2", "6e-3", "6e-2"), SMAT | {"method.masks": "magnitude"}, seeds=3),
-    "magnitude-90-600": Way("smat", SMAT_RATE, ("2e-2",), SMAT_LONG | {"method.masks": "magnitude"}, seeds=2),
+    "random-90": Way("smat", SMAT_RATE, ("6e-2", "6e-3", "2e-2", "2e-1"), FIXED | {"method.masks": "random"}, seeds=2),
+    "random-90-600": Way("smat", SMAT_RATE, ("6e-2",), LONG_FIXED | {"method.masks": "random"}),
+    "magnitude-90": Way("smat", SMAT_RATE, ("2e-2", "6e-3", "6e-2"), FIXED | {"method.masks": "magnitude"}, seeds=3),
+    "magnitude-90-600": Way("smat", SMAT_RATE, ("2e-2",), LONG_FIXED | {"method.masks": "magnitude"}, seeds=2),
 }
 """The numbers in names are targets of sparsity in per cent, and tasks where there are not 200."""
 
@@ -141,7 +146,8 @@ class Run:
     @property
     def command(self) -> list[str]:
         way = WAYS[self.way]
-        changes = LENGTH | way.changes | ({way.rate: self.rate} if self.rate else {})
+        length = {name: value for name, value in LENGTH.items() if way.recipe != "mamf" or name in OF_MAMF}
+        changes = length | way.changes | ({way.rate: self.rate} if self.rate else {})
         if self.seed:
             changes |= {"training.validation.episodes": "1"}  # the parts stay kept, but choose nothing
         return [

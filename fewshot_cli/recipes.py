@@ -11,6 +11,7 @@ from fewshot_cli.engine.mistakes import merged
 from fewshot_cli.engine.settings import Settings
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.methods import AnyMetaMethod, AnyMethod
+from fewshot_cli.methods.meta import EpisodicMethod
 from fewshot_cli.recipe_files import installed, recipe_content, recipe_path, yaml_value
 
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
@@ -38,6 +39,10 @@ class Recipe(Settings):
         return density
 
 
+OF_EPISODES = ("sampler", "target", "episodes", "batch", "schedule", "views", "precision")
+"""The settings of training that only methods read which practise on episodes."""
+
+
 class MetaRecipe(Settings):
     """What a run of meta-tuning does: a recipe with a section `training`."""
 
@@ -45,6 +50,18 @@ class MetaRecipe(Settings):
     image_size: int | None = Field(default=None, ge=16, le=4096)
     method: AnyMetaMethod
     training: Training = Training()
+
+    @field_validator("training")
+    @classmethod
+    def _of_episodes(cls, training: Training, given: ValidationInfo) -> Training:
+        method = given.data.get("method")
+        if method is not None and not isinstance(method, EpisodicMethod):
+            unread = [name for name in OF_EPISODES if getattr(training, name) != Training.default_of(name)]
+            if training.validation.episodes == 0 and training.protocol != Training.default_of("protocol"):
+                unread.append("protocol")
+            if unread:
+                raise ValueError(f"{', '.join(unread)} would do nothing: the tasks of {method.name} are no episodes")
+        return training
 
 
 RecipeType = TypeVar("RecipeType", Recipe, MetaRecipe)
@@ -152,9 +169,9 @@ def _set(content: dict[str, Any], change: str) -> None:
 
 def _mistake(item: Any, by_option: Collection[str] = ()) -> str:
     location = [str(part) for part in item["loc"]]
-    for section in (["method"], ["training", "protocol"], ["training", "sampler"]):
+    for section in (["method"], ["method", "masks"], ["training", "protocol"], ["training", "sampler"]):
         at = len(section)
-        if location[:at] == section and len(location) > at + 1:
+        if location[:at] == section and len(location) > at:
             del location[at]  # pydantic puts the name of what it took there, which is no part of the path
     path = f"--{location[0].replace('_', '-')}" if location[:1] and location[0] in by_option else ".".join(location)
     given = item["input"]
@@ -172,7 +189,8 @@ def _mistake(item: Any, by_option: Collection[str] = ()) -> str:
         return f"method: is a section, not a value; write {{name: {given}}}"
     if item["type"] == "missing":
         return f"{path}: is missing"
-    return f"{path}: {item['msg'].removeprefix('Value error, ')} (given: {given!r})"
+    said = "" if isinstance(given, dict) else f" (given: {given!r})"
+    return f"{path}: {item['msg'].removeprefix('Value error, ')}{said}"
 
 
 def _every_method() -> list[str]:

@@ -20,13 +20,12 @@ _CPU = torch.device("cpu")
 def choose_device(wanted: str = "auto") -> torch.device:
     """The device called `wanted`: "auto" is a GPU if there is one, else the CPU.
 
-    Of several GPUs it is the first, or for the processes that torchrun started on a machine one each.
+    Of several GPUs "auto" and "cuda" are the first, or for the processes that torchrun started on a machine one each.
 
     Raises FewshotError for a name that is not "auto", "cpu", "cuda" or "cuda:N", or a GPU that is not there.
     """
     if wanted == "auto":
-        here = int(os.environ.get("LOCAL_RANK", "0"))
-        return torch.device("cuda", here % torch.cuda.device_count()) if torch.cuda.is_available() else _CPU
+        return _own_gpu() if torch.cuda.is_available() else _CPU
     kind, _, number = wanted.partition(":")
     if kind not in ("cpu", "cuda") or (number and not number.isdigit()) or (kind == "cpu" and number):
         raise FewshotError(f"There is no device called '{wanted}'.", "Use --device auto, cpu, cuda or cuda:N.")
@@ -35,7 +34,12 @@ def choose_device(wanted: str = "auto") -> torch.device:
         raise FewshotError(
             f"Device '{wanted}' is not here: {found}.", "Use --device cpu, or --device auto to take what there is."
         )
-    return torch.device(wanted)
+    return _own_gpu() if wanted == "cuda" else torch.device(wanted)
+
+
+def _own_gpu() -> torch.device:
+    """The GPU of this process."""
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
 class Recorder(Protocol):

@@ -92,7 +92,8 @@ def interpolate(
 
     Differentiable in `delta`, `logits` and `weights`, not in `base`. One pass over the logits, and one more backwards;
     neither keeps anything of their size but their gradient: what is needed in between is computed again. The gradient
-    of the logits is added to the tensor `into` where there is one, and the logits themselves then get none.
+    of the logits is added to the tensor `into` where there is one, and the logits themselves then get none. Where they
+    need none and there is no such tensor, as of masks that never change, it is not computed.
     """
     return Merged(*_Interpolation.apply(base, delta, logits, weights, beta, into))
 
@@ -115,11 +116,12 @@ class _Interpolation(torch.autograd.Function):
     def backward(ctx: Any, of_merged: Tensor, of_l0: Tensor, _: Tensor) -> Any:
         delta, logits, weights = ctx.saved_tensors
         shares = of_l0 / logits.shape[1]
-        of_logits = logits.new_empty(logits.shape) if ctx.into is None else ctx.into
+        is_own = ctx.into is None and ctx.needs_input_grad[2]
+        of_logits = logits.new_empty(logits.shape) if is_own else ctx.into
         of_delta, of_weights = _passes(logits).backward(
             delta, logits, weights, of_merged, shares, ctx.beta, of_logits, ctx.into is not None
         )
-        return None, of_delta, of_logits if ctx.into is None else None, of_weights, None, None
+        return None, of_delta, of_logits if is_own else None, of_weights, None, None
 
 
 class _Passes(Protocol):
@@ -139,12 +141,12 @@ class _Passes(Protocol):
         of_merged: Tensor,
         shares: Tensor,
         beta: float,
-        of_logits: Tensor,
+        of_logits: Tensor | None,
         add: bool,
         /,
     ) -> tuple[Tensor, Tensor]:
         """The gradients of delta and weights; that of the logits is written to `of_logits`, or added to what is there.
-        `shares` is the gradient of every open probability, by expert."""
+        None has it left out. `shares` is the gradient of every open probability, by expert."""
 
 
 def _passes(logits: Tensor) -> _Passes:
@@ -176,7 +178,7 @@ class _InChunks:
         of_merged: Tensor,
         shares: Tensor,
         beta: float,
-        of_logits: Tensor,
+        of_logits: Tensor | None,
         add: bool,
         /,
     ) -> tuple[Tensor, Tensor]:
@@ -190,6 +192,8 @@ class _InChunks:
             of_mix = of_merged[i] * delta[i]
             of_weights += z @ of_mix
             torch.mul(of_merged[i], weights @ z, out=of_delta[i])
+            if of_logits is None:
+                continue
             # dz/dlogit = 1.2/β s(1 − s) where the gate is between 0 and 1, else 0
             inside = torch.ops.aten.hardtanh_backward(slope * of_mix, stretched, 0, 1)
             p = open_probability(logits[:, i])

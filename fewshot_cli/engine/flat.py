@@ -85,10 +85,24 @@ class FlatBackbone:
 
     def features(self, images: Tensor, weights: Tensor) -> Tensor:
         """Features `(n, dim)` of normalised images under the flat weights `(size,)`, differentiable in both."""
-        with self.lowered():
-            return self.backbone.features(images, self.layout.views(weights)).to(weights.dtype)
+        return self.passes.features(images, self.layout.views(weights))
 
-    def lowered(self) -> torch.autocast:
-        """A context in which passes are done in `precision`."""
-        lowered = self.precision != torch.float32
-        return torch.autocast(self.base.device.type, dtype=self.precision if lowered else None, enabled=lowered)
+    @property
+    def passes(self) -> "Passes":
+        """The backbone in this precision, for weights by name."""
+        return Passes(self.backbone, self.precision)
+
+
+@dataclass(frozen=True)
+class Passes:
+    """A backbone whose passes are done in `precision`, and nothing else: features are of the type of the weights."""
+
+    backbone: Backbone
+    precision: torch.dtype
+
+    def features(self, images: Tensor, weights: Params, /) -> Tensor:
+        """Features `(n, dim)` of normalised images, differentiable in images and weights."""
+        lowered, device = self.precision != torch.float32, self.backbone.device.type
+        with torch.autocast(device, dtype=self.precision if lowered else None, enabled=lowered):
+            features = self.backbone.features(images, weights)
+        return features.to(next(iter(weights.values())).dtype)

@@ -41,7 +41,8 @@ def _forward(  # type: ignore[no-untyped-def]
 @triton.jit  # type: ignore[untyped-decorator]
 def _backward(  # type: ignore[no-untyped-def]
     delta, logits, weights, shares, of_merged, of_delta, of_logits, of_weights,
-    size, beta, shift, low, high, EXPERTS: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr
+    size, beta, shift, low, high, EXPERTS: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr,
+    LEARNED: tl.constexpr
 ):  # fmt: skip
     program, programs = tl.program_id(0), tl.num_programs(0)
     at = program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -52,15 +53,17 @@ def _backward(  # type: ignore[no-untyped-def]
     mix = tl.zeros([BLOCK], tl.float32)
     for m in tl.static_range(EXPERTS):
         logit = tl.load(row, mask=here, other=-float("inf"))
-        s, p, weight = tl.sigmoid(logit / beta), tl.sigmoid(logit - shift), tl.load(weights + m)
+        s, weight = tl.sigmoid(logit / beta), tl.load(weights + m)
         stretched = s * (high - low) + low
         z = tl.minimum(tl.maximum(stretched, 0.0), 1.0)
         mix += weight * z
-        of_s = tl.where((stretched > 0) & (stretched < 1), weight * (high - low) / beta * of_mix, 0.0)
-        of_logit = of_s * (1 - s) * s + (p - p * p) * tl.load(shares + m)
-        if ADD:
-            of_logit += tl.load(of_row, mask=here)
-        tl.store(of_row, of_logit, mask=here)
+        if LEARNED:
+            p = tl.sigmoid(logit - shift)
+            of_s = tl.where((stretched > 0) & (stretched < 1), weight * (high - low) / beta * of_mix, 0.0)
+            of_logit = of_s * (1 - s) * s + (p - p * p) * tl.load(shares + m)
+            if ADD:
+                of_logit += tl.load(of_row, mask=here)
+            tl.store(of_row, of_logit, mask=here)
         tl.store(of_weights + m * programs + program, tl.sum(z * of_mix, 0))
         row += size
         of_row += size
@@ -82,12 +85,15 @@ def backward(
     of_merged: Tensor,
     shares: Tensor,
     beta: float,
-    of_logits: Tensor,
+    of_logits: Tensor | None,
     add: bool,
 ) -> tuple[Tensor, Tensor]:
     """As `_Passes.backward` in `experts`, of float32."""
     of_delta, (partial,) = delta.new_empty(delta.shape), _by_block(logits, 1)
-    _run(_backward, (delta, logits, weights, shares, of_merged), (of_delta, of_logits, partial), beta, ADD=add)
+    # A kernel wants a tensor: where none is to be written to, one that is none.
+    written = delta.new_empty(1) if of_logits is None else of_logits
+    flags = {"ADD": add, "LEARNED": of_logits is not None}
+    _run(_backward, (delta, logits, weights, shares, of_merged), (of_delta, written, partial), beta, **flags)
     return of_delta, partial.sum(-1, dtype=torch.float64).to(weights.dtype)
 
 

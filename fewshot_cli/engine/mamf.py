@@ -39,6 +39,11 @@ def task_classes(classes: int, way: int, seed: int, index: int) -> Numbers:
     return Draws(seed, "mamf task", index).choose(classes, way)
 
 
+def task_seed(seed: int, index: int) -> int:
+    """The seed of the random numbers of training on task `index`, so that no two tasks draw the same batches."""
+    return Draws(seed, "mamf training", index).integer(0, 2**63 - 1)
+
+
 def trained_on_task(
     weights: Params,
     backbone: Backbone,

@@ -1,13 +1,13 @@
 """Losses of dense meta-tuning: how wrong a backbone's weights are on a practice task, differentiable in the weights.
 
-The bank, what meta-tuning trains, names parameters of the backbone, all or some, and the scale and bias of the cosine:
+The bank, what meta-tuning trains, names parameters of the backbone, all or some, and the scale of the cosine:
 
     bank = start(backbone)
     prototype_loss(bank, backbone, task).loss.backward()
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,14 @@ from fewshot_cli.engine.heads import class_means
 from fewshot_cli.engine.meta_settings import InnerLoop
 from fewshot_cli.engine.types import Params, Task
 
-SCALE, BIAS = "cosine scale", "cosine bias"  # names that no parameter of a backbone has
+SCALE = "cosine scale"  # a name that no parameter of a backbone has
+
+
+class Seeing(Protocol):
+    """What sees images under other weights: a backbone, or one whose passes are done in another precision."""
+
+    def features(self, images: Tensor, weights: Params, /) -> Tensor:
+        """Features `(n, dim)` of normalised images, float32."""
 
 
 class Outcome(NamedTuple):
@@ -31,17 +38,20 @@ class Outcome(NamedTuple):
 
 
 def start(backbone: Backbone) -> Params:
-    """The bank before meta-tuning: the backbone's own weights, scale 10 and bias 0."""
+    """The bank before meta-tuning: the backbone's own weights, and scale 10.
+
+    P>M>F adds a bias to the cosine, which no answer and no gradient depends on, as it is the same for all classes.
+    """
     scale = next(iter(backbone.params.values())).new_tensor(COSINE_SCALE)
-    return backbone.params | {SCALE: scale, BIAS: torch.zeros_like(scale)}
+    return backbone.params | {SCALE: scale}
 
 
 def weights_of(bank: Params) -> Params:
-    """The backbone's parameters in the bank, without scale and bias."""
-    return {name: values for name, values in bank.items() if name not in (SCALE, BIAS)}
+    """The backbone's parameters in the bank, without the scale."""
+    return {name: values for name, values in bank.items() if name != SCALE}
 
 
-def prototype_loss(bank: Params, backbone: Backbone, task: Task, chunk: int | None = None) -> Outcome:
+def prototype_loss(bank: Params, backbone: Seeing, task: Task, chunk: int | None = None) -> Outcome:
     """The loss on the queries of a head of prototypes: the M of P>M>F (Hu et al., 2022, arXiv:2204.07305).
 
     Class vectors are the mean features of the support set; the gradient flows through them as well as through the
@@ -50,8 +60,8 @@ def prototype_loss(bank: Params, backbone: Backbone, task: Task, chunk: int | No
     return outcome(prototype_logits(bank, backbone, task, chunk), task)
 
 
-def prototype_logits(bank: Params, backbone: Backbone, task: Task, chunk: int | None = None) -> Tensor:
-    """Logits `(query, way)`: scale x (cosine of feature and prototype + bias), all with the bank's weights."""
+def prototype_logits(bank: Params, backbone: Seeing, task: Task, chunk: int | None = None) -> Tensor:
+    """Logits `(query, way)`: scale x cosine of feature and prototype, all with the bank's weights."""
     weights = weights_of(bank)
     # In one pass: what is computed of an image does not depend on the others, as a backbone is never in training mode.
     seen = features(backbone, torch.cat([task.support_images, task.query_images]), weights, chunk)
@@ -59,7 +69,7 @@ def prototype_logits(bank: Params, backbone: Backbone, task: Task, chunk: int | 
     return cosine_logits(bank, query, class_means(support, task.support_labels, task.way))
 
 
-def fomaml_loss(bank: Params, backbone: Backbone, task: Task, inner: InnerLoop, chunk: int | None = None) -> Outcome:
+def fomaml_loss(bank: Params, backbone: Seeing, task: Task, inner: InnerLoop, chunk: int | None = None) -> Outcome:
     """The loss on the queries after a few steps on the support set, with the gradient of first order.
 
     MAML's first-order variant (Finn et al., 2017, arXiv:1703.03400): the gradient at the adapted weights is taken for
@@ -67,16 +77,16 @@ def fomaml_loss(bank: Params, backbone: Backbone, task: Task, inner: InnerLoop, 
     arXiv:1903.03096), so that a task may have any number of classes, and the gradient flows into them too. With no
     inner step this is `prototype_loss`.
 
-    Differs from both: logits are cosines, whose scale and bias stay as they are in the inner steps; class vectors have
-    length 1, so that one learning rate means the same for every backbone. One step at 1e-3 is what SMAT takes.
+    Differs from both: logits are cosines, whose scale stays as it is in the inner steps; class vectors have length 1,
+    so that one learning rate means the same for every backbone. One step at 1e-3 is what SMAT takes.
     """
     return outcome(fomaml_logits(bank, backbone, task, inner, chunk), task)
 
 
-def fomaml_logits(bank: Params, backbone: Backbone, task: Task, inner: InnerLoop, chunk: int | None = None) -> Tensor:
+def fomaml_logits(bank: Params, backbone: Seeing, task: Task, inner: InnerLoop, chunk: int | None = None) -> Tensor:
     """Logits `(query, way)` of the weights and class vectors that the inner steps lead to."""
     weights = weights_of(bank)
-    fixed = {name: bank[name].detach() for name in (SCALE, BIAS)}
+    fixed = {SCALE: bank[SCALE].detach()}
     support = features(backbone, task.support_images, weights, chunk)
     prototypes = F.normalize(class_means(support, task.support_labels, task.way), dim=1)
 
@@ -111,8 +121,8 @@ def descended(loss: HeadLoss, weights: Params, vectors: Tensor, inner: InnerLoop
 
 
 def cosine_logits(bank: Mapping[str, Tensor], features: Tensor, vectors: Tensor) -> Tensor:
-    """Logits `(n, way)` of features `(n, dim)` and class vectors `(way, dim)`: scale x (cosine + bias)."""
-    return bank[SCALE] * (F.normalize(features, dim=1) @ F.normalize(vectors, dim=1).T + bank[BIAS])
+    """Logits `(n, way)` of features `(n, dim)` and class vectors `(way, dim)`: scale x cosine."""
+    return bank[SCALE] * (F.normalize(features, dim=1) @ F.normalize(vectors, dim=1).T)
 
 
 def outcome(logits: Tensor, task: Task) -> Outcome:
@@ -121,7 +131,7 @@ def outcome(logits: Tensor, task: Task) -> Outcome:
     return Outcome(F.cross_entropy(logits, task.query_labels), accuracy)
 
 
-def features(backbone: Backbone, images: Tensor, weights: Params, chunk: int | None = None) -> Tensor:
+def features(backbone: Seeing, images: Tensor, weights: Params, chunk: int | None = None) -> Tensor:
     """Features `(n, dim)` of normalised images, differentiable in the weights.
 
     With a `chunk`, so many images at once: what is needed for the gradient is computed again when it is, so that memory

@@ -1,15 +1,17 @@
 """What a recipe may say of meta-tuning. Without torch, so that a mistake in it is told at once."""
 
 import math
-from typing import Literal
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo, field_validator
 
 from fewshot_cli.engine.defaults import COSINE_SCALE, TRAINING_BETA, RouterPool
 from fewshot_cli.engine.domains import AnySampler, Uniform
 from fewshot_cli.engine.protocols import AnyProtocol, Fixed, Incremental
 from fewshot_cli.engine.schedules import Schedule
 from fewshot_cli.engine.settings import Settings
+
+T = TypeVar("T")
 
 LARGEST_SHARE = 0.5
 """Of a domain's classes or images that may be kept for validation."""
@@ -48,6 +50,15 @@ class Validation(Settings):
     patience: int | None = Field(default=None, ge=1)
     """After how many epochs without a better bank to stop."""
 
+    @field_validator("share", "select", "patience")
+    @classmethod
+    def _of_validation(cls, value: T, given: ValidationInfo) -> T:
+        if given.data.get("episodes") == 0:
+            cls.idle(value, given, "`episodes: 0` validates nothing")
+        if given.field_name == "patience" and given.data.get("select") == "last":
+            cls.idle(value, given, "`select: last` waits for no better bank")
+        return value
+
 
 class Training(Settings):
     """How meta-tuning goes: on which tasks, in which order, how many."""
@@ -76,6 +87,20 @@ class Training(Settings):
             raise ValueError("classes that come step by step can't be practised; use fixed, meta-dataset or across")
         return protocol
 
+    @field_validator("target")
+    @classmethod
+    def _of_learning_samplers(cls, target: str | None, given: ValidationInfo) -> str | None:
+        if isinstance(given.data.get("sampler"), Uniform):
+            cls.idle(target, given, "the sampler uniform learns from no target; give exp3 or ucb1")
+        return target
+
+    @field_validator("schedule")
+    @classmethod
+    def _beyond_the_warm_up(cls, schedule: Schedule, given: ValidationInfo) -> Schedule:
+        if "epochs" in given.data:
+            schedule.check(given.data["epochs"])
+        return schedule
+
     @property
     def steps(self) -> int:
         """Of an epoch."""
@@ -90,6 +115,13 @@ class InnerLoop(Settings):
     head_lr: float = Field(default=1.0, ge=0)
     """Learning rate of the class vectors, which start with length 1, as a multiple of `lr`."""
 
+    @field_validator("lr", "head_lr")
+    @classmethod
+    def _of_steps(cls, value: float, given: ValidationInfo) -> float:
+        if given.data.get("steps") == 0:
+            cls.idle(value, given, "`steps: 0` takes none")
+        return value
+
 
 class SMATSettings(Settings):
     """What the loss of a task depends on besides the bank."""
@@ -99,10 +131,10 @@ class SMATSettings(Settings):
     """The share of every expert's gates that is to be 0; published: 0.9 for ViT-S, 0.95 for ViT-B."""
     inner_lr: float = Field(default=1e-3, ge=0)
     """Of the one step down the loss of the support set."""
-    teacher_lr: float = Field(default=5e-3, ge=0)
-    """Of the step that makes a teacher of the student: down the loss of the queries, whose labels it so knows."""
     kd: float = Field(default=0.25, ge=0, le=1)
     """The share of the teachers in the loss of the queries; 0 skips their passes."""
+    teacher_lr: float = Field(default=5e-3, ge=0)
+    """Of the step that makes a teacher of the student: down the loss of the queries, whose labels it so knows."""
     kd_temperature: float = Field(default=2.0, gt=0)
     kd_direction: Literal["student_teacher", "teacher_student"] = "student_teacher"
     """KL(student ‖ teacher), as in the published code, or KL(teacher ‖ student), as distillation usually has it."""
@@ -111,8 +143,68 @@ class SMATSettings(Settings):
     scale: float = Field(default=COSINE_SCALE, gt=0)
     pool: RouterPool = "mean"
     """What the router makes the task's embedding of; `first`, as published, depends on the order of the classes."""
-    evaluation_beta: float = Field(default=TRAINING_BETA, gt=0)
-    """β of the gates in use. Published: 1, with which gates that training closed open a little."""
     binary: bool = True
     """Whether gates in use are 0 or 1, whichever is nearer, so that an expert is one bit a weight. Training leaves most
     of them there; the rest are fractions, which the published code uses as they are."""
+    evaluation_beta: float = Field(default=TRAINING_BETA, gt=0)
+    """β of the gates in use. Published: 1, with which gates that training closed open a little."""
+
+    @field_validator("teacher_lr", "kd_temperature", "kd_direction")
+    @classmethod
+    def _of_teachers(cls, value: T, given: ValidationInfo) -> T:
+        if given.data.get("kd") == 0:
+            cls.idle(value, given, "`kd: 0` leaves the teachers out")
+        return value
+
+    @field_validator("evaluation_beta")
+    @classmethod
+    def _of_fractions(cls, beta: float, given: ValidationInfo) -> float:
+        if given.data.get("binary"):
+            cls.idle(beta, given, "`binary: true` rounds a gate to the same bit with any β")
+        return beta
+
+
+class LearnedMasks(Settings):
+    """How masks are trained; those that never change have none of these settings."""
+
+    lr: float = Field(default=0.046, ge=0)
+    """Times the number of weights: the masks' gradient is that of a mean over all of them. Published: 1e6, which is
+    0.046 for each weight of ViT-S."""
+    clip: float = Field(default=5.0, gt=0)
+    multiplier_lr: float = Field(default=2e-3, ge=0)
+    """Of the multipliers that close gates until an expert is sparse enough."""
+
+
+def _known_masks(masks: Any) -> Any:
+    if isinstance(masks, str) and masks not in FIXED_MASKS:
+        raise ValueError("is random, magnitude, or a section of how they are learned, as {lr: 0.046, clip: 5}")
+    return masks
+
+
+FIXED_MASKS = ("random", "magnitude")
+Masks: TypeAlias = Annotated[
+    Annotated[LearnedMasks, Tag("learned")] | Annotated[Literal["random", "magnitude"], Tag("fixed")],
+    Discriminator(lambda masks: "fixed" if isinstance(masks, str) else "learned"),
+    BeforeValidator(_known_masks),
+]
+FORMER = {"mask_lr": "lr", "mask_clip": "clip", "multiplier_lr": "multiplier_lr"}
+"""What the settings of learned masks were called when they stood beside `masks`; recipes may still have them."""
+
+
+def masks_in_section(given: dict[str, Any]) -> dict[str, Any]:
+    """The settings with those of learned masks in the section `masks`, where a recipe has them beside it.
+
+    Raises ValueError where the masks never change.
+    """
+    former = {name: value for name, value in given.items() if name in FORMER}
+    if not former:
+        return given
+    rest = {name: value for name, value in given.items() if name not in FORMER}
+    masks = rest.get("masks", {})
+    if masks in FIXED_MASKS:
+        for name, value in former.items():
+            if value != LearnedMasks.default_of(FORMER[name]):
+                raise ValueError(f"{name} would do nothing: {masks} masks never change")
+        return rest
+    section = masks if isinstance(masks, dict) else {}
+    return rest | {"masks": section | {FORMER[name]: value for name, value in former.items()}}

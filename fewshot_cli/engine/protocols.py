@@ -98,6 +98,8 @@ class MetaDataset(Settings):
             raise ValueError(f"min_way {self.min_way} is more than max_node {self.max_node}")
         if self.max_way > self.max_support:
             raise ValueError(f"max_support {self.max_support} has no room for one shot of max_way {self.max_way}")
+        if not self.hierarchy and self.max_node != self.default_of("max_node"):
+            raise ValueError(f"max_node {self.max_node} would do nothing: `hierarchy: false` draws no nodes")
         if self.log_weights[0] > self.log_weights[1]:
             raise ValueError("log_weights are given from low to high")
         return self

@@ -3,11 +3,13 @@
 import math
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from fewshot_cli.engine.settings import Settings
 
 FIRST_LR = 1e-6
+BY_EPOCH = ("smat", "pmf")
+"""The published schedules, whose rates are those of whole epochs."""
 
 
 class Schedule(Settings):
@@ -22,6 +24,29 @@ class Schedule(Settings):
     """Epochs."""
     epochs: int | None = Field(default=None, ge=1)
     """When it reaches its end; None is the run's own length. SMAT with ViT-S stops halfway down a cosine of 50."""
+
+    @field_validator("warmup")
+    @classmethod
+    def _whole(cls, warmup: float, given: ValidationInfo) -> float:
+        if given.data.get("name") in BY_EPOCH and warmup != round(warmup):
+            raise ValueError(f"is a whole number of epochs: the schedule {given.data['name']} knows no parts of one")
+        return warmup
+
+    @field_validator("epochs")
+    @classmethod
+    def _of_an_end(cls, epochs: int | None, given: ValidationInfo) -> int | None:
+        if given.data.get("name") == "constant":
+            cls.idle(epochs, given, "the schedule constant has no end")
+        return epochs
+
+    def check(self, run: int) -> None:
+        """Raises ValueError where a run of so many epochs would get to no rate but those of the warm-up."""
+        epochs = self.epochs or run
+        if self.name in BY_EPOCH and self.warmup >= epochs:
+            raise ValueError(
+                f"warmup = {self.warmup:g} takes all {epochs} epochs of the schedule {self.name}; give it fewer, "
+                "or the schedule more by its own epochs"
+            )
 
     def lr(self, lr: float, epoch: float, run: int, first: float = FIRST_LR) -> float:
         """The learning rate at `epoch`, a number with a fraction, of a run of so many; `lr` is the largest.
@@ -70,10 +95,13 @@ def smat_lr(epoch: int, lr: float, epochs: int = 50, warmup: int = 5) -> float:
 
 
 def smat_factor(epoch: int, epochs: int = 50, warmup: int = 5) -> float:
-    """The share of the learning rate: a line from 0 to 1 for `warmup` epochs, then half a cosine to 0 at `epochs`."""
+    """The share of the learning rate: a line from 0 to 1 for `warmup` epochs, then half a cosine to 0 at `epochs`.
+
+    Where the warm-up takes as long, the rate is 0 after it.
+    """
     if epoch < warmup:
         return epoch / warmup
-    return _half_cosine((epoch - warmup) / (epochs - warmup))
+    return _half_cosine((epoch - warmup) / (epochs - warmup)) if epochs > warmup else 0.0
 
 
 def _half_cosine(done: float) -> float:

@@ -7,6 +7,7 @@ import torch
 
 from fewshot_cli.engine.episodes import join
 from fewshot_cli.engine.flat import FlatBackbone
+from fewshot_cli.engine.meta_settings import Validation
 from fewshot_cli.engine.practice import Domain, parted
 from fewshot_cli.engine.processes import Processes
 from fewshot_cli.engine.types import JoinedImages
@@ -37,6 +38,7 @@ def ground_of(
 ) -> Ground:
     """The domains, and what of them is kept for validation. Raises FewshotError where the protocol does not fit one."""
     training = recipe.training
+    _check_used(recipe, data, kept)
     whole = list(_domains(recipe, data))
     for domain in whole:
         if isinstance(recipe.method, EpisodicMethod):
@@ -58,6 +60,25 @@ def ground_of(
             f"They are {', '.join(names)}.",
         )
     return Ground(net, tuple(domains), tuple(validation), seed, means.processes)
+
+
+def _check_used(recipe: MetaRecipe, data: Sequence[Data], kept: Sequence[Data]) -> None:
+    """Raises FewshotError for what the recipe or the user says and the run would not heed."""
+    training = recipe.training
+    if kept and not training.validation.episodes:
+        raise FewshotError(
+            "Data sets to validate on would do nothing: training.validation.episodes is 0.",
+            "Leave them out, or give --set training.validation.episodes=20.",
+        )
+    if kept and training.validation.share != Validation.default_of("share"):
+        raise FewshotError(
+            "training.validation.share would do nothing: the data sets to validate on are given.", "Leave it out."
+        )
+    if len(data) == 1 and len(training.protocol.pools([data[0].dataset.name])) == 1 and training.sampler.reward:
+        raise FewshotError(
+            f"The sampler {training.sampler.name} would do nothing: there is one data set to draw from.",
+            "Leave training.sampler out, or give more data sets.",
+        )
 
 
 def _domains(recipe: MetaRecipe, data: Sequence[Data]) -> Iterator[Domain]:

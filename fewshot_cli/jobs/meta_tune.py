@@ -302,6 +302,11 @@ class _Run:
                     f"{path} is of a run with another {_differing(name, found.facts.asked.get(name), value)}.",
                     "Give the same command again with --resume, or remove the checkpoint to start anew.",
                 )
+        if found.bank.keys() != self.practice.bank.keys():
+            raise FewshotError(
+                f"{path} was written by another version of fewshot, and this one can't go on from it.",
+                "Remove the checkpoint to start anew.",
+            )
         self.practice.descent.write_(found.bank)
         self.practice.descent.restore(found.memory)
         self.practice.step = found.facts.step

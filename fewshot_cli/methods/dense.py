@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 class Dense(EpisodicMethod):
     """Prototypical networks meta-trained from pre-trained weights (Hu et al., 2022, arXiv:2204.07305), SGD with
-    momentum on all weights and on the scale of the cosine."""
+    momentum on all weights and on the scale of the cosine, which is of use in training only."""
 
     name: Literal["dense"] = "dense"
     lr: float = Field(default=5e-5, ge=0)
@@ -44,8 +44,7 @@ class Dense(EpisodicMethod):
 
     def step(self, bank: Params, net: FlatBackbone) -> TaskStep:
         def step(task: FeaturedTask, tasks: int, rng: torch.Generator, share: float) -> MetaLoss:
-            with net.lowered():
-                outcome = self.outcome(bank, net, task)
+            outcome = self.outcome(bank, net, task)
             (share * outcome.loss).backward()  # type: ignore[no-untyped-call]
             loss = outcome.loss.detach()
             return MetaLoss(loss, outcome.accuracy, {"query_ce": loss})
@@ -55,7 +54,7 @@ class Dense(EpisodicMethod):
     def outcome(self, bank: Params, net: FlatBackbone, task: FeaturedTask) -> Outcome:
         from fewshot_cli.engine import meta_losses
 
-        return meta_losses.prototype_loss(bank, net.backbone, task)
+        return meta_losses.prototype_loss(bank, net.passes, task)
 
     def compared(self, bank: Params, net: FlatBackbone) -> Tensor:
         from fewshot_cli.engine.rewards import last_matrix
@@ -69,10 +68,7 @@ class Dense(EpisodicMethod):
         return lambda prototypes: same
 
     def learned(self, bank: Params, net: FlatBackbone, tasks: int) -> Learned:
-        from fewshot_cli.engine.meta_losses import BIAS, SCALE
-
-        cosine = {name: bank[name] for name in (SCALE, BIAS)}
-        return Learned(net.layout.flatten(bank).detach() - net.base, tensors=cosine)
+        return Learned(net.layout.flatten(bank).detach() - net.base)
 
 
 class FOMAML(Dense):
@@ -85,4 +81,4 @@ class FOMAML(Dense):
     def outcome(self, bank: Params, net: FlatBackbone, task: FeaturedTask) -> Outcome:
         from fewshot_cli.engine import meta_losses
 
-        return meta_losses.fomaml_loss(bank, net.backbone, task, self.inner)
+        return meta_losses.fomaml_loss(bank, net.passes, task, self.inner)

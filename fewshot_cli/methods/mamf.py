@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from fewshot_cli.engine.tuning_settings import TASK_TUNING, Tuning
 from fewshot_cli.errors import FewshotError
@@ -32,6 +33,13 @@ class MAMF(MetaMethod):
     tuning: Tuning = TASK_TUNING
     """How a task is trained on. Published: Adam at 1e-6, eight passes."""
 
+    @field_validator("tuning")
+    @classmethod
+    def _without_a_head(cls, tuning: Tuning) -> Tuning:
+        if tuning.refit:
+            raise ValueError("refit would do nothing: the head of a task is forgotten with it")
+        return tuning
+
     def count(self, classes: int) -> int:
         """How many tasks to draw of so many classes. Raises FewshotError where there are too few for one."""
         from fewshot_cli.engine.mamf import task_count
@@ -54,7 +62,7 @@ class MAMF(MetaMethod):
         import numpy as np
         import torch
 
-        from fewshot_cli.engine.mamf import task_classes, trained_on_task
+        from fewshot_cli.engine.mamf import task_classes, task_seed, trained_on_task
 
         classes = [(domain, label) for domain in domains for label in range(len(domain.pool.classes))]
         way = self.ways(len(classes))
@@ -65,7 +73,8 @@ class MAMF(MetaMethod):
         )
         labels = torch.from_numpy(np.repeat(np.arange(way), [len(of_class) for of_class in rows]))
         labels = labels.to(net.base.device)
-        return trained_on_task(bank, net.backbone, images, labels, way, self.tuning, run)
+        of_task = replace(run, seed=task_seed(run.seed, number))
+        return trained_on_task(bank, net.backbone, images, labels, way, self.tuning, of_task)
 
     def weights(self, bank: Params, net: FlatBackbone, tasks: int) -> Callable[[Tensor], Tensor]:
         same = net.layout.flatten(bank)

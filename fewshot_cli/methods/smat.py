@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from fewshot_cli.engine.meta_settings import SMATSettings
+from fewshot_cli.engine.meta_settings import FIXED_MASKS, LearnedMasks, Masks, SMATSettings, masks_in_section
 from fewshot_cli.engine.schedules import FIRST_LR
 from fewshot_cli.methods.meta import EpisodicMethod, Learned, MetaLoss, TaskStep
 
@@ -30,18 +30,13 @@ class SMAT(SMATSettings, EpisodicMethod):
     """
 
     name: Literal["smat"] = "smat"
-    masks: Literal["learned", "random", "magnitude"] = "learned"
-    """`random` and `magnitude` (of the pre-trained weights, the same for every expert) are masks of the same density
-    that never change, to compare with."""
+    masks: Masks = LearnedMasks()
+    """A section of how they are learned. `random` and `magnitude` (of the pre-trained weights, the same for every
+    expert) are masks of the same density that never change, to compare with."""
     delta_lr: float = Field(default=1e-4, ge=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=1e-4, ge=0)
     """Of the delta: it pulls towards the pre-trained weights."""
-    mask_lr: float = Field(default=0.046, ge=0)
-    """Of the masks, times the number of weights: their gradient is that of a mean over all of them. Published: 1e6,
-    which is 0.046 for each weight of ViT-S."""
-    mask_clip: float = Field(default=5.0, gt=0)
-    multiplier_lr: float = Field(default=2e-3, ge=0)
     router_lr: float = Field(default=1e-4, ge=0)
     router_weight_decay: float = Field(default=1e-2, ge=0)
     router_clip: float = Field(default=1.0, gt=0)
@@ -49,6 +44,18 @@ class SMAT(SMATSettings, EpisodicMethod):
     """Whether the experts' keys and the skill tokens are trained; in the release they are not, by a slip."""
     annealing: int = Field(default=18000, ge=1)
     """Tasks in which the router's temperature falls from 5 to 0.5."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former(cls, given: Any) -> Any:
+        return masks_in_section(given) if isinstance(given, dict) else given
+
+    @field_validator("masks")
+    @classmethod
+    def _fixed(cls, masks: Any, given: ValidationInfo) -> Any:
+        if masks in FIXED_MASKS and given.data.get("binary") is False:
+            raise ValueError(f"{masks} masks are 0 or 1, so that `binary: false` would do nothing")
+        return masks
 
     def temperature(self, tasks: int) -> float:
         """The router's temperature when so many tasks have been practised on."""
@@ -66,7 +73,7 @@ class SMAT(SMATSettings, EpisodicMethod):
 
         bank = start_bank(net, self, seed)
         match self.masks:
-            case "learned":
+            case LearnedMasks():
                 return bank
             case "random":
                 rng = torch.Generator().manual_seed(seed)
@@ -83,13 +90,12 @@ class SMAT(SMATSettings, EpisodicMethod):
         fixed_keys = () if self.trainable_keys else (f"{ROUTER}expert_keys", f"{ROUTER}skill_tokens")
         router = tuple(name for name in trained(bank) if name.startswith(ROUTER) and name not in fixed_keys)
         size = bank[LOGITS].shape[1]
-        groups = (
-            Group((DELTA,), "sgd", self.delta_lr, self.momentum, self.weight_decay),
-            Group((LOGITS,), "sgd", self.mask_lr * size, clip=self.mask_clip),
-            Group((MULTIPLIERS,), "sgd", self.multiplier_lr),
-            Group(router, "adamw", self.router_lr, weight_decay=self.router_weight_decay, clip=self.router_clip),
-        )
-        return groups if self.masks == "learned" else (groups[0], groups[3])
+        of_delta = Group((DELTA,), "sgd", self.delta_lr, self.momentum, self.weight_decay)
+        of_router = Group(router, "adamw", self.router_lr, weight_decay=self.router_weight_decay, clip=self.router_clip)
+        if not isinstance(self.masks, LearnedMasks):
+            return of_delta, of_router
+        of_masks = Group((LOGITS,), "sgd", self.masks.lr * size, clip=self.masks.clip)
+        return of_delta, of_masks, Group((MULTIPLIERS,), "sgd", self.masks.multiplier_lr), of_router
 
     def first_lr(self, group: Group) -> float:
         return 0.0 if group.optimiser == "adamw" else FIRST_LR

@@ -28,6 +28,20 @@ def test_a_gpu_that_is_not_there_is_an_error():
         choose_device(f"cuda:{torch.cuda.device_count() + 7}")
 
 
+@pytest.mark.parametrize("wanted", ["auto", "cuda"])
+def test_processes_of_torchrun_take_a_gpu_each(wanted, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    chosen = []
+    for rank in range(4):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        chosen.append(choose_device(wanted).index)
+    assert chosen == [0, 1, 0, 1]
+    assert choose_device("cuda:1") == torch.device("cuda", 1)
+    monkeypatch.delenv("LOCAL_RANK")
+    assert choose_device(wanted) == torch.device("cuda", 0)
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
 def test_freed_memory_is_kept_when_asked():
     script = """

@@ -64,6 +64,26 @@ def test_the_fused_pass_gives_the_defined_values_and_gradients(beta, size, monke
     torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
 
 
+def test_the_gates_of_masks_that_never_change_get_no_gradient(monkeypatch):
+    """Nor is it computed: the same gradients of all else, and nothing of the gates' size is made."""
+    base, *leaves = random_bank(50, 3, torch.float64)
+    asked = []
+    backward = experts._InChunks.backward
+    monkeypatch.setattr(
+        experts._InChunks, "backward", lambda self, *args: asked.append(args[6] is None) or backward(self, *args)
+    )
+    gradients = []
+    for is_learned in (True, False):
+        delta, logits, weights = (values.clone().requires_grad_() for values in leaves)
+        logits.requires_grad_(is_learned)
+        merged = interpolate(base, delta, logits, weights)
+        (merged.weights.sin().sum() + merged.expected_l0.sum()).backward()
+        gradients.append((delta.grad, weights.grad))
+        assert (logits.grad is not None) == is_learned
+    assert asked == [False, True]
+    assert all(map(torch.equal, *gradients))
+
+
 @BETAS
 def test_the_fused_pass_under_gradcheck(beta):
     base, *leaves = random_bank(11, 4, torch.float64)

@@ -41,6 +41,8 @@ def compare(device: str) -> None:
                 expected = plain.backward(delta, logits, weights, of_merged, shares, beta, expected_of_logits, add)
                 expected = [*expected, expected_of_logits]
                 torch.testing.assert_close([values.cpu() for values in found], expected, rtol=1e-5, atol=1e-4)
+            unlearned = fused.backward(*there, beta, None, False)
+            torch.testing.assert_close(unlearned, tuple(found[:2]), rtol=0, atol=0)
 
 
 def test_the_kernels_are_the_chunks_in_the_interpreter():

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from fewshot_cli.engine import meta_losses
 from fewshot_cli.engine.backbones import Backbone
+from fewshot_cli.engine.flat import FlatBackbone
 from fewshot_cli.engine.meta_losses import (
-    BIAS,
     SCALE,
     Task,
     cosine_logits,
@@ -26,6 +27,8 @@ from fewshot_cli.engine.meta_losses import (
 )
 from fewshot_cli.engine.meta_settings import InnerLoop
 from fewshot_cli.engine.preprocessing import Preprocessing
+from fewshot_cli.engine.smat import FeaturedTask
+from fewshot_cli.methods.dense import FOMAML, Dense
 
 AS_THEY_ARE = Preprocessing((16, 16), 1.0, "center", "bicubic", mean=(0.0,) * 3, std=(1 / 255,) * 3)
 
@@ -81,7 +84,7 @@ def test_three_steps_are_the_published_ones(published, backbone, task):
     torch.testing.assert_close(torch.stack(losses), vectors["meta.losses"], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(prototype_logits(bank, backbone, task), vectors["meta.logits"], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(bank[SCALE].detach(), vectors["meta.scale"][0], rtol=1e-5, atol=0)
-    torch.testing.assert_close(bank[BIAS].detach(), vectors["meta.bias"][0], rtol=0, atol=1e-6)
+    assert vectors["meta.bias"][0].abs() < 1e-6  # the published bias learns nothing: here is none
 
 
 def test_the_bank_starts_as_the_frozen_backbone(published, backbone, task):
@@ -91,11 +94,12 @@ def test_the_bank_starts_as_the_frozen_backbone(published, backbone, task):
     torch.testing.assert_close(prototype_logits(bank, backbone, task), vectors["vanilla.logits"], rtol=0, atol=1e-5)
 
 
-def test_a_head_is_scale_times_cosine_plus_bias(published):
+def test_a_head_is_scale_times_cosine(published):
+    """The published head adds a bias to every cosine, the same for all classes."""
     vectors, config = published
-    bank = {SCALE: torch.tensor(config["head"]["scale"]), BIAS: torch.tensor(config["head"]["bias"])}
-    logits = cosine_logits(bank, vectors["head.features"], vectors["head.prototypes"])
-    torch.testing.assert_close(logits, vectors["head.logits"], rtol=0, atol=1e-5)
+    scale, bias = config["head"]["scale"], config["head"]["bias"]
+    logits = cosine_logits({SCALE: torch.tensor(scale)}, vectors["head.features"], vectors["head.prototypes"])
+    torch.testing.assert_close(logits + scale * bias, vectors["head.logits"], rtol=0, atol=1e-5)
 
 
 def test_accuracy_is_the_share_of_right_answers(backbone, task):
@@ -110,7 +114,7 @@ def test_accuracy_is_the_share_of_right_answers(backbone, task):
 
 def test_a_bank_of_some_parameters_leaves_the_others_as_they_are(backbone, task):
     bank = start(backbone)
-    some = {name: bank[name] for name in ("norm.weight", "norm.bias", SCALE, BIAS)}
+    some = {name: bank[name] for name in ("norm.weight", "norm.bias", SCALE)}
     torch.testing.assert_close(prototype_loss(some, backbone, task), prototype_loss(bank, backbone, task))
     loss, _ = prototype_loss(trained := trainable(some), backbone, task)
     assert gradients(loss, trained)["norm.weight"].any()
@@ -209,7 +213,8 @@ def test_a_parameter_that_the_loss_does_not_use_stays_as_it_is():
 def test_fomaml_steps_help_on_the_images_they_were_made_on(exact):
     backbone, task = exact
     own = replace(task, query_images=task.support_images, query_labels=task.support_labels)
-    losses = [fomaml_loss(start(backbone), backbone, own, InnerLoop(steps=n, lr=0.01)).loss.item() for n in (0, 1, 4)]
+    inner = [InnerLoop(steps=0), *(InnerLoop(steps=n, lr=0.01) for n in (1, 4))]
+    losses = [fomaml_loss(start(backbone), backbone, own, loop).loss.item() for loop in inner]
     assert losses[0] > losses[1] > losses[2]
 
 
@@ -236,3 +241,34 @@ def test_any_number_of_classes_and_any_backbone_will_do(request, pictures, way):
         assert math.isfinite(loss.item())
         assert all(values.grad is not None for name, values in bank.items())
         assert not any(p.requires_grad or p.grad is not None for p in backbone.module.parameters())
+
+
+@pytest.mark.parametrize("method", [Dense(), FOMAML(inner=InnerLoop(steps=1))], ids=["dense", "fomaml"])
+def test_lower_precision_is_of_the_backbones_passes_only(method, vit, pictures, monkeypatch):
+    """What comes after the features is computed in float32, under autocast too: to the bit what it is by hand."""
+    images, labels = pictures((2, 2, 2), seed=3)
+    images = vit.normalised(images)
+    features = vit.frozen_features(pictures((2, 2, 2), seed=3)[0])
+    task = FeaturedTask(images, labels, images, labels, 3, features, features)
+    net = FlatBackbone.of(vit, torch.bfloat16)
+    seen, given = [], meta_losses.class_means
+    monkeypatch.setattr(meta_losses, "class_means", lambda f, *rest: seen.append(f.dtype) or given(f, *rest))
+    bank = trainable(method.start(net, 0))
+    found = method.step(bank, net)(task, 0, torch.Generator(), 1.0)
+    assert seen and set(seen) == {torch.float32}
+    assert all(values.grad is not None and values.grad.dtype == torch.float32 for values in bank.values())
+    logits_of = fomaml_logits if method.name == "fomaml" else prototype_logits
+    inner = [method.inner] if method.name == "fomaml" else []
+    logits = logits_of(bank, net.passes, task, *inner)
+    assert logits.dtype == torch.float32
+    assert torch.equal(F.cross_entropy(logits, labels).detach(), found.total)
+    exact = logits_of(bank, vit, task, *inner)
+    assert 0 < (logits - exact).abs().max() < 0.3
+
+
+def test_what_is_learned_of_the_cosine_is_not_in_the_bank(vit):
+    """Its scale is of use in training only: nothing that begins from a bank reads it."""
+    net = FlatBackbone.of(vit)
+    bank = Dense().start(net, 0)
+    assert bank.keys() == vit.params.keys() | {SCALE}
+    assert Dense().learned(bank, net, 0).tensors == {}

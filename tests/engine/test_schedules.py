@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from pydantic import ValidationError
 
+from fewshot_cli.engine.meta_settings import Training
 from fewshot_cli.engine.schedules import Schedule, pmf_lr, smat_factor, smat_lr, warm_cosine_lr
 
 
@@ -54,3 +56,22 @@ def test_the_published_schedules_change_with_the_epoch_only():
         assert smat.lr(1e-4, epoch + 0.7, 25) == smat_lr(epoch, 1e-4)
         assert pmf.lr(5e-5, epoch + 0.7, 100) == pmf_lr(epoch, 5e-5)
     assert smat.lr(1e6, 0.9, 25) == 1e-6 and smat.lr(1e-4, 0.9, 25, first=0.0) == 0.0
+
+
+def test_a_warm_up_that_takes_as_long_as_the_schedule_leaves_no_rate_after_it():
+    for epochs in (4, 5):
+        assert [smat_factor(epoch, epochs, warmup=5) for epoch in (4, 5, 6, 9)] == [0.8, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("name", ["smat", "pmf"])
+@pytest.mark.parametrize("facts", [{"warmup": 5}, {"warmup": 6}, {"warmup": 3, "epochs": 3}])
+def test_a_published_schedule_of_nothing_but_warm_up_is_refused(name, facts):
+    with pytest.raises(ValidationError, match=f"takes all {facts.get('epochs', 5)} epochs of the schedule {name}"):
+        Training(epochs=5, schedule=Schedule(name=name, **facts))
+    assert Training(epochs=5, schedule=Schedule(name=name, warmup=4)).schedule.lr(1.0, 4.0, 5) > 0
+    assert Training(epochs=5, schedule=Schedule(name="cosine", warmup=5))  # rises all the time
+
+
+def test_a_published_schedule_knows_whole_epochs_only():
+    with pytest.raises(ValidationError, match="whole number of epochs"):
+        Schedule(name="smat", warmup=0.6)

@@ -216,6 +216,7 @@ def published(golden) -> Published:
         kd=config["kd_lambda"],
         kd_temperature=config["kd_T"],
         pool="first",
+        binary=False,
         evaluation_beta=EVALUATION_BETA,
     )
     support, query = vectors["episode/support_images"], vectors["episode/query_images"]

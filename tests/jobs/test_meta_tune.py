@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from fewshot_cli.engine import mamf, meta_losses
 from fewshot_cli.engine.processes import Processes
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.files.bank_file import read_bank
@@ -60,7 +61,8 @@ def tune(weights, sets, tmp_path) -> Callable[..., dict[str, Any]]:
         validation: Path | None = None,
         backbone: str = "test_vit",
     ) -> dict[str, Any]:
-        what = load_meta_recipe(recipe, [*SMALL, *changes], backbone=backbone, image_size=64)
+        small = [change for change in SMALL if recipe != "mamf" or "training.episodes" not in change]
+        what = load_meta_recipe(recipe, [*small, *changes], backbone=backbone, image_size=64)
         where = output if isinstance(output, Output) else Output(output or tmp_path / "x.bank")
         kept = tuple(read_datasets(validation)) if validation else ()
         material = Material(tuple(read_datasets(data)), kept, (str(data),))
@@ -137,7 +139,8 @@ def test_the_published_recipes_run_on_a_small_backbone(recipe, tune, tmp_path):
     changes: dict[int, float] = {}
     for epochs in (1, 3):
         report = tune(
-            recipe, f"training.protocol={limits}", *few, f"training.epochs={epochs}", "training.validation.select=last"
+            *(recipe, f"training.protocol={limits}", *few, f"training.epochs={epochs}"),
+            *("training.validation.patience=null", "training.validation.select=last"),
         )
         changes[epochs] = float(read_bank(tmp_path / "x.bank").delta.abs().max())
         assert report["episodes"] == 16 * epochs
@@ -171,8 +174,17 @@ def test_masks_that_are_compared_with_have_the_density_of_those_learned(tune, tm
     assert not torch.equal(opened["random"][0], opened["random"][7])
 
 
+def test_each_task_of_mamf_takes_an_order_of_batches_of_its_own(tune, monkeypatch):
+    seeds = []
+    trained = mamf.trained_on_task
+    monkeypatch.setattr(mamf, "trained_on_task", lambda *args: seeds.append(args[-1].seed) or trained(*args))
+    tune("mamf", "method.tasks=3", "training.epochs=1")
+    tune("mamf", "method.tasks=3", "training.epochs=1")
+    assert len(set(seeds)) == 3 and seeds[:3] == seeds[3:]
+
+
 def test_gates_are_written_as_they_are_used(tune, tmp_path):
-    changes = ("method.experts=3", "method.mask_lr=15")
+    changes = ("method.experts=3", "method.masks.lr=15")
     tune("smat", *changes)
     assert read_bank(tmp_path / "x.bank").gates.unique().tolist() == [0.0, 1.0]
     tune("smat", *changes, "method.binary=false")
@@ -182,8 +194,8 @@ def test_gates_are_written_as_they_are_used(tune, tmp_path):
 def test_learned_masks_reach_their_sparsity(tune):
     report = tune(
         "smat",
-        "method.mask_lr=15",
-        "method.multiplier_lr=1.5",
+        "method.masks.lr=15",
+        "method.masks.multiplier_lr=1.5",
         "training.episodes=20",
         "training.validation.episodes=0",
     )
@@ -362,6 +374,25 @@ def test_bad_input_is_a_sentence(tune, sets, tmp_path):
         meta_tune(what, Material(twice), Output(tmp_path / "x.bank"), 0, means)
 
 
+def test_what_the_run_would_not_heed_is_refused(tune, sets):
+    with pytest.raises(FewshotError, match="validate on would do nothing"):
+        tune("dense", "training.validation.episodes=0", data=sets / "day", validation=sets / "night")
+    with pytest.raises(FewshotError, match="share would do nothing"):
+        tune("dense", "training.validation.share=0.3", data=sets / "day", validation=sets / "night")
+    with pytest.raises(FewshotError, match="sampler exp3 would do nothing"):
+        tune("dense", "training.sampler.name=exp3", data=sets / "day")
+
+
+def test_a_checkpoint_of_another_version_is_no_traceback(tune, stop, monkeypatch):
+    stop(3)
+    with pytest.raises(KeyboardInterrupt):
+        tune("dense")
+    start = meta_losses.start
+    monkeypatch.setattr(meta_losses, "start", lambda backbone: start(backbone) | {"more": torch.zeros(())})
+    with pytest.raises(FewshotError, match="another version"):
+        tune("dense", resume=True)
+
+
 def test_scalars_go_to_tensorboard_when_asked(tune, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -383,7 +414,7 @@ def test_a_missing_tensorboard_is_noticed_before_anything_is_read(tune, tmp_path
 
 @pytest.mark.parametrize(("recipe", "says"), [("smat", "share the episodes of a step"), ("mamf", "can't share")])
 def test_a_process_without_work_is_refused_before_the_others_wait_for_it(recipe, says, sets, tmp_path):
-    what = load_meta_recipe(recipe, SMALL, backbone="test_vit", image_size=64)
+    what = load_meta_recipe(recipe, SMALL[: 2 if recipe == "mamf" else None], backbone="test_vit", image_size=64)
     means = Means(Source(offline=True), CPU, FeatureCache(), Unseen(), Processes(rank=0, world=2))
     with pytest.raises(FewshotError, match=says):
         meta_tune(what, Material(tuple(read_datasets(sets))), Output(tmp_path / "x.bank"), 0, means)
