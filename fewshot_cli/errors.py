@@ -1,4 +1,4 @@
-"""The one exception that a user sees."""
+"""The one exception that a user sees, and what a signal raises."""
 
 
 class FewshotError(Exception):
@@ -19,3 +19,7 @@ class CheckFailed(FewshotError):
     """A proof that did not hold: a file that does not give the answers of the model it was made from."""
 
     exit_code = 3
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: what ends a process politely, as Slurm does at the end of a job's time. Else it is Ctrl-C."""

@@ -329,8 +329,8 @@ def _compare(
         try:
             means = Means(where, device, options.feature_cache(no_cache), progress, processes)
             report, written = compare(recipes, question, means, output)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("Interrupted; the same command goes on where this one stopped.") from None
+        except KeyboardInterrupt as stop:
+            raise type(stop)("the same command goes on where this one stopped.") from None
     if processes.is_first:
         if html is not None:
             from fewshot_cli.reports.html import html as page

@@ -64,7 +64,7 @@ Values = Literal["float32", "bfloat16", "float16", "int8", "1bit"]
 """How a delta file keeps numbers: what files.rounding calls Values, without importing it."""
 DEVICES = ("auto", "cpu", "cuda", "cuda:N")
 Device = Annotated[str, typer.Option("--device", metavar="|".join(DEVICES), help="Where to compute.")]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of all random numbers.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, max=2**63 - 1, help="Of all random numbers.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never touch the network.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only, no progress.")]
@@ -74,29 +74,36 @@ P = ParamSpec("P")
 
 
 def command(body: Callable[P, None]) -> Callable[P, None]:
-    """The command with its manners: a mistake is a sentence and a hint, and exit 2 (a failed check: 3); Ctrl-C: 130."""
+    """The command with its manners: a mistake is a sentence and a hint, and exit 2 (a failed check: 3).
+
+    Ctrl-C is 130, SIGTERM 143. A reader that has seen enough of our output is no error, and ends it without a word.
+    """
 
     @functools.wraps(body)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        from fewshot_cli.cli import endings
         from fewshot_cli.cli.outputs import check_outputs
         from fewshot_cli.errors import FewshotError
 
+        outputs = endings.outputs_of(kwargs)
         try:
-            check_outputs(body, kwargs)
-            body(*args, **kwargs)
-            sys.stdout.flush()
+            with endings.ended_by_signals():
+                check_outputs(body, kwargs)
+                body(*args, **kwargs)
+                sys.stdout.flush()
         except FewshotError as error:
-            from fewshot_cli.reports.layout import printable
-
-            for line in f"Error: {error.problem}\n{error.hint}".rstrip().split("\n"):
-                print(printable(line), file=sys.stderr)
-            raise typer.Exit(error.exit_code) from None
+            raise typer.Exit(endings.told(error)) from None
         except KeyboardInterrupt as stop:
-            print(stop if stop.args else "Interrupted; nothing was written.", file=sys.stderr)
-            raise typer.Exit(130) from None
-        except BrokenPipeError:  # the reader of our output has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(endings.stopped(stop, outputs, kwargs)) from None
+        except BrokenPipeError:
+            if not endings.is_unheard():  # another pipe than that of our output broke
+                raise
             raise typer.Exit(0) from None
+        except (MemoryError, RuntimeError) as error:
+            short = endings.without_memory(error)
+            if short is None:
+                raise
+            raise typer.Exit(endings.told(short)) from None
 
     return run
 

@@ -10,15 +10,17 @@ from rich.console import Console, RenderableType
 
 from fewshot_cli.jobs.progress import Progress, Unseen
 from fewshot_cli.reports.layout import printable
-from fewshot_cli.reports.progress import Bars
+from fewshot_cli.reports.progress import Bars, Lines
 
 PLAIN_WIDTH = 10_000
 """Characters in a line where no terminal is: what reads them wants no line broken, however long a path is."""
 
 
 def progress_on(quiet: bool) -> Progress:
-    """Bars on standard error where that is a terminal and nobody asked for quiet; else nothing."""
-    return Bars(_console(sys.stderr)) if sys.stderr.isatty() and not quiet else Unseen()
+    """Bars on standard error where that is a terminal, else a line each minute; nothing if somebody asked for quiet."""
+    if quiet:
+        return Unseen()
+    return Bars(_console(sys.stderr)) if sys.stderr.isatty() else Lines()
 
 
 def show(report: dict[str, Any], as_json: bool, picture: Callable[[dict[str, Any]], RenderableType]) -> None:

@@ -3,8 +3,10 @@
 The client finds the token by itself (`hf auth login`, or HF_TOKEN), and HF_ENDPOINT says where the hub is.
 """
 
+import json
 import os
 import re
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -54,8 +56,8 @@ def opened(name: str, revision: str = MAIN) -> Repository:
     """The repository as it is now. Raises FewshotError where it can't be had."""
     with _told(name, revision) as api:
         found = api.model_info(name, revision=revision)
-        files = tuple(file.rfilename for file in found.siblings or ())
-        return Repository(name, revision, found.sha, files, bool(found.private))
+    files = tuple(file.rfilename for file in found.siblings or ())
+    return Repository(name, revision, found.sha, files, bool(found.private))
 
 
 def created(name: str, private: bool, revision: str = MAIN) -> Repository:
@@ -88,7 +90,7 @@ def fetched(repository: Repository, file: str, folder: Path) -> Path:
             local_dir=folder,
             cache_dir=folder / ".cache",  # not the user's, which may be damaged
         )
-        return Path(found)
+    return Path(found)
 
 
 def added(repository: Repository, files: Mapping[str, Path | bytes], message: str) -> str:
@@ -98,8 +100,8 @@ def added(repository: Repository, files: Mapping[str, Path | bytes], message: st
     """
     from huggingface_hub import CommitOperationAdd
 
+    operations = [CommitOperationAdd(name, content) for name, content in files.items()]
     with _told(repository.name, repository.revision, writing=True) as api:
-        operations = [CommitOperationAdd(name, content) for name, content in files.items()]
         done = api.create_commit(
             repository.name,
             operations,
@@ -107,7 +109,7 @@ def added(repository: Repository, files: Mapping[str, Path | bytes], message: st
             revision=repository.revision,
             parent_commit=repository.commit,
         )
-        return str(done.commit_url)
+    return str(done.commit_url)
 
 
 def _check_logged_in(name: str) -> None:
@@ -131,8 +133,28 @@ def _told(name: str, revision: str, file: str = "", writing: bool = False) -> It
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield HfApi(endpoint=endpoint(), library_name="fewshot-cli")
-    except Exception as error:  # the client raises its own errors, and those of the HTTP library below it
+    except Exception as error:
+        if not is_trouble(error):
+            raise
         raise _sentence(error, name, revision, file, writing) from None
+
+
+def is_trouble(error: BaseException | None) -> bool:
+    """Whether the hub says no, or can't be reached; any other error is a bug, of ours or of its client.
+
+    The client raises its own errors, and those of the HTTP library below it, and wraps them in others.
+    """
+    from huggingface_hub import errors
+
+    below = errors.HfHubHTTPError.__bases__
+    library = sys.modules.get(below[0].__module__.partition(".")[0])
+    address = getattr(library, "InvalidURL", OSError)
+    of_client = (errors.EntryNotFoundError, errors.HFValidationError)
+    while error is not None:
+        if isinstance(error, (*below, *of_client, address, OSError, json.JSONDecodeError)):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _sentence(error: Exception, name: str, revision: str, file: str, writing: bool) -> FewshotError:

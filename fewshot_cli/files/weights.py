@@ -15,6 +15,7 @@ from torch import Tensor
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.files.atomic import write_atomically
 from fewshot_cli.files.cache import cache_folder
+from fewshot_cli.files.hub import is_trouble
 from fewshot_cli.files.kinds import metadata_of
 
 Weights = dict[str, Tensor]
@@ -95,7 +96,9 @@ def hub_weights(repository: str, offline: bool) -> Weights:
         return read_weights(Path(hf_hub_download(repository, "model.safetensors")))
     except FewshotError:
         raise
-    except Exception as error:  # the hub's client raises its own errors and those of the HTTP library below it
+    except Exception as error:
+        if not is_trouble(error):
+            raise
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise FewshotError(
             f"The weights {repository} can't be fetched from the Hugging Face hub: {reason[0]}", remedy

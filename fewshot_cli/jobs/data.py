@@ -195,7 +195,7 @@ def _one_at_a_time(cache: FeatureCache, contents: Sequence[str]) -> contextlib.A
         locks = cache_folder() / "locks"
         locks.mkdir(parents=True, exist_ok=True)
         return FileLock(locks / f"{name}.lock").acquire()
-    except OSError:  # a cache that can't be written is never a reason to fail
+    except (OSError, NotImplementedError):  # a cache without locks, or that can't be written, is no reason to fail
         return contextlib.nullcontext()
 
 

@@ -5,6 +5,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+from fewshot_cli.errors import Terminated
+
 
 class Interrupts:
     """A context in which the first signal only sets `asked`; the second interrupts at once."""
@@ -12,8 +14,17 @@ class Interrupts:
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self) -> None:
-        self.asked = False
+        self.heard: int | None = None
         self._before: dict[int, Any] = {}
+
+    @property
+    def asked(self) -> bool:
+        """Whether a signal has come."""
+        return self.heard is not None
+
+    def stop(self, message: str) -> KeyboardInterrupt:
+        """What to raise for the signal that came; another process of the same run may have heard it, and this not."""
+        return Terminated(message) if self.heard == signal.SIGTERM else KeyboardInterrupt(message)
 
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():  # no other thread may listen
@@ -25,6 +36,6 @@ class Interrupts:
             signal.signal(number, handler)
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
+        again, self.heard = self.asked, number
+        if again:
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt

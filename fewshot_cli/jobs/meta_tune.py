@@ -176,7 +176,7 @@ class _Run:
                     advance(self.practice.step, ends[-1], self._remark())
                     if self._is_stopping(interrupts.asked):
                         self._checkpoint()
-                        raise KeyboardInterrupt("Interrupted; the same command with --resume goes on from here.")
+                        raise interrupts.stop("the same command with --resume goes on from here.")
                     if time.monotonic() - self._saved > CHECKPOINT_EVERY:
                         self._checkpoint()
                 self._end_epoch(advance)

@@ -1,9 +1,11 @@
 """The command line as people use it: in this process where that is enough, as a process of its own where it isn't."""
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,25 @@ from fewshot_cli.cli.main import app
 from fewshot_cli.images.drawing import write_folder
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@contextmanager
+def child(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A process whose output is read here. However the test ends, it ends with all that it started."""
+    running = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=os.name != "nt", **options
+    )
+    try:
+        yield running
+    finally:
+        if os.name == "nt":
+            running.kill()
+        else:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+        for stream in (running.stdout, running.stderr):
+            stream.close()
 
 
 @pytest.fixture(scope="session")
@@ -84,6 +105,18 @@ def other(tmp_path_factory, weights, cache) -> Path:
 
 
 @pytest.fixture
+def started(cache) -> Callable[..., Any]:
+    """As `process`, but the process is given while it runs, in a context that ends it and all that it started."""
+
+    def run(*arguments: object, **environment: str) -> Any:
+        command = [sys.executable, *(str(argument) for argument in arguments)]
+        variables = os.environ | {"FEWSHOT_CACHE": str(cache), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        return child(command, env=variables | environment, text=True)
+
+    return run
+
+
+@pytest.fixture
 def process(cache) -> Callable[..., Any]:
     """Runs Python as a process of its own, which knows this checkout from wherever it is run."""
 
@@ -91,6 +124,8 @@ def process(cache) -> Callable[..., Any]:
         command = [sys.executable, *(str(argument) for argument in arguments)]
         variables = os.environ | {"FEWSHOT_CACHE": str(cache), "OMP_NUM_THREADS": "1"} | environment
         variables["PYTHONPATH"] = os.pathsep.join(map(str, (*path, ROOT)))
-        return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=120)
+        with child(command, cwd=cwd, env=variables, text=True) as running:
+            output, errors = running.communicate(timeout=300)
+        return subprocess.CompletedProcess(command, running.returncode, output, errors)
 
     return run

@@ -72,7 +72,7 @@ def test_what_needs_no_tensor_imports_none(words, watched):
         (["inspect", "words"], "not a delta file"),
         (["export", "none", "-o", "x", "--format", "onnx"], "no delta file"),
         (["compose", "FILE", "words", "-o", "x"], "not a delta file"),
-        (["import", "empty", "-o", "empty"], "is a folder"),
+        (["import", "DRAWN", "-o", "empty"], "is a folder"),
         (["push", "FILE", "nobody"], "OWNER/NAME"),
         (["pull", "nobody"], "OWNER/NAME"),
         (["demo", "--device", "tpu"], "tpu"),
