@@ -42,9 +42,11 @@ from fewshot_cli.engine.deltas import Sparse
 from fewshot_cli.engine.devices import keep_freed_memory
 from fewshot_cli.engine.heads import Head, cosine_head
 from fewshot_cli.engine.masks import random_positions
+from fewshot_cli.engine.model import Model
 from fewshot_cli.engine.preprocessing import Preprocessing
 from fewshot_cli.files.delta_file import BaseFacts, Expected, Header, Provenance, read_delta_file, write_delta_file
 from fewshot_cli.files.rounding import Values
+from fewshot_cli.jobs.loading import adapted_of
 from fewshot_cli.jobs.predict import swapping_looks
 
 BACKBONES = ("vit_small_patch16_224", "vit_base_patch16_224")
@@ -341,7 +343,8 @@ class Bench:
     def in_turns(self, files: list[Path], batch: int) -> Mapping[str, Contestant]:
         """A batch under each of the files, and as many times under one of them."""
         backbone = build_backbone(self.name, self.module.state_dict())
-        looks = list(swapping_looks(backbone, [read_delta_file(file) for file in files]).values())
+        models = {str(file): Model(backbone, adapted_of(read_delta_file(file), file)) for file in files}
+        looks = list(swapping_looks(backbone, models).values())
         pictures = torch.randint(0, 256, (batch, 3, 224, 224), dtype=torch.uint8)
         return {
             "three": Contestant(lambda: [look(pictures) for look in looks]),

@@ -26,6 +26,7 @@ from fewshot_cli.jobs.adapt import adapt
 from fewshot_cli.jobs.evaluate import evaluate
 from fewshot_cli.jobs.loading import Source
 from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.methods.base import Learner
 from fewshot_cli.recipes import Recipe, load_recipe, recipe_names
 
 SHARED = Path(os.environ.get("FEWSHOT_SHARED", Path(__file__).resolve().parents[2] / "shared"))
@@ -60,7 +61,7 @@ def measure(name: str, support: Path, query: Path, folder: Path, options: argpar
     source, device, cache = Source(options.weights, offline=True), choose_device(options.device), FeatureCache()
     recipe = load_recipe(name, options.set, backbone=options.backbone, image_size=options.image_size)
     start = time.perf_counter()
-    learned = adapt(support, file, recipe, source, device, 0, 0 if trains(recipe.method) else 5, cache, Unseen())
+    learned = adapt(support, file, recipe, source, device, 0, 0 if trains(recipe.learner) else 5, cache, Unseen())
     seconds = time.perf_counter() - start
     found = evaluate(file, query, source, device, cache, Unseen())
     file.unlink()
@@ -82,8 +83,8 @@ def measure(name: str, support: Path, query: Path, folder: Path, options: argpar
     }
 
 
-def trains(method: Any) -> bool:
-    return hasattr(method, "tuning")
+def trains(learner: Learner) -> bool:
+    return learner.head_only is None
 
 
 def split(root: Path, folder: Path, shots: int, seed: int) -> tuple[Path, Path]:

@@ -1,17 +1,20 @@
-"""Recipes: a YAML file that says which method with which settings, on which backbone."""
+"""Recipes: a YAML file that says how the backbone moves, which head it gets, with which settings, on which backbone."""
 
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeVar, get_args
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from fewshot_cli.engine.meta_settings import Training
 from fewshot_cli.engine.mistakes import merged
 from fewshot_cli.engine.settings import Settings
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.methods import AnyMetaMethod, AnyMethod
+from fewshot_cli.methods import AnyHead, AnyMetaMethod, AnyMethod
+from fewshot_cli.methods.base import Learner, Method, MoveThenHead
 from fewshot_cli.methods.meta import EpisodicMethod
+from fewshot_cli.methods.ridge import Ridge
 from fewshot_cli.recipe_files import installed, recipe_content, recipe_path, yaml_value
 
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
@@ -20,7 +23,11 @@ DEFAULT_RECIPE_FROM_BANK = "protonet"
 
 
 class Recipe(Settings):
-    """What a run does, as the user may say it."""
+    """What a run does, as the user may say it: how the backbone moves, and which head it gets.
+
+    Without a `method` the backbone stays as it is. Without a `head` it gets the one that the method trains along, else
+    ridge. A head alone may also be called a `method`, as all recipes did once.
+    """
 
     backbone: str = DEFAULT_BACKBONE
     image_size: int | None = Field(default=None, ge=16, le=4096)
@@ -29,7 +36,48 @@ class Recipe(Settings):
     """The file of the bank to begin from, whose backbone and image size it takes."""
     density: float | None = Field(default=None, gt=0, le=1)
     """The share of all weights that the bank may move, those it moves furthest; None lets it move all it does."""
-    method: AnyMethod
+    method: AnyMethod | None = None
+    head: AnyHead | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refit_is_a_head(cls, content: Any) -> Any:
+        """Recipes of earlier versions said `method.tuning.refit: true` for `head: {name: ridge}`."""
+        tuning = content.get("method", {}).get("tuning") if _is_section(content, "method") else None
+        if not isinstance(tuning, dict) or not isinstance(tuning.get("refit"), bool):
+            return content
+        kept = {key: value for key, value in tuning.items() if key != "refit"}
+        content = content | {"method": content["method"] | {"tuning": kept}}
+        return content | {"head": {"name": "ridge"}} if tuning["refit"] and not content.get("head") else content
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "Recipe":
+        if self.method is None and self.head is None:
+            raise PydanticCustomError("nothing_said", "neither is given")
+        if self.head is not None and self.method is not None and self.method.head_only is not None:
+            raise PydanticCustomError(
+                "two_heads",
+                "{method} is a head already, and {head} is another; leave one out",
+                {"method": self.method.name, "head": self.head.name},
+            )
+        return self
+
+    @property
+    def learner(self) -> Learner:
+        """What learns a task as the recipe says."""
+        if self.method is None or self.head is None:
+            return self.method or self.head or Ridge()
+        return MoveThenHead(self.method, self.head) if isinstance(self.method, Method) else self.method
+
+    @property
+    def method_name(self) -> str:
+        """The name of the method, or of the head where there is nothing else."""
+        return (self.method or self.head or Ridge()).name
+
+    @property
+    def head_name(self) -> str | None:
+        """The name of a head that takes the place of the one trained along."""
+        return self.head.name if self.head and self.method else None
 
     @field_validator("density")
     @classmethod
@@ -37,6 +85,10 @@ class Recipe(Settings):
         if density is not None and given.data.get("bank", "") is None:
             raise ValueError("is of a bank, and none is given")
         return density
+
+
+def _is_section(content: Any, name: str) -> bool:
+    return isinstance(content, dict) and isinstance(content.get(name), dict)
 
 
 OF_EPISODES = ("sampler", "target", "episodes", "batch", "schedule", "views", "precision")
@@ -62,6 +114,10 @@ class MetaRecipe(Settings):
             if unread:
                 raise ValueError(f"{', '.join(unread)} would do nothing: the tasks of {method.name} are no episodes")
         return training
+
+    @property
+    def method_name(self) -> str:
+        return self.method.name
 
 
 RecipeType = TypeVar("RecipeType", Recipe, MetaRecipe)
@@ -169,7 +225,7 @@ def _set(content: dict[str, Any], change: str) -> None:
 
 def _mistake(item: Any, by_option: Collection[str] = ()) -> str:
     location = [str(part) for part in item["loc"]]
-    for section in (["method"], ["method", "masks"], ["training", "protocol"], ["training", "sampler"]):
+    for section in (["method"], ["head"], ["method", "masks"], ["training", "protocol"], ["training", "sampler"]):
         at = len(section)
         if location[:at] == section and len(location) > at:
             del location[at]  # pydantic puts the name of what it took there, which is no part of the path
@@ -177,7 +233,11 @@ def _mistake(item: Any, by_option: Collection[str] = ()) -> str:
     given = item["input"]
     if item["type"] == "extra_forbidden":
         return f"{path}: there is no such setting"
-    if item["type"] == "union_tag_not_found" or (item["type"] == "missing" and path == "method"):
+    if item["type"] == "two_heads":
+        return f"head: {item['msg']}"
+    if item["type"] == "nothing_said" or (item["type"] == "missing" and path == "method"):
+        return f"method.name: is missing; there are {', '.join(_every_method())}"
+    if item["type"] == "union_tag_not_found":
         return f"{path}.name: is missing" + f"; there are {', '.join(_every_method())}" * (path == "method")
     if item["type"] == "union_tag_invalid" and path == "method":
         near = get_close_matches(item["ctx"]["tag"], _every_method(), n=3)
@@ -185,8 +245,8 @@ def _mistake(item: Any, by_option: Collection[str] = ()) -> str:
         return f"method.name: {given['name']!r} is not a method; {rest}"
     if item["type"] == "union_tag_invalid":
         return f"{path}.name: {given['name']!r} is none of {item['ctx']['expected_tags']}"
-    if path == "method" and isinstance(given, str):
-        return f"method: is a section, not a value; write {{name: {given}}}"
+    if path in ("method", "head") and isinstance(given, str):
+        return f"{path}: is a section, not a value; write {{name: {given}}}"
     if item["type"] == "missing":
         return f"{path}: is missing"
     said = "" if isinstance(given, dict) else f" (given: {given!r})"

@@ -14,7 +14,10 @@ import fewshot_cli
 PACKAGE = Path(fewshot_cli.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-VALUES = ("engine.types", "engine.preprocessing", "engine.deltas", "engine.heads", "engine.draws")  # words, not work
+VALUES = (  # words, not work
+    *("engine.types", "engine.preprocessing", "engine.deltas", "engine.grafts", "engine.heads", "engine.transductive"),
+    "engine.draws",
+)
 MAY_IMPORT = {
     "errors": (),
     "engine": ("engine", "errors"),

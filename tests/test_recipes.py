@@ -13,7 +13,9 @@ from pydantic import BaseModel
 
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.methods import AnyMetaMethod, AnyMethod
+from fewshot_cli.methods.base import MoveThenHead
 from fewshot_cli.methods.finetune import Finetune
+from fewshot_cli.methods.lda import LDA
 from fewshot_cli.methods.lora import LoRA
 from fewshot_cli.methods.ridge import Ridge
 from fewshot_cli.recipe_files import RECIPES, yaml_value
@@ -347,3 +349,36 @@ def test_mistakes_call_settings_as_they_were_given():
     with pytest.raises(FewshotError) as caught:
         load_meta_recipe("smat", ["training.protocol={name: fixed, way: 1}"])
     assert "training.protocol.way: should be greater than or equal to 2, or 'all' (given: 1)" in caught.value.problem
+
+
+def test_a_head_of_ones_own_goes_with_any_move(file):
+    recipe = load_recipe(file("method: {name: lora}\nhead: {name: lda, ridge: 2}\n"))
+    assert isinstance(recipe.learner, MoveThenHead)
+    assert (recipe.method_name, recipe.head_name) == ("lora", "lda")
+    assert recipe.learner.then == LDA(ridge=2)
+    assert parse_recipe(recipe.model_dump(mode="json"), "again") == recipe
+
+
+def test_a_head_alone_leaves_the_backbone_and_may_be_called_a_method(file):
+    alone = load_recipe(file("head: {name: ridge, strength: 2}\n"))
+    assert alone.learner == load_recipe("ridge", ["method.strength=2"]).learner == Ridge(strength=2)
+    assert (alone.method_name, alone.head_name) == ("ridge", None)
+
+
+def test_two_heads_are_one_too_many():
+    assert "head: ridge is a head already, and lda is another" in mistakes("head.name=lda")
+
+
+def test_mistakes_in_a_head_have_the_paths_that_set_takes(file):
+    assert "head.strenght: there is no such setting" in mistakes("head.name=ridge", "head.strenght=2", recipe="lora")
+    assert "head.name: 'lora' is none of" in mistakes("head.name=lora", recipe="lora")
+    with pytest.raises(FewshotError, match=r"head: .*\{name: ridge\}"):
+        load_recipe(file("method: {name: lora}\nhead: ridge\n"))
+
+
+@pytest.mark.parametrize("refit", [True, False])
+def test_recipes_that_say_refit_are_still_read(refit, file):
+    recipe = load_recipe(file(f"method: {{name: finetune, targets: bias$, tuning: {{refit: {refit}}}}}\n".lower()))
+    assert recipe.head == (Ridge() if refit else None)
+    assert recipe.method == Finetune(targets="bias$")
+    assert load_recipe("finetune", ["method.tuning.refit=true"]).head == Ridge()

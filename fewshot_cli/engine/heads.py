@@ -28,6 +28,10 @@ class Head:
             return F.linear(features, self.weight, self.bias)
         return features @ self.weight.mT + self.bias.unsqueeze(-2)
 
+    @property
+    def dim(self) -> int:
+        return self.weight.shape[-1]
+
     def sharpened(self, factor: float) -> "Head":
         """The head whose logits are `factor` times as large: the same answers, other probabilities."""
         return replace(self, weight=self.weight * factor, bias=self.bias * factor)

@@ -11,7 +11,6 @@ from fewshot_cli.engine.augment import diff_augment, draw
 from fewshot_cli.engine.backbones import Backbone
 from fewshot_cli.engine.fit import fit
 from fewshot_cli.engine.heads import Head, class_means, cosine_head
-from fewshot_cli.engine.ridge import ridge_head
 from fewshot_cli.engine.tuning_settings import Tuning
 from fewshot_cli.engine.types import Params, Run, Support
 
@@ -69,16 +68,11 @@ def tune(
         trained = fit(
             cosine_loss, start | {HEAD: F.normalize(prototypes, dim=1)}, optim, run.watch, {HEAD: tuning.head_lr}
         )
-        vectors = trained.pop(HEAD)
-        if not tuning.refit:
-            return trained, cosine_head(vectors, tuning.scale)
-    else:
-        trained = fit(prototype_loss, start, optim, run.watch)
+        return trained, cosine_head(trained.pop(HEAD), tuning.scale)
+    trained = fit(prototype_loss, start, optim, run.watch)
     with torch.no_grad():
         moved = weights(trained)
     features = backbone.frozen_features(images[torch.arange(len(support))], moved)
-    if tuning.refit:
-        return trained, ridge_head(features, support.labels, support.way)
     return trained, cosine_head(class_means(features, support.labels, support.way), tuning.scale)
 
 

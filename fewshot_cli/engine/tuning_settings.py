@@ -41,9 +41,6 @@ class Tuning(Settings):
     from the whole support set, with their gradient, as P>M>F does (arXiv:2204.07305), at more than twice the cost."""
     head_lr: float = Field(default=1.0, ge=0)
     """Learning rate of the class vectors as a multiple of `optim.lr`."""
-    refit: bool = False
-    """Whether at the end ridge, fitted to the adapted features, takes the place of the head trained along, as LDA does
-    in FSA (arXiv:2303.13199). Better with many classes; and plainly linear, so that timm's classifier can hold it."""
     scale: float = Field(default=COSINE_SCALE, gt=0)
     augment: float = Field(default=0.9, ge=0, le=1)
     """The probability of DiffAugment in a step; 0 trains on the plain images."""

@@ -7,10 +7,13 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from fewshot_cli.engine.deltas import Delta
+from fewshot_cli.engine.deltas import Delta, plus
+from fewshot_cli.engine.grafts import Graft
 from fewshot_cli.engine.heads import Head
+from fewshot_cli.engine.transductive import TransductiveHead
 
 Params: TypeAlias = dict[str, Tensor]
+FittedHead: TypeAlias = Head | TransductiveHead
 
 
 class Images(Protocol):
@@ -26,16 +29,22 @@ class Support:
     """The labelled images of a task, and what the frozen backbone sees in them.
 
     `labels` is `(support,)` int64 in [0, way); `features` is `(support, dim)`, the frozen backbone's features of the
-    plain images, computed once, so that a method that only fits a head never touches `images`.
+    plain images, computed once, so that a method that only fits a head never touches `images`. `classes` are the names
+    of the classes, where they are known.
     """
 
     images: Images
     labels: Tensor
     features: Tensor
     way: int
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def pictures(self) -> Tensor:
+        """All pictures `(support, 3, height, width)` uint8."""
+        return self.images[torch.arange(len(self))]
 
     def subset(self, indices: Tensor) -> "Support":
         """The task with only these images; the classes stay the same, so one may be left without an image."""
@@ -85,11 +94,30 @@ class JoinedImages:
 
 
 @dataclass(frozen=True)
-class Adapted:
-    """What every method yields: what to add to the frozen backbone, and the head on its features."""
+class Moved:
+    """How a method moves a backbone, and the head that it trained along, if it trained one."""
 
     delta: Delta
-    head: Head
+    head: Head | None = None
+    graft: Graft | None = None
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What is learned of a task: what to add to the backbone, what to hang into it, and the head on its features."""
+
+    delta: Delta
+    head: FittedHead
+    graft: Graft | None = None
+
+    @property
+    def moves(self) -> bool:
+        """Whether features are other than the frozen backbone's."""
+        return bool(self.delta) or self.graft is not None
+
+    def after(self, delta: Delta) -> "Adapted":
+        """The same on a backbone that `delta` has not moved yet: it does that, too."""
+        return replace(self, delta=plus(delta, self.delta)) if delta else self
 
 
 def unwatched(step: int, steps: int, loss: float) -> None:

@@ -10,16 +10,45 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from fewshot_cli.engine.deltas import Delta
 from fewshot_cli.engine.heads import Head
+from fewshot_cli.engine.transductive import TransductiveHead
+from fewshot_cli.engine.types import FittedHead
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.files import delta_v1
 from fewshot_cli.files.change_tensors import changes_in, coded_changes, touched_in
-from fewshot_cli.files.delta_header import BaseFacts, Expected, Header, Provenance, StoredHeader
+from fewshot_cli.files.delta_header import (
+    BaseFacts,
+    Expected,
+    Header,
+    Provenance,
+    SectionedHeader,
+    StoredHeader,
+    TransductiveFacts,
+)
 from fewshot_cli.files.forms import as_stored, delta_bytes, kind_of_factors
-from fewshot_cli.files.head_tensors import HEAD_VALUES, HeadValues, coded_head, head_as_stored, head_bytes, head_in
+from fewshot_cli.files.head_tensors import (
+    HEAD_VALUES,
+    HeadValues,
+    any_head_as_stored,
+    coded_head,
+    head_as_stored,
+    head_bytes,
+    head_in,
+)
 from fewshot_cli.files.kinds import DELTA as KIND
+from fewshot_cli.files.kinds import SECTIONED_DELTA
 from fewshot_cli.files.rounding import Values
+from fewshot_cli.files.sections import (
+    KeptGraft,
+    KeptHead,
+    KeptSupport,
+    coded_sections,
+    graft_in,
+    support_in,
+)
 from fewshot_cli.files.signed import Malformed, read_signed, signed_bytes
 
 __all__ = [
@@ -32,6 +61,7 @@ __all__ = [
     "Header",
     "Provenance",
     "Stored",
+    "any_head_as_stored",
     "as_stored",
     "delta_bytes",
     "head_as_stored",
@@ -40,6 +70,8 @@ __all__ = [
     "values_of",
     "write_delta_file",
 ]
+
+OLDER: Mapping[int, type[Header]] = {1: Header, 2: StoredHeader}
 
 
 @dataclass(frozen=True)
@@ -58,18 +90,27 @@ class DeltaFile:
 
     header: Header
     delta: Delta
-    head: Head
+    head: Head | KeptHead
     digest: str
     stored: Stored
+    graft: KeptGraft | None = None
+    support: KeptSupport | None = None
+
+    @property
+    def moves(self) -> bool:
+        """Whether features are other than the frozen backbone's."""
+        return bool(self.delta) or self.graft is not None
 
 
 def write_delta_file(
     path: Path,
     header: Header,
     delta: Delta,
-    head: Head,
+    head: FittedHead | KeptHead,
     values: Values = "float32",
     head_values: HeadValues = "float32",
+    graft: KeptGraft | None = None,
+    support: KeptSupport | None = None,
 ) -> int:
     """Writes the file, each change in whichever form is smallest, and gives its size in bytes.
 
@@ -78,9 +119,22 @@ def write_delta_file(
     takes its place.
     """
     stored, tensors = coded_changes(header, delta, values)
-    content = signed_bytes(KIND, stored, tensors | coded_head(head, head_values))
+    kept = KeptHead(head.method.model_dump(), head.factor) if isinstance(head, TransductiveHead) else head
+    if isinstance(kept, Head):
+        tensors |= coded_head(kept, head_values)
+    if graft is None and support is None:
+        content = signed_bytes(KIND, stored, tensors)
+    else:
+        facts = _facts(kept) if isinstance(kept, KeptHead) else None
+        sections = {"graft": graft and graft.facts, "transductive": facts, "support": support is not None}
+        sectioned = SectionedHeader.model_validate(dict(stored) | sections)
+        content = signed_bytes(SECTIONED_DELTA, sectioned, tensors | coded_sections(graft, support, values))
     path.write_bytes(content)
     return len(content)
+
+
+def _facts(head: KeptHead) -> TransductiveFacts:
+    return TransductiveFacts(settings=dict(head.settings), factor=head.factor)
 
 
 def read_delta_file(path: Path) -> DeltaFile:
@@ -90,23 +144,37 @@ def read_delta_file(path: Path) -> DeltaFile:
     delta file at all. No content of a file makes it do anything else. Besides what files.signed says it takes memory
     for what it gives, at most 200 bytes for each number in the file, and a byte for every 64 weights of the base.
     """
-    header, tensors, digest = read_signed(path, KIND, StoredHeader, {1: Header})
+    header, tensors, digest = read_signed(path, SECTIONED_DELTA, SectionedHeader, OLDER)
     try:
         if isinstance(header, StoredHeader):
-            delta, forms = changes_in(header, tensors)
-            head, head_values = head_in(header, tensors, HEAD_VALUES)
-            stored, plain = Stored(2, header.values, head_values, forms), header.plain(touched_in(header, tensors))
+            file = _current(header, tensors, digest)
         else:
             delta, forms = delta_v1.changes_in(header.shapes, tensors)
             head, head_values = head_in(header, tensors, ("float32",))
-            stored, plain = Stored(1, "float32", head_values, forms), header
+            file = DeltaFile(header, delta, head, digest, Stored(1, "float32", head_values, forms))
     except Malformed as error:
         raise KIND.damaged(path, str(error)) from None
     except MemoryError:
         raise FewshotError(f"{path} can't be read: it needs more memory.", "Use a machine with more.") from None
     if tensors:
         raise KIND.damaged(path, f"it holds a tensor that belongs to nothing: {min(tensors)}")
-    return DeltaFile(plain, delta, head, digest, stored)
+    return file
+
+
+def _current(header: StoredHeader, tensors: dict[str, Tensor], digest: str) -> DeltaFile:
+    """Takes a file of version 2 or 3 out of `tensors`."""
+    delta, forms = changes_in(header, tensors)
+    plain = header.plain(touched_in(header, tensors))
+    if not isinstance(header, SectionedHeader):
+        head, head_values = head_in(header, tensors, HEAD_VALUES)
+        return DeltaFile(plain, delta, head, digest, Stored(2, header.values, head_values, forms))
+    support, graft = support_in(header, tensors), graft_in(header, tensors)
+    if header.transductive is not None:
+        kept = KeptHead(header.transductive.settings, header.transductive.factor)
+        stored = Stored(3, header.values, "float16", forms)
+        return DeltaFile(plain, delta, kept, digest, stored, graft, support)
+    head, head_values = head_in(header, tensors, HEAD_VALUES)
+    return DeltaFile(plain, delta, head, digest, Stored(3, header.values, head_values, forms), graft, support)
 
 
 def values_of(file: DeltaFile, name: str) -> Values:

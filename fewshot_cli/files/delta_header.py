@@ -94,8 +94,8 @@ class Header(BaseModel):
 
     @property
     def method(self) -> str | None:
-        """The name of the recipe's method."""
-        section = self.recipe.get("method")
+        """The name of the recipe's method, or of its head where it has nothing else."""
+        section = self.recipe.get("method") or self.recipe.get("head")
         name = section.get("name") if isinstance(section, dict) else None
         return name if isinstance(name, str) else None
 
@@ -130,3 +130,42 @@ class StoredHeader(Header):
         """What is no matter of how it is kept, with the hashes of the base's parameters."""
         known = {name: getattr(self, name) for name in Header.model_fields}
         return Header.model_construct(**(known | {"touched": dict(touched)}))
+
+
+class GraftFacts(BaseModel):
+    """Of a graft everything but its parameters."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: dict[str, Any]
+    """The name of its kind, and that kind's settings."""
+    sites: Annotated[tuple[str, ...], Field(min_length=1, max_length=4096)]
+    """timm's names of the modules it hangs on; "" is the backbone itself."""
+
+
+class TransductiveFacts(BaseModel):
+    """Of a transductive head everything but the support set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    settings: dict[str, Any]
+    """The name of its method, and that method's settings."""
+    factor: float
+    """What its logits are multiplied by."""
+
+
+class SectionedHeader(StoredHeader):
+    """The header of version 3: what version 2 says, and which sections there are."""
+
+    graft: GraftFacts | None
+    transductive: TransductiveFacts | None
+    """In the place of a linear head, which is then missing."""
+    support: bool
+
+    @model_validator(mode="after")
+    def _has_what_it_needs(self) -> "SectionedHeader":
+        if self.transductive is not None and not self.support:
+            raise ValueError("a transductive head without its support set can't be")
+        if self.graft is None and not self.support:
+            raise ValueError("a file without sections is of version 2")
+        return self

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from fewshot_cli.engine.heads import Head
+from fewshot_cli.engine.transductive import TransductiveHead
+from fewshot_cli.engine.types import FittedHead
 from fewshot_cli.files import delta_v1
 from fewshot_cli.files.delta_header import Header
 from fewshot_cli.files.rounding import (
@@ -22,6 +24,7 @@ from fewshot_cli.files.rounding import (
     scale_of,
     unpacked,
 )
+from fewshot_cli.files.sections import kept_support, transductive_as_stored
 from fewshot_cli.files.signed import Malformed, taken
 from fewshot_cli.files.whole_numbers import BadCode, signed_code, signed_numbers
 
@@ -35,6 +38,11 @@ _PLAIN: dict[HeadValues, Values] = {"int8": "int8", "float16": "float16", "float
 HEAD_VALUES: tuple[HeadValues, ...] = (*_BITS, *_PLAIN)
 
 
+def any_head_as_stored(head: FittedHead, values: HeadValues) -> FittedHead:
+    """The head as it is read back; the support set of a transductive one is kept as float16, whatever `values` are."""
+    return transductive_as_stored(head) if isinstance(head, TransductiveHead) else head_as_stored(head, values)
+
+
 def head_as_stored(head: Head, values: HeadValues) -> Head:
     """The head as it is read back from a file that keeps its weights as `values`."""
     if values in _BITS:
@@ -45,8 +53,10 @@ def head_as_stored(head: Head, values: HeadValues) -> Head:
     return Head(weight, head.bias, head.unit_norm)
 
 
-def head_bytes(head: Head, values: HeadValues = "int8") -> int:
+def head_bytes(head: FittedHead, values: HeadValues = "int8") -> int:
     """How many bytes the tensors of the head take in the file."""
+    if isinstance(head, TransductiveHead):
+        return kept_support(head.features, head.labels).bytes
     bias = 4 * head.bias.numel()
     if values in _BITS:
         return len(_code(head.weight, _step(head.weight, _BITS[values]))) + 2 * len(head.bias) + bias

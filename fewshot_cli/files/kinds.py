@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,12 +29,12 @@ class Kind:
     """The one that is written."""
     name: str
     command: str
-    older: tuple[int, ...] = ()
-    """Former versions that are still read."""
+    also_read: tuple[int, ...] = ()
+    """Other versions, which are read."""
 
     @property
     def readable(self) -> tuple[str, ...]:
-        return tuple(str(version) for version in (*self.older, self.version))
+        return tuple(str(version) for version in sorted((*self.also_read, self.version)))
 
     def damaged(self, path: Path, how: str) -> FewshotError:
         return FewshotError(
@@ -42,7 +42,9 @@ class Kind:
         )
 
 
-DELTA = Kind("fewshot-delta", 2, "delta file", "fewshot adapt FOLDER -o FILE", older=(1,))
+DELTA = Kind("fewshot-delta", 2, "delta file", "fewshot adapt FOLDER -o FILE", also_read=(1, 3))
+SECTIONED_DELTA = replace(DELTA, version=3, also_read=(1, 2))
+"""Written where a file has a section, so that whoever reads version 2 reads all others."""
 BANK = Kind("fewshot-bank", 1, "bank", "fewshot meta-tune RECIPE --data DIR... -o BANK")
 
 

@@ -17,6 +17,7 @@ from fewshot_cli.files.kinds import Kind, check_kind, header_of, strict_json, un
 from fewshot_cli.files.tensors import safetensors_bytes
 
 HeaderType = TypeVar("HeaderType", bound=BaseModel)
+OlderType = TypeVar("OlderType", bound=BaseModel)
 
 
 class Malformed(Exception):
@@ -39,8 +40,8 @@ def signed_bytes(kind: Kind, header: BaseModel, tensors: Mapping[str, Tensor]) -
 
 
 def read_signed(
-    path: Path, kind: Kind, header: type[HeaderType], older: Mapping[int, type[HeaderType]] | None = None
-) -> tuple[HeaderType, dict[str, Tensor], str]:
+    path: Path, kind: Kind, header: type[HeaderType], older: Mapping[int, type[OlderType]] | None = None
+) -> tuple[HeaderType | OlderType, dict[str, Tensor], str]:
     """The header, the tensors and the digest of the file, which is right; `older` are headers of former versions.
 
     Raises FewshotError, in one sentence, for a file that is missing, truncated, changed, of another kind or a newer

@@ -10,34 +10,35 @@ from torch import Tensor
 
 from fewshot_cli import __version__
 from fewshot_cli.engine.backbones import Backbone, fingerprint
-from fewshot_cli.engine.deltas import Delta, density, negated, plus
+from fewshot_cli.engine.deltas import density, negated, plus
+from fewshot_cli.engine.model import Model
 from fewshot_cli.engine.statistics import best_sharpening
+from fewshot_cli.engine.transductive import TransductiveHead
 from fewshot_cli.engine.types import Adapted, Run, Support
 from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.files.atomic import check_writable, staged
 from fewshot_cli.files.cache import FeatureCache
 from fewshot_cli.files.delta_file import (
     HEAD_VALUES,
-    DeltaFile,
     Expected,
     Header,
     HeadValues,
     Provenance,
+    any_head_as_stored,
     as_stored,
-    head_as_stored,
     head_bytes,
     read_delta_file,
     write_delta_file,
 )
 from fewshot_cli.files.rounding import Values
+from fewshot_cli.files.sections import KeptSupport, graft_as_stored, kept_graft, kept_support
 from fewshot_cli.images.folders import Folder, read_folder
 from fewshot_cli.jobs.banks import Start, Starts
 from fewshot_cli.jobs.embedding import Embedded, Pictures, embed
-from fewshot_cli.jobs.estimate import HeldOut, Rounding, features_under, held_out
-from fewshot_cli.jobs.loading import Source, check_delta, facts_of, merged_weights
+from fewshot_cli.jobs.estimate import HeldOut, Rounding, held_out
+from fewshot_cli.jobs.loading import Source, adapted_of, check_delta, facts_of
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.jobs.record import SHORT_HASH, Report, data_hash, skipped, versions, write_run
-from fewshot_cli.methods.base import HeadMethod
 from fewshot_cli.recipes import Recipe
 
 TOLERANCE = 1e-4
@@ -83,10 +84,12 @@ def adapt(
     cache: FeatureCache,
     progress: Progress,
     values: Values = "float16",
+    keep_support: bool = False,
 ) -> Report:
     """Learns a classifier from the folder's labelled images, writes it, and proves that it wrote what it learned.
 
-    `values` is how the file keeps changes. Raises FewshotError for bad input before anything slow is done, and
+    `values` is how the file keeps changes; with `keep_support` it has the support set's features, too, as it
+    always has for a transductive head. Raises FewshotError for bad input before anything slow is done, and
     CheckFailed where the file, read back and merged, does not give the logits of the live model with rounded changes,
     or where rounding changes answers.
     """
@@ -106,10 +109,11 @@ def adapt(
 
     learned, asked = _learned(start, support, folds, seed, progress, _rounding(start, values, seed))
     if isinstance(asked, HeldOut):
-        learned = Adapted(learned.delta, learned.head.sharpened(best_sharpening(asked.logits, asked.labels)))
+        learned = replace(learned, head=learned.head.sharpened(best_sharpening(asked.logits, asked.labels)))
     expected = _expected(asked)
-    adapted = Adapted(plus(start.delta, learned.delta), learned.head)
-    delta = as_stored(adapted.delta, values, seed)
+    adapted = learned.after(start.delta)
+    rounded = _moves_as_stored(adapted, values, seed)
+    delta = rounded.delta
     watch.lap("adapt")
 
     base = facts_of(backbone)
@@ -140,16 +144,19 @@ def adapt(
     header = Header(
         base=base,
         classes=labelled.classes,
-        unit_norm=adapted.head.unit_norm,
+        unit_norm=getattr(adapted.head, "unit_norm", False),
         shapes={name: tuple(change.shape) for name, change in adapted.delta.items()},
         touched={name: fingerprint({name: backbone.params[name]}) for name in adapted.delta},
         recipe=_without_folders(recipe).model_dump(),
         provenance=provenance,
     )
-    live = learned.head.logits(features_under(start.backbone, learned.delta, support))
-    kept = _kept(start, adapted, delta, live, values, support)
+    live = Model(start.backbone, learned).logits_of(support)
+    kept = _kept(start, rounded, live, values, support)
+    section = _section(Model(start.base, rounded), support, keep_support)
     with staged(output) as draft:
-        size = write_delta_file(draft, header, adapted.delta, adapted.head, values, kept.head)
+        size = write_delta_file(
+            draft, header, adapted.delta, adapted.head, values, kept.head, kept_graft(adapted.graft), section
+        )
         difference = _prove(draft, start, kept.logits, support)
         cost = _cost(kept, live, values, asked)
     watch.lap("prove")
@@ -159,7 +166,8 @@ def adapt(
         "version": __version__,
         "seed": seed,
         "backbone": backbone.name,
-        "method": recipe.method.name,
+        "method": recipe.method_name,
+        "head": recipe.head_name,
         "classes": list(labelled.classes),
         "images": len(support),
         "per_class": {name: {"n": labels.count(name)} for name in labelled.classes},
@@ -167,6 +175,8 @@ def adapt(
         "folder": str(folder.absolute()),
         "file": str(output),
         "bytes": size,
+        "support_bytes": section and section.bytes,
+        "transductive": isinstance(adapted.head, TransductiveHead),
         "density": merged_density,
         "bank": start.bank and {"file": recipe.bank, "digest": start.bank},
         "pruning": pruning,
@@ -195,14 +205,20 @@ def _learned(
 
 def _rounding(start: Start, values: Values, seed: int) -> Rounding | None:
     """What the file makes of changes, for estimates; None where it makes nothing of them."""
-    if values == "float32" or (isinstance(start.learner, HeadMethod) and not start.delta):
+    if values == "float32" or (start.learner.head_only and not start.delta):
         return None
 
-    def rounding(delta: Delta) -> Delta:
-        stored = as_stored(plus(start.delta, delta), values, seed)
-        return plus(stored, negated(start.delta)) if start.delta else stored
+    def rounding(learned: Adapted) -> Adapted:
+        stored = _moves_as_stored(learned.after(start.delta), values, seed)
+        return replace(stored, delta=plus(stored.delta, negated(start.delta))) if start.delta else stored
 
     return rounding
+
+
+def _moves_as_stored(adapted: Adapted, values: Values, seed: int) -> Adapted:
+    """What was learned with all but its head as it is read back from the file."""
+    graft = graft_as_stored(adapted.graft, values)
+    return replace(adapted, delta=as_stored(adapted.delta, values, seed), graft=graft)
 
 
 def _without_folders(recipe: Recipe) -> Recipe:
@@ -253,7 +269,7 @@ def _support(labelled: Folder, embedded: Embedded, used: list[int], backbone: Ba
             )
     labels = torch.tensor([number[item.label] for item in items], device=backbone.device)
     pictures = Pictures([item.path for item in items], backbone.preprocessing)
-    return Support(pictures, labels, embedded.features[used], len(labelled.classes))
+    return Support(pictures, labels, embedded.features[used], len(labelled.classes), labelled.classes)
 
 
 def _expected(asked: HeldOut | str) -> Expected:
@@ -271,20 +287,36 @@ class _Kept:
     logits: Tensor
 
 
-def _kept(start: Start, adapted: Adapted, delta: Delta, live: Tensor, values: Values, support: Support) -> _Kept:
-    """The model with the rounded `delta`; its head as narrow as makes no difference, but exact where `values` are."""
+def _kept(start: Start, adapted: Adapted, live: Tensor, values: Values, support: Support) -> _Kept:
+    """The model, of which all but the head is rounded, with a head as narrow as makes no difference.
+
+    The head is exact where `values` are; the support set of a transductive one is always float16.
+    """
+    if isinstance(adapted.head, TransductiveHead):
+        narrow = replace(adapted, head=any_head_as_stored(adapted.head, "float16"))
+        return _Kept("float16", Model(start.base, narrow).logits_of(support))
     if values == "float32":
         return _Kept("float32", live)
-    features = features_under(start.base, delta, support)
-    exact = adapted.head.logits(features)
+    model = Model(start.base, adapted)
+    features = model.features_of(support)
+    exact = model.answers(features)
     for kind in sorted(HEAD_VALUES, key=lambda kind: head_bytes(adapted.head, kind)):
         with suppress(FewshotError):  # more than float16 holds
-            logits = head_as_stored(adapted.head, kind).logits(features)
+            narrow = replace(adapted, head=any_head_as_stored(adapted.head, kind))
+            logits = Model(start.base, narrow).answers(features)
             change = logits - exact
             drift = float((change.amax(1) - change.amin(1)).max())
             if drift <= MOST_DRIFT and torch.equal(logits.argmax(1), exact.argmax(1)):
                 break
     return _Kept(kind, logits)
+
+
+def _section(model: Model, support: Support, asked: bool) -> KeptSupport | None:
+    """The support set as the file keeps it: where the head needs it, or where it is asked for."""
+    head = model.adapted.head
+    if isinstance(head, TransductiveHead):
+        return kept_support(head.features, head.labels)
+    return kept_support(model.features_of(support), support.labels) if asked else None
 
 
 def _prove(path: Path, start: Start, logits: Tensor, support: Support) -> float:
@@ -294,7 +326,7 @@ def _prove(path: Path, start: Start, logits: Tensor, support: Support) -> float:
     """
     file = read_delta_file(path)
     check_delta(file, start.base, path)
-    written = file.head.to(start.base.device).logits(_features_of(file, start.base, support))
+    written = Model(start.base, adapted_of(file, path)).logits_of(support)
     difference = float((logits - written).abs().max())
     if not difference <= TOLERANCE * max(1.0, float(logits.abs().max())):
         raise CheckFailed(
@@ -328,9 +360,3 @@ def _cost(kept: _Kept, live: Tensor, values: Values, asked: HeldOut | str) -> Re
 
 
 _WIDER: dict[Values, Values] = {"1bit": "int8", "int8": "float16"}
-
-
-def _features_of(file: DeltaFile, backbone: Backbone, support: Support) -> Tensor:
-    if not file.delta:
-        return support.features
-    return backbone.frozen_features(support.images[torch.arange(len(support))], merged_weights(backbone, file))

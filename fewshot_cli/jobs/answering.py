@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from fewshot_cli.engine.backbones import Backbone
-from fewshot_cli.engine.deltas import Delta, merge, on_device, plus
+from fewshot_cli.engine.deltas import Delta, plus
 from fewshot_cli.engine.episodes import Episode, Pool, Session
+from fewshot_cli.engine.model import Model
 from fewshot_cli.engine.moments import Moments
 from fewshot_cli.engine.protocols import AnyProtocol, all_alike
 from fewshot_cli.engine.statistics import balanced_accuracy, calibration_errors, negative_log_likelihood
@@ -23,7 +24,6 @@ from fewshot_cli.methods.base import (
     TASKS_AT_ONCE,
     ClosedFormMethod,
     GrowingMethod,
-    HeadMethod,
     Learner,
     logits_of_tasks,
 )
@@ -66,17 +66,17 @@ class Ground:
 
 def block_size(method: Learner, ground: Ground) -> int:
     """How many episodes to do before they are written down. Always as many, since the last bits depend on it."""
-    return TASKS_AT_ONCE if isinstance(method, HeadMethod) and not all_alike(ground.protocol, ground.pool) else 1
+    return TASKS_AT_ONCE if method.head_only and not all_alike(ground.protocol, ground.pool) else 1
 
 
 def answer_block(method: Learner, ground: Ground, seed: int, start: int) -> Results:
     """What the method achieves in the block of episodes that begins with number `start`, for each session."""
     numbers = range(start, start + block_size(method, ground))
     episodes = ground.episodes(seed, numbers)
-    if isinstance(method, ClosedFormMethod) and _of_one_shape(episodes):
-        return [_stacked(method, ground, [episode.sessions[0] for episode in episodes])]
-    if len(episodes[0].sessions) > 1 and isinstance(method, GrowingMethod):
-        answers = [_grown(method, ground, episode) for episode in episodes]
+    if method.closed_form and _of_one_shape(episodes):
+        return [_stacked(method.closed_form, ground, [episode.sessions[0] for episode in episodes])]
+    if len(episodes[0].sessions) > 1 and method.growing:
+        answers = [_grown(method.growing, ground, episode) for episode in episodes]
     else:
         answers = [
             [_single(method, ground, episode.sessions[0], Run(_seed(seed, number)))]
@@ -110,16 +110,11 @@ def _single(method: Learner, ground: Ground, session: Session, run: Run) -> dict
     rows = torch.from_numpy(session.support)
     labels = torch.from_numpy(session.support_labels).to(device)
     support = Support(Chosen(ground.images, rows), labels, ground.features[rows.to(device)], session.way)
-    adapted = method.adapt(backbone, support, run)
+    model = Model(backbone, method.adapt(backbone, support, run))
     query = torch.from_numpy(session.query)
-    if adapted.delta:
-        moved = merge(
-            {name: backbone.params[name] for name in adapted.delta}, on_device(adapted.delta, backbone.device)
-        )
-        features = backbone.frozen_features(ground.images[query], moved)
-    else:
-        features = ground.features[query.to(device)]
-    return _answered(adapted, features, ground, session, begin)
+    answers = torch.from_numpy(session.query_labels).to(device)
+    asked = Support(Chosen(ground.images, query), answers, ground.features[query.to(device)], session.way)
+    return _answered(model.adapted, model.logits_of(asked), ground, session, begin)
 
 
 def _grown(method: GrowingMethod, ground: Ground, episode: Episode) -> list[dict[str, float]]:
@@ -131,13 +126,13 @@ def _grown(method: GrowingMethod, ground: Ground, episode: Episode) -> list[dict
         features = ground.features[torch.from_numpy(session.support)].cpu()
         moments = moments.add(features, torch.from_numpy(session.support_labels), session.way)
         head = method.grown_head(moments).to(ground.features.device)
-        asked = ground.features[torch.from_numpy(session.query)]
-        found.append(_answered(Adapted({}, head), asked, ground, session, begin))
+        model = Model(ground.backbone, Adapted({}, head))
+        logits = model.answers(ground.features[torch.from_numpy(session.query)])
+        found.append(_answered(model.adapted, logits, ground, session, begin))
     return found
 
 
-def _answered(adapted: Adapted, features: Tensor, ground: Ground, session: Session, begin: float) -> dict[str, float]:
-    logits = adapted.head.logits(features)
+def _answered(adapted: Adapted, logits: Tensor, ground: Ground, session: Session, begin: float) -> dict[str, float]:
     labels = torch.from_numpy(session.query_labels).to(logits.device)
     measured = _measured(logits[None], labels[None], session.way)
     seconds = time.perf_counter() - begin

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from fewshot_cli.engine.backbones import Backbone
 from fewshot_cli.engine.defaults import RouterPool
-from fewshot_cli.engine.deltas import Delta, delta_of, merge
+from fewshot_cli.engine.deltas import Delta, delta_of
 from fewshot_cli.engine.experts import PackedGates, pruned
 from fewshot_cli.engine.flat import Layout
+from fewshot_cli.engine.model import moved_backbone
 from fewshot_cli.engine.router import folded, start_router
 from fewshot_cli.engine.settings import Settings
 from fewshot_cli.engine.smat import Library, router_of
@@ -62,7 +63,7 @@ class Starts:
             if which not in self._backbones:
                 self._backbones[which] = load_backbone(recipe.backbone, self.source, recipe.image_size, self.device)
             backbone = self._backbones[which]
-            return Start(recipe, backbone, backbone, recipe.method)
+            return Start(recipe, backbone, backbone, recipe.learner)
         path = Path(recipe.bank)
         if path not in self._banks:
             bank = read_bank(path)
@@ -72,12 +73,12 @@ class Starts:
         recipe, base = agreeing(recipe, ready.facts, path), ready.base
         if ready.experts:
             library, temperature = ready.experts
-            learner = FromBank(recipe.method, library, ready.layout, temperature, recipe.density)
+            learner = FromBank(recipe.learner, library, ready.layout, temperature, recipe.density)
             return Start(recipe, base, base, learner, bank=ready.digest)
         if (path, recipe.density) not in self._moved:
             self._moved[path, recipe.density] = ready.moved(recipe.density)
         backbone, delta = self._moved[path, recipe.density]
-        return Start(recipe, base, backbone, recipe.method, delta, ready.digest)
+        return Start(recipe, base, backbone, recipe.learner, delta, ready.digest)
 
 
 def common_base(banks: Sequence[Path]) -> BaseFacts:
@@ -139,7 +140,7 @@ class _BankOnBase:
         if density is not None:
             change = pruned(change, share_kept(density, total_size(self.base.params), self.layout))
         delta = delta_of(self.layout.views(change))
-        return self.base.moved(merge({name: self.base.params[name] for name in delta}, delta)), delta
+        return moved_backbone(self.base, delta), delta
 
 
 def _on_base(bank: Bank, path: Path, source: Source, device: torch.device) -> _BankOnBase:

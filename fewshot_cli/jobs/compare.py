@@ -34,7 +34,6 @@ from fewshot_cli.jobs.embedding import model_key
 from fewshot_cli.jobs.loading import Source
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.jobs.record import Report, code_digest, versions
-from fewshot_cli.methods.base import GrowingMethod, HeadMethod
 from fewshot_cli.recipes import Recipe
 
 
@@ -133,7 +132,7 @@ def _jobs(recipes: Mapping[str, Recipe], question: Question, means: Means) -> tu
     """Each recipe on each ground, and the data sets as the last backbone sees them."""
     starts = Starts(means.source, means.device)
     begun = {name: starts.of(recipe) for name, recipe in recipes.items()}
-    pictures = not all(isinstance(start.learner, HeadMethod) for start in begun.values())
+    pictures = any(start.learner.head_only is None for start in begun.values())
     circumstances = _circumstances(means)
     grounds: dict[str, list[Ground]] = {}
     data: dict[str, Data] = {}
@@ -147,7 +146,7 @@ def _jobs(recipes: Mapping[str, Recipe], question: Question, means: Means) -> tu
             }
             grounds[which] = list(_grounds(question, data, start))
         for ground in grounds[which]:
-            if isinstance(ground.protocol, Incremental) and not isinstance(start.learner, GrowingMethod):
+            if isinstance(ground.protocol, Incremental) and start.learner.growing is None:
                 raise FewshotError(
                     f"The recipe {name} can't add classes to what it has learned, as --protocol incremental asks.",
                     "Heads that can: protonet, protonet-euclidean, ridge, lda; from a bank only where it is dense.",

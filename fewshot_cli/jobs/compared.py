@@ -44,7 +44,7 @@ def compared(
     if len(recipes) == 1:
         (name,) = recipes
         found_ = summary["methods"][name]
-        alone = {"method": first.method.name, **{key: found_[key] for key in ("accuracy", "ci95", "datasets")}}
+        alone = {"method": first.method_name, **{key: found_[key] for key in ("accuracy", "ci95", "datasets")}}
     return {
         "command": "eval",
         "version": __version__,

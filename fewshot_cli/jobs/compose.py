@@ -32,13 +32,14 @@ from fewshot_cli.files.delta_file import (
 )
 from fewshot_cli.files.rounding import BITS, Values
 from fewshot_cli.files.weights import agreed_licence
-from fewshot_cli.jobs.loading import check_shapes, read_on_one_base
+from fewshot_cli.jobs.loading import check_shapes, plain_head, read_on_one_base
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.jobs.record import Report, versions, write_run
 
 Rule = Literal["add", "ties", "dare"]
 DENSITIES = {"ties": 0.2, "dare": 0.1}
 """The share of its values that each delta keeps: the papers' own."""
+COMPOSED = "composed with others"
 MOST_LAYERS = 10  # to name among those that disagree
 
 
@@ -99,7 +100,9 @@ def compose(files: Sequence[Path], output: Path, how: How, progress: Progress) -
     with progress.track("composing") as advance:
         advance(0, 3)
         exact = how.of(deltas, [file.digest for file in ordered])
-        head = joined([file.head for file in ordered], [file.header.classes for file in ordered])
+        head = joined(
+            [plain_head(file, output, COMPOSED) for file in ordered], [file.header.classes for file in ordered]
+        )
         values = how.values or _narrowest(exact, {file.stored.values for file in ordered}, how.seed)
         delta, head_values = as_stored(exact, values, how.seed), _narrowest_head(head.head)
         advance(1, 3)
@@ -160,10 +163,11 @@ def _read(files: Sequence[Path], output: Path) -> list[DeltaFile]:
     for path, file in zip(files, read, strict=True):
         if first.setdefault(file.digest, path) != path or files.count(path) > 1:
             raise FewshotError(f"{first[file.digest]} and {path} are the same classifier.", "Name each once.")
-        if file.head.weight.shape[1] != read[0].head.weight.shape[1]:
+        head, first_head = plain_head(file, path, COMPOSED), plain_head(read[0], files[0], COMPOSED)
+        if head.dim != first_head.dim:
             raise FewshotError(f"{files[0]} and {path} have heads for different features.", "Make one of them again.")
-        if file.head.unit_norm != read[0].head.unit_norm:
-            one, other = (path, files[0]) if file.head.unit_norm else (files[0], path)
+        if head.unit_norm != first_head.unit_norm:
+            one, other = (path, files[0]) if head.unit_norm else (files[0], path)
             raise FewshotError(
                 f"The head of {one} works on features of unit norm and that of {other} does not, so their answers "
                 "can't be compared.",
@@ -225,7 +229,8 @@ def _same(first: Delta, second: Delta) -> bool:
 def _prove(path: Path, delta: Delta, head: JoinedHead) -> None:
     """Raises CheckFailed unless the file holds exactly this delta and head."""
     file = read_delta_file(path)
-    same = torch.equal(file.head.weight, head.head.weight) and torch.equal(file.head.bias, head.head.bias)
+    written = plain_head(file, path, COMPOSED)
+    same = torch.equal(written.weight, head.head.weight) and torch.equal(written.bias, head.head.bias)
     if not same or not _same(file.delta, delta):
         raise CheckFailed(
             "The file does not hold the classifier that was composed.",

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from fewshot_cli.engine.backbones import Backbone
-from fewshot_cli.engine.deltas import Delta, merge
+from fewshot_cli.engine.model import Model
 from fewshot_cli.engine.statistics import Interval, wilson
-from fewshot_cli.engine.types import Run, Support
+from fewshot_cli.engine.types import Adapted, Run, Support
 from fewshot_cli.jobs.progress import Progress
-from fewshot_cli.methods.base import ClosedFormMethod, Learner
+from fewshot_cli.methods.base import Learner
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class HeldOut:
         return wilson(int((logits.argmax(1) == self.labels).sum()), len(self.labels))
 
 
-Rounding = Callable[[Delta], Delta]
-"""What a file makes of what was learned, both as changes of the backbone that it was learned on."""
+Rounding = Callable[[Adapted], Adapted]
+"""What a file makes of what was learned, both on the backbone that it was learned on; the head stays."""
 
 
 def held_out(
@@ -61,13 +61,15 @@ def held_out(
     count = torch.bincount(support.labels, minlength=support.way)[support.labels]
     if int(count.max()) < 2:
         return "one image per class: with it left out nothing of its class is left to learn from"
-    if isinstance(method, ClosedFormMethod):
+    if method.closed_form:
         asked = count > 1
-        logits = method.leave_one_out(support.features, support.labels, support.way)
+        leave_one_out = method.closed_form.leave_one_out
+        logits = leave_one_out(support.features, support.labels, support.way)
         how = f"leave-one-out, exact, {int(asked.sum())} images"
         if rounding is None:
             return HeldOut(logits[asked], support.labels[asked], how)
-        kept = method.leave_one_out(features_under(backbone, rounding({}), support), support.labels, support.way)
+        stored = Model(backbone, rounding(method.adapt(backbone, support, Run(seed))))
+        kept = leave_one_out(stored.features_of(support), support.labels, support.way)
         return HeldOut(logits[asked], support.labels[asked], how, kept[asked])
     if folds < 2:
         return "no images were left out to ask about (--folds 0)"
@@ -92,21 +94,13 @@ def _k_fold(
             if len(asked):
                 adapted = method.adapt(backbone, support.subset((fold_of != fold).nonzero().squeeze(1)), Run(seed))
                 left_out = support.subset(asked)
-                logits[asked] = adapted.head.logits(features_under(backbone, adapted.delta, left_out))
+                logits[asked] = Model(backbone, adapted).logits_of(left_out)
                 if rounding:
-                    kept[asked] = adapted.head.logits(features_under(backbone, rounding(adapted.delta), left_out))
+                    kept[asked] = Model(backbone, rounding(adapted)).logits_of(left_out)
             advance(fold + 1, folds)
     asked = fold_of >= 0
     how = f"{folds}-fold, {int(asked.sum())} images"
     return HeldOut(logits[asked], support.labels[asked], how, kept[asked] if rounding else None)
-
-
-def features_under(backbone: Backbone, delta: Delta, support: Support) -> Tensor:
-    """Features `(support, dim)` of the support set's plain images under the weights that the delta moves."""
-    if not delta:
-        return support.features
-    weights = merge({name: backbone.params[name] for name in delta}, delta)
-    return backbone.frozen_features(support.images[torch.arange(len(support))], weights)
 
 
 def _fold_of_each(support: Support, folds: int, seed: int) -> Tensor:

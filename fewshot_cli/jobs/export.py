@@ -25,7 +25,7 @@ from fewshot_cli.images.drawing import CLASSES, write_folder
 from fewshot_cli.images.folders import find_images
 from fewshot_cli.images.loading import load_all
 from fewshot_cli.jobs.export_peft import check_folder, write_adapter
-from fewshot_cli.jobs.loading import Model, Source, load_model
+from fewshot_cli.jobs.loading import Loaded, Source, load_model, plain_head
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.jobs.record import Report, run_path, write_run
 
@@ -54,15 +54,16 @@ def export(
     if output.exists() and file.exists() and output.samefile(file):
         raise FewshotError(f"{output} is the delta file itself.", "Choose another output with -o.")
     model = load_model(file, source, device)
+    _check_format(format_, model, file)
     pictures, origin = proof_pictures(file, images, model)
     normalised = model.backbone.normalised(pictures)
-    features = model.backbone.frozen_features(pictures, model.weights)
-    live = model.file.head.to(device).logits(features).cpu()
-    scaled = format_ in ("safetensors", "peft") and model.file.head.unit_norm
+    features = model.model.features(pictures)
+    live = model.model.answers(features).cpu()
+    scaled = format_ in ("safetensors", "peft") and model.head.unit_norm
     place = staged_folder if format_ == "peft" else staged
     with place(output) as draft, progress.track(f"writing {format_}") as advance:
         advance(0, 2)
-        write: dict[Format, Callable[[Path, Model], Callable[[Tensor], Tensor]]] = {
+        write: dict[Format, Callable[[Path, Loaded], Callable[[Tensor], Tensor]]] = {
             "safetensors": _write_merged,
             "onnx": _write_onnx,
             "peft": partial(write_adapter, name=output.name, source=source),
@@ -102,7 +103,15 @@ def export(
     return report
 
 
-def description(model: Model) -> dict[str, str]:
+def _check_format(format_: Format, model: Loaded, file: Path) -> None:
+    """Raises FewshotError, before anything slow, for a classifier that the form can't express, with the reason."""
+    if format_ == "onnx":
+        assert model.head  # which is linear
+    else:
+        plain_head(model.file, file, "merged into the backbone's weights")
+
+
+def description(model: Loaded) -> dict[str, str]:
     """What somebody needs to use an exported model without fewshot, as metadata: texts, the longer ones JSON."""
     preprocessing = asdict(model.backbone.preprocessing) | {
         "steps": "RGB, upright; resize so that the short side is size / crop_fraction; crop the centre; divide by 255; "
@@ -115,24 +124,24 @@ def description(model: Model) -> dict[str, str]:
         "classes": json.dumps(model.classes, ensure_ascii=False),
         "preprocessing": json.dumps(preprocessing),
         "delta": model.file.digest,
-        "unit_norm": json.dumps(model.file.head.unit_norm),
+        "unit_norm": json.dumps(model.head.unit_norm),
     }
 
 
-def _write_merged(path: Path, model: Model) -> Callable[[Tensor], Tensor]:
+def _write_merged(path: Path, model: Loaded) -> Callable[[Tensor], Tensor]:
     """Writes merged weights under timm's names; gives what plain timm makes of them.
 
     A head on unit-norm features without a bias is written as a linear one: every logit of an image is then too large by
     the same factor, the norm of its features, so that labels are right and probabilities too extreme.
     """
-    head = model.file.head
+    head = model.head
     if head.unit_norm and bool(head.bias.any()):
         raise FewshotError(
             "This classifier's head has a bias on features of unit norm, which timm's linear classifier can't express.",
             "Use --format onnx.",
         )
     plain, classifier = plain_timm_model(model.backbone, len(model.classes))
-    weights = model.backbone.module.state_dict() | model.weights
+    weights = model.backbone.module.state_dict() | model.model.weights
     weights |= {f"{classifier}.weight": head.weight, f"{classifier}.bias": head.bias}
     path.write_bytes(safetensors_bytes(weights, description(model)))
     plain.load_state_dict(load_file(path), strict=True)
@@ -145,14 +154,14 @@ def _write_merged(path: Path, model: Model) -> Callable[[Tensor], Tensor]:
     return answers
 
 
-def _write_onnx(path: Path, model: Model) -> Callable[[Tensor], Tensor]:
+def _write_onnx(path: Path, model: Loaded) -> Callable[[Tensor], Tensor]:
     """Writes an ONNX model from normalised images to logits; gives what onnxruntime makes of it."""
-    merged = merged_module(model.backbone, model.weights)
-    write_onnx(path, Classifier(merged, model.file.head), model.backbone.preprocessing.size, description(model))
+    merged = merged_module(model.model.moved, model.model.weights)
+    write_onnx(path, Classifier(merged, model.head), model.backbone.preprocessing.size, description(model))
     return onnx_session(path)
 
 
-def proof_pictures(file: Path, images: Path | None, model: Model) -> tuple[Tensor, str]:
+def proof_pictures(file: Path, images: Path | None, model: Loaded) -> tuple[Tensor, str]:
     """Some pictures `(n, 3, height, width)` uint8 to prove an export on, and where they come from."""
     folder = images or _learned_from(file)
     if folder is not None:
@@ -178,7 +187,7 @@ def _learned_from(file: Path) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def _drawn(model: Model) -> Tensor:
+def _drawn(model: Loaded) -> Tensor:
     with tempfile.TemporaryDirectory() as name:
         write_folder(Path(name), CLASSES, 2, seed=0)
         pictures = list(load_all(find_images([Path(name)]), model.backbone.preprocessing))
@@ -193,7 +202,7 @@ def _split(images: Tensor) -> list[Tensor]:
     return list(torch.split(images, sizes))
 
 
-def _use(format_: Format, output: Path, model: Model) -> str:
+def _use(format_: Format, output: Path, model: Loaded) -> str:
     if format_ == "onnx":
         shapes = f"input images (n, 3, height, width), output logits (n, {len(model.classes)})"
         return f"onnxruntime: {shapes}; metadata has the rest"

@@ -23,7 +23,7 @@ from fewshot_cli.files.peft_folder import (
     write_peft_folder,
 )
 from fewshot_cli.files.weights import PACKAGED
-from fewshot_cli.jobs.loading import Model, Source
+from fewshot_cli.jobs.loading import Loaded, Source
 from fewshot_cli.reports.peft_readme import Adapted, peft_readme
 
 
@@ -40,19 +40,19 @@ def check_folder(output: Path) -> None:
     check_parent_writable(output)
 
 
-def write_adapter(draft: Path, model: Model, name: str, source: Source) -> Callable[[Tensor], Tensor]:
+def write_adapter(draft: Path, model: Loaded, name: str, source: Source) -> Callable[[Tensor], Tensor]:
     """Fills the folder `draft`, to be called `name`; gives what PEFT makes of it.
 
     A head on unit-norm features is written as a linear one, as in merged weights. Raises FewshotError for a classifier
     that PEFT or timm can't express.
     """
-    head, backbone = model.file.head, model.backbone
+    head, backbone = model.head, model.backbone
     if head.unit_norm and bool(head.bias.any()):
         raise FewshotError(
             "This classifier's head has a bias on features of unit norm, which timm's linear classifier can't express.",
             "Use --format onnx.",
         )
-    adapter = adapter_of(model.file.delta, backbone.module, model.weights)
+    adapter = adapter_of(model.file.delta, backbone.module, model.model.weights)
     plain, classifier = with_base(backbone, len(model.classes))
     saved = {f"{PREFIX}{classifier}.weight": head.weight, f"{PREFIX}{classifier}.bias": head.bias}
     base_model = hub_repository(backbone.name)
@@ -113,7 +113,7 @@ def answers_of(adapted: nn.Module) -> Callable[[Tensor], Tensor]:
     return answers
 
 
-def _creation(model: Model, source: Source) -> tuple[str, list[str]]:
+def _creation(model: Loaded, source: Source) -> tuple[str, list[str]]:
     """The Python expression for timm's model with the weights that the classifier belongs to, and its imports."""
     name = model.backbone.name
     options = plain_options(model.backbone, len(model.classes))

@@ -14,8 +14,10 @@ from fewshot_cli import __version__
 from fewshot_cli.engine.adapted import AdapterSettings, adapter_settings, changes_of, saved_changes
 from fewshot_cli.engine.adapters import KINDS
 from fewshot_cli.engine.backbones import Backbone, check_name, classifier_name, fingerprint
-from fewshot_cli.engine.deltas import Change, density, merge
+from fewshot_cli.engine.deltas import Change, density
 from fewshot_cli.engine.heads import Head
+from fewshot_cli.engine.model import Model
+from fewshot_cli.engine.types import Adapted
 from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.files.atomic import check_writable, staged
 from fewshot_cli.files.delta_file import (
@@ -32,14 +34,14 @@ from fewshot_cli.jobs.adapt import MOST_CHANGED
 from fewshot_cli.jobs.export import TOLERANCE, proof_pictures
 from fewshot_cli.jobs.export_peft import answers_of, with_base
 from fewshot_cli.jobs.loading import (
-    Model,
+    Loaded,
     Source,
+    adapted_of,
     check_delta,
     check_fingerprint,
     facts_of,
     load_backbone,
     load_facts,
-    merged_weights,
 )
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.jobs.record import Report, versions, write_run
@@ -90,10 +92,10 @@ def import_adapter(
         size = write_delta_file(draft, read.header, read.delta, read.head, read.values, read.head_values)
         file = read_delta_file(draft)
         check_delta(file, backbone, output)
-        model = Model(file, backbone, merged_weights(backbone, file))
-        pictures, origin = proof_pictures(folder, images, model)
-        exact = _logits(backbone, read.delta, read.head, pictures)
-        written = _logits(backbone, file.delta, file.head, pictures)
+        model = Model(backbone, adapted_of(file, draft))
+        pictures, origin = proof_pictures(folder, images, Loaded(file, model))
+        exact = Model(backbone, Adapted(read.delta, read.head)).logits(pictures)
+        written = model.logits(pictures)
         advance(1, 2)
         is_proved = peft_is_installed()
         reference = _peft_logits(folder, backbone, read.head, pictures) if is_proved else exact
@@ -237,11 +239,6 @@ def _method(settings: AdapterSettings) -> str:
 def _peft_version(config: Mapping[str, Any]) -> dict[str, str]:
     said = config.get("peft_version")
     return {"peft": said} if isinstance(said, str) else {}
-
-
-def _logits(backbone: Backbone, delta: Mapping[str, Change], head: Head, pictures: Tensor) -> Tensor:
-    weights = merge({name: backbone.params[name] for name in delta}, delta)
-    return head.logits(backbone.frozen_features(pictures, weights))
 
 
 def _peft_logits(folder: Path, backbone: Backbone, head: Head, pictures: Tensor) -> Tensor:

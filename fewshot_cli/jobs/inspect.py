@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fewshot_cli import __version__
+from fewshot_cli.engine.heads import Head
 from fewshot_cli.engine.survey import Layer, overlap, overlap_by_chance, survey
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.files.atomic import check_writable, write_atomically
 from fewshot_cli.files.bank_file import read_bank
-from fewshot_cli.files.delta_file import BaseFacts, read_delta_file, values_of
+from fewshot_cli.files.delta_file import BaseFacts, DeltaFile, read_delta_file, values_of
 from fewshot_cli.files.kinds import BANK, format_of
+from fewshot_cli.files.sections import KeptGraft
 from fewshot_cli.jobs.chain import Ancestors
 from fewshot_cli.jobs.record import Report
 
@@ -55,11 +57,9 @@ def inspect_delta(path: Path, banks: Sequence[Path] = ()) -> Report:
         **_file(path, file.digest, base),
         "method": file.header.method,
         "classes": list(file.header.classes),
-        "head": {
-            "dim": file.head.weight.shape[1],
-            "unit_norm": file.head.unit_norm,
-            "values": file.stored.head,
-        },
+        "head": _head(file),
+        "graft": file.graft and _graft(file.graft),
+        "support": file.support and {"images": len(file.support.labels), "bytes": file.support.bytes},
         "density": sum(changed.values()) / base.size,
         "changes": [
             {
@@ -78,6 +78,23 @@ def inspect_delta(path: Path, banks: Sequence[Path] = ()) -> Report:
         **file.header.provenance.model_dump(exclude={"learned_from"}),
         "chain": Ancestors(path, banks).of_delta(file),
     }
+
+
+def _head(file: DeltaFile) -> Report:
+    if isinstance(file.head, Head):
+        return {
+            "dim": file.head.dim,
+            "unit_norm": file.head.unit_norm,
+            "values": file.stored.head,
+            "transductive": None,
+        }
+    dim = file.support.features.shape[1] if file.support else 0
+    return {"dim": dim, "unit_norm": False, "values": "float16", "transductive": dict(file.head.settings)}
+
+
+def _graft(graft: KeptGraft) -> Report:
+    values = sum(tensor.numel() for tensor in graft.params.values())
+    return {"kind": graft.facts.kind, "sites": list(graft.facts.sites), "values": values}
 
 
 def inspect_bank(path: Path, banks: Sequence[Path] = ()) -> Report:

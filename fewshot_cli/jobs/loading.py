@@ -3,14 +3,21 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
+from pydantic import ValidationError
 
 from fewshot_cli.engine.backbones import Backbone, build_backbone, check_name, fingerprint, hub_repository
-from fewshot_cli.engine.deltas import merge, on_device
-from fewshot_cli.engine.types import Params, total_size
+from fewshot_cli.engine.grafts import Graft, check_graft
+from fewshot_cli.engine.heads import Head
+from fewshot_cli.engine.model import Model
+from fewshot_cli.engine.settings import Settings
+from fewshot_cli.engine.transductive import TransductiveHead
+from fewshot_cli.engine.types import Adapted, total_size
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.files.delta_file import BaseFacts, DeltaFile, read_delta_file
+from fewshot_cli.files.sections import KeptHead
 from fewshot_cli.files.weights import (
     PACKAGED,
     Weights,
@@ -20,6 +27,7 @@ from fewshot_cli.files.weights import (
     packaged_weights,
     read_weights,
 )
+from fewshot_cli.methods import GRAFTS, TRANSDUCTIVE
 
 
 @dataclass(frozen=True)
@@ -41,19 +49,33 @@ def load_backbone(name: str, source: Source, image_size: int | None, device: tor
 
 
 @dataclass(frozen=True)
-class Model:
-    """A delta file on its base: `weights` are those of the backbone's parameters that the delta moves."""
+class Loaded:
+    """A delta file on its base, as the model that it describes."""
 
     file: DeltaFile
-    backbone: Backbone
-    weights: Params
+    model: Model
+
+    @property
+    def backbone(self) -> Backbone:
+        return self.model.backbone
+
+    @property
+    def head(self) -> Head:
+        """The linear head. Raises FewshotError where it is transductive."""
+        head = self.model.adapted.head
+        if isinstance(head, TransductiveHead):
+            raise FewshotError(
+                "This classifier's head is transductive: it answers from all queries at once, so it can't be exported.",
+                "`fewshot predict` and `fewshot eval` take it as it is.",
+            )
+        return head
 
     @property
     def classes(self) -> tuple[str, ...]:
         return self.file.header.classes
 
 
-def load_model(path: Path, source: Source, device: torch.device) -> Model:
+def load_model(path: Path, source: Source, device: torch.device) -> Loaded:
     """The classifier in a delta file, ready to answer.
 
     Raises FewshotError for a damaged file, a base that can't be had, or a base other than the one it was made for.
@@ -61,7 +83,60 @@ def load_model(path: Path, source: Source, device: torch.device) -> Model:
     file = read_delta_file(path)
     backbone = load_base(file, source, device)
     check_base(file, backbone, path)
-    return Model(file, backbone, merged_weights(backbone, file))
+    return Loaded(file, Model(backbone, adapted_of(file, path)))
+
+
+def adapted_of(file: DeltaFile, path: Path) -> Adapted:
+    """What the file says was learned. Raises FewshotError for a graft or head of a kind that this fewshot lacks."""
+    graft = None
+    if file.graft is not None:
+        kind = _of_kind(file.graft.facts.kind, GRAFTS, "a graft", path)
+        graft = Graft(kind, file.graft.facts.sites, file.graft.params)
+    head = _transductive(file, file.head, path) if isinstance(file.head, KeptHead) else file.head
+    return Adapted(file.delta, head, graft)
+
+
+def _transductive(file: DeltaFile, kept: KeptHead, path: Path) -> TransductiveHead:
+    method = _of_kind(kept.settings, TRANSDUCTIVE, "a head", path)
+    assert file.support is not None  # as its header says
+    known = file.support
+    return TransductiveHead(method, known.features, known.labels, len(file.header.classes), kept.factor)
+
+
+SettingsType = TypeVar("SettingsType", bound=Settings)
+
+
+def _of_kind(settings: Mapping[str, Any], kinds: Sequence[type[SettingsType]], what: str, path: Path) -> SettingsType:
+    """The settings as one of the `kinds`, told by their name."""
+    named = {kind.model_fields["name"].default: kind for kind in kinds}
+    name = str(settings.get("name"))
+    if name not in named:
+        raise FewshotError(f"{path} has {what} of the kind {name!r}, which this fewshot lacks.", "Update fewshot-cli.")
+    try:
+        return named[name].model_validate(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise FewshotError(f"{path} is damaged: {what} of {name} has a wrong {where}.", "Make it again.") from None
+
+
+def plain_head(file: DeltaFile, path: Path, doing: str) -> Head:
+    """The linear head of a file that changes weights only. Raises FewshotError where there is more to it.
+
+    `doing` says what else can't be done with it.
+    """
+    adapted = adapted_of(file, path)
+    if adapted.graft is not None:
+        raise FewshotError(
+            f"{path} can't be {doing}: {adapted.graft.kind.why_not_merged}.",
+            "`fewshot export --format onnx` takes it as it is.",
+        )
+    if isinstance(adapted.head, TransductiveHead):
+        raise FewshotError(
+            f"{path} can't be {doing}: its head is transductive and answers from all queries at once.",
+            "`fewshot predict` and `fewshot eval` take it as it is.",
+        )
+    return adapted.head
 
 
 def read_on_one_base(paths: Sequence[Path]) -> list[DeltaFile]:
@@ -146,11 +221,6 @@ def _hash_of(name: str, backbone: Backbone) -> str:
     return fingerprint({name: backbone.params[name]}) if name in backbone.params else ""
 
 
-def merged_weights(backbone: Backbone, file: DeltaFile) -> Params:
-    """The backbone's weights that the file's delta moves, moved."""
-    return merge({name: backbone.params[name] for name in file.delta}, on_device(file.delta, backbone.device))
-
-
 def shapes_of(backbone: Backbone) -> dict[str, tuple[int, ...]]:
     return {name: tuple(values.shape) for name, values in backbone.params.items()}
 
@@ -169,9 +239,18 @@ def check_shapes(
 def check_delta(file: DeltaFile, backbone: Backbone, path: Path) -> None:
     """Raises FewshotError unless the file's delta and head fit the backbone."""
     check_shapes(file.header.shapes, shapes_of(backbone), backbone.name, path)
-    if file.head.weight.shape[1] != backbone.dim:
+    adapted = adapted_of(file, path)
+    if adapted.graft is not None:
+        try:
+            check_graft(adapted.graft, backbone.module)
+        except ValueError as error:
+            raise FewshotError(
+                f"{path} has a graft that does not fit {backbone.name}: {error}.", "Make it again."
+            ) from None
+    dims = {adapted.head.dim} | ({file.support.features.shape[1]} if file.support else set())
+    if dims != {backbone.dim}:
         raise FewshotError(
-            f"{path} has a head for {file.head.weight.shape[1]} features; {backbone.name} has {backbone.dim}.",
+            f"{path} has a head for {adapted.head.dim} features; {backbone.name} has {backbone.dim}.",
             "Make it again.",
         )
 

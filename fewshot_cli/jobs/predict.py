@@ -1,7 +1,7 @@
 """A label and a probability for every image given, by one classifier or by several on one base."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -10,13 +10,14 @@ from torch import Tensor
 from fewshot_cli import __version__
 from fewshot_cli.engine.arena import Arena, Prepared
 from fewshot_cli.engine.backbones import Backbone
+from fewshot_cli.engine.model import Model
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.files.cache import FeatureCache
 from fewshot_cli.files.delta_file import DeltaFile
 from fewshot_cli.files.kinds import KINDS, format_of
 from fewshot_cli.images.folders import find_images
-from fewshot_cli.jobs.embedding import Embedded, Look, embed, embed_each
-from fewshot_cli.jobs.loading import Model, Source, check_base, load_base, read_on_one_base
+from fewshot_cli.jobs.embedding import Embedded, Look, embed_each
+from fewshot_cli.jobs.loading import Loaded, Source, adapted_of, check_base, load_base, read_on_one_base
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.jobs.record import Report
 
@@ -53,10 +54,16 @@ def predict(
     paths = find_images(inputs)
     found = read_on_one_base(files)
     backbone = load_base(found[0], source, device)
+    models = []
     for path, file in zip(files, found, strict=True):
         check_base(file, backbone, path)
-    seen = embed_each(backbone, paths, cache, progress, swapping_looks(backbone, found))
-    answers = [_answers(file, seen[_look_of(file)], paths) for file in found]
+        models.append(Model(backbone, adapted_of(file, path)))
+    names = [_look_of(file) for file in found]
+    seen = embed_each(backbone, paths, cache, progress, swapping_looks(backbone, dict(zip(names, models, strict=True))))
+    answers = [
+        _answers(model, file.header.classes, seen[name], paths)
+        for file, model, name in zip(found, models, names, strict=True)
+    ]
     report: Report = {
         "command": "predict",
         "version": __version__,
@@ -79,16 +86,27 @@ def predict(
     return report | {"seconds": {"total": round(time.perf_counter() - start, 3)}}
 
 
-def swapping_looks(backbone: Backbone, files: Sequence[DeltaFile]) -> dict[str, Look]:
-    """The features under each file's delta, by its digest; files that leave the backbone as it is share the look "".
+def swapping_looks(backbone: Backbone, models: Mapping[str, Model]) -> dict[str, Look]:
+    """The features that each model sees, by its name; those that leave the backbone as it is share the name "".
 
-    There is one set of weights, which moves into an arena; each look swaps its delta in before it looks.
+    There is one set of weights, which moves into an arena; each look swaps its delta in before it looks. A file with a
+    graft has a module of its own, which shares these weights: it takes every delta off before it looks.
     """
-    deltas = {_look_of(file): file.delta for file in files}
+    grafted = {name: model for name, model in models.items() if model.adapted.graft}
+    deltas = {name: model.adapted.delta for name, model in models.items() if not model.adapted.graft}
     if not any(deltas.values()):
-        return {"": backbone.frozen_features}
+        return dict.fromkeys(deltas, backbone.frozen_features) | {n: m.features for n, m in grafted.items()}
+    for model in grafted.values():
+        assert model.moved  # its weights follow from the base's, as they are before anything is swapped in
     arena = Arena(backbone.module)
     ready = {name: arena.prepared(delta) for name, delta in deltas.items()}
+
+    def look_through(model: Model) -> Look:
+        def look(pictures: Tensor) -> Tensor:
+            arena.restore()
+            return model.features(pictures)
+
+        return look
 
     def look_with(prepared: Prepared) -> Look:
         def look(pictures: Tensor) -> Tensor:
@@ -97,30 +115,30 @@ def swapping_looks(backbone: Backbone, files: Sequence[DeltaFile]) -> dict[str, 
 
         return look
 
-    return {name: look_with(prepared) for name, prepared in ready.items()}
+    looks = {name: look_with(prepared) for name, prepared in ready.items()}
+    return looks | {name: look_through(model) for name, model in grafted.items()}
 
 
 def _look_of(file: DeltaFile) -> str:
-    return file.digest if file.delta else ""
+    return file.digest if file.moves else ""
 
 
 def probabilities_of(
-    model: Model, paths: Sequence[Path], cache: FeatureCache, progress: Progress
+    loaded: Loaded, paths: Sequence[Path], cache: FeatureCache, progress: Progress
 ) -> tuple[Tensor, Embedded]:
     """Probabilities `(n, way)` of the readable files, on the CPU, and which files these are."""
-    delta = model.file.digest if model.weights else ""
-    embedded = embed(model.backbone, paths, cache, progress, model.weights, delta)
-    return _probabilities(model.file, embedded), embedded
+    name = _look_of(loaded.file)
+    embedded = embed_each(loaded.backbone, paths, cache, progress, {name: loaded.model.features})[name]
+    return _probabilities(loaded.model, embedded), embedded
 
 
-def _probabilities(file: DeltaFile, embedded: Embedded) -> Tensor:
-    return file.head.to(embedded.features.device).logits(embedded.features).softmax(1).cpu()
+def _probabilities(model: Model, embedded: Embedded) -> Tensor:
+    return model.answers(embedded.features).softmax(1).cpu()
 
 
-def _answers(file: DeltaFile, embedded: Embedded, paths: Sequence[Path]) -> list[Report]:
+def _answers(model: Model, classes: Sequence[str], embedded: Embedded, paths: Sequence[Path]) -> list[Report]:
     """A row for each of the paths."""
-    probabilities = _probabilities(file, embedded)
-    classes = file.header.classes
+    probabilities = _probabilities(model, embedded)
     rows = {i: _row(paths[i], classes, row) for i, row in zip(embedded.readable, probabilities, strict=True)}
     rows |= {i: _error(paths[i], problem.reason) for i, problem in embedded.problems.items()}
     return [rows[i] for i in range(len(paths))]

@@ -16,7 +16,8 @@ def listed() -> Report:
 
 def _method_of(name: str) -> str:
     """What a recipe that comes with the install names as its method; tests hold that these are right."""
-    return str(recipe_content(recipe_path(name))["method"]["name"])
+    content = recipe_content(recipe_path(name))
+    return str((content.get("method") or content["head"])["name"])
 
 
 def checked(name: str, changes: Sequence[str]) -> Report:
@@ -27,7 +28,7 @@ def checked(name: str, changes: Sequence[str]) -> Report:
     return {
         "command": "recipes",
         "version": __version__,
-        "method": recipe.method.name,
+        "method": recipe.method_name,
         "recipe": recipe.model_dump(mode="json"),
     }
 

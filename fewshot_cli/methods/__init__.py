@@ -1,10 +1,13 @@
-"""The methods. A recipe's section `method` is one of these, told apart by `name`: `AnyMethod` adapts to a support set,
-`AnyMetaMethod` meta-tunes a bank to adapt from."""
+"""The methods, told apart by `name`: a recipe's section `method` is an `AnyMethod`, its section `head` an `AnyHead`.
+
+A method moves the backbone, or is a head alone. `AnyMetaMethod` meta-tunes a bank to adapt from.
+"""
 
 from typing import Annotated, TypeAlias
 
 from pydantic import Field
 
+from fewshot_cli.methods.base import GraftSettings, TransductiveMethod
 from fewshot_cli.methods.dense import FOMAML, Dense
 from fewshot_cli.methods.finetune import Finetune
 from fewshot_cli.methods.lda import LDA
@@ -17,7 +20,13 @@ from fewshot_cli.methods.saft import SAFT
 from fewshot_cli.methods.shira import SHiRA
 from fewshot_cli.methods.smat import SMAT
 
-AnyMethod: TypeAlias = Annotated[
-    ProtoNet | Ridge | Logistic | LDA | Finetune | LoRA | SAFT | SHiRA, Field(discriminator="name")
-]
+Move: TypeAlias = Finetune | LoRA | SAFT | SHiRA
+HeadAlone: TypeAlias = ProtoNet | Ridge | Logistic | LDA
+
+AnyMethod: TypeAlias = Annotated[HeadAlone | Move, Field(discriminator="name")]
+AnyHead: TypeAlias = Annotated[HeadAlone, Field(discriminator="name")]
+TRANSDUCTIVE: tuple[type[TransductiveMethod], ...] = ()
+"""The heads that answer from all queries at once."""
+GRAFTS: tuple[type[GraftSettings], ...] = ()
+"""The kinds of graft that files may hold."""
 AnyMetaMethod: TypeAlias = Annotated[SMAT | Dense | FOMAML | MAMF, Field(discriminator="name")]

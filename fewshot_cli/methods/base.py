@@ -2,54 +2,149 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from typing import TYPE_CHECKING, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fewshot_cli.engine.settings import Settings
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from fewshot_cli.engine.backbones import Backbone
     from fewshot_cli.engine.heads import Head
     from fewshot_cli.engine.moments import Moments
-    from fewshot_cli.engine.types import Adapted, Run, Support
+    from fewshot_cli.engine.transductive import TransductiveHead
+    from fewshot_cli.engine.types import Adapted, FittedHead, Moved, Run, Support
 
 
 TASKS_AT_ONCE = 50  # of 25 images and 75 queries of 384 features: 8 MB
 
 
-class Learner(Protocol):
-    """Whatever learns a task on a backbone: a method, or one that begins from a bank."""
+class Learner(ABC):
+    """Whatever learns a task on a backbone: a method, a head, both together, or one that begins from a bank."""
 
+    @abstractmethod
     def adapt(self, backbone: Backbone, support: Support, run: Run) -> Adapted:
-        """What to add to the backbone and the head to put on it, learned from the support set."""
+        """What to add to the backbone and the head to put on it, learned from the support set.
+
+        A pure function: the same backbone, support set and seed give the same answer, and none of them changes.
+        """
+
+    @property
+    def head_only(self) -> HeadMethod | None:
+        """Itself, where it leaves the backbone as it is: then only features are ever looked at, and no picture."""
+        return None
+
+    @property
+    def closed_form(self) -> ClosedFormMethod | None:
+        """Itself, where it is a formula on features."""
+        return None
+
+    @property
+    def growing(self) -> GrowingMethod | None:
+        """Itself, where images and classes can be added to what it has learned."""
+        return None
 
 
-class Method(Settings):
-    """One algorithm: its fields are its settings and the section `method` of a recipe; it holds no state.
+class Method(Settings, Learner):
+    """One way of moving the backbone: its fields are its settings and the section `method` of a recipe.
 
-    `adapt` is a pure function: the same backbone, support set and seed give the same answer, and none of them changes.
+    It holds no state.
     """
 
     name: str
 
     @abstractmethod
+    def move(self, backbone: Backbone, support: Support, run: Run) -> Moved:
+        """How to move the backbone, and the head that was trained along, if one was."""
+
     def adapt(self, backbone: Backbone, support: Support, run: Run) -> Adapted:
-        """What to add to the backbone and the head to put on it, learned from the support set."""
+        """The move with the head trained along, else ridge on the moved features."""
+        from fewshot_cli.engine.ridge import ridge_head
+        from fewshot_cli.engine.types import Adapted
+
+        moved = self.move(backbone, support, run)
+        if moved.head is not None:
+            return Adapted(moved.delta, moved.head, moved.graft)
+        return with_head(backbone, support, moved, ridge_head)
 
 
-class HeadMethod(Method):
-    """A method that leaves the backbone as it is: only the support set's features are ever looked at."""
+class HeadMethod(Settings, Learner):
+    """One kind of head: its fields are its settings and the section `head` of a recipe. It holds no state."""
+
+    name: str
 
     @abstractmethod
-    def head(self, features: Tensor, labels: Tensor, way: int) -> Head:
+    def head(self, features: Tensor, labels: Tensor, way: int) -> FittedHead:
         """The head fitted to features `(support, dim)` and labels `(support,)`."""
 
     def adapt(self, backbone: Backbone, support: Support, run: Run) -> Adapted:
         from fewshot_cli.engine.types import Adapted
 
         return Adapted(delta={}, head=self.head(support.features, support.labels, support.way))
+
+    @property
+    def head_only(self) -> HeadMethod:
+        return self
+
+
+class TransductiveMethod(HeadMethod):
+    """A head that looks at all queries of a task before it answers about any."""
+
+    @abstractmethod
+    def answers(self, features: Tensor, labels: Tensor, way: int, queries: Tensor) -> Tensor:
+        """Logits `(n, way)` of queries `(n, dim)`, given the support set's features `(support, dim)` and labels."""
+
+    def head(self, features: Tensor, labels: Tensor, way: int) -> TransductiveHead:
+        from fewshot_cli.engine.transductive import TransductiveHead
+
+        return TransductiveHead(self, features, labels, way)
+
+
+class GraftSettings(Settings):
+    """One kind of graft, as engine.grafts has it: its fields are its settings; the parameters are kept apart."""
+
+    name: str
+
+    @abstractmethod
+    def shapes(self, sites: Mapping[str, nn.Module]) -> dict[str, tuple[int, ...]]:
+        """The shapes of its parameters on these modules of a backbone; raises ValueError where it does not fit one."""
+
+    @abstractmethod
+    def output(self, site: str, params: Mapping[str, Tensor], inputs: Tensor, outputs: Tensor) -> Tensor:
+        """What takes the place of the `outputs` of a site that was given `inputs`."""
+
+    @property
+    @abstractmethod
+    def why_not_merged(self) -> str:
+        """The reason, as the end of a sentence, why no change of weights does the same."""
+
+
+@dataclass(frozen=True)
+class MoveThenHead(Learner):
+    """A move of the backbone, and then another head than the one trained along, fitted to the moved features."""
+
+    method: Method
+    then: HeadMethod
+
+    def adapt(self, backbone: Backbone, support: Support, run: Run) -> Adapted:
+        return with_head(backbone, support, self.method.move(backbone, support, run), self.then.head)
+
+
+def with_head(
+    backbone: Backbone, support: Support, moved: Moved, head: Callable[[Tensor, Tensor, int], FittedHead]
+) -> Adapted:
+    """The move, with a head fitted to what the moved backbone sees in the support set."""
+    from fewshot_cli.engine.model import moved_backbone
+    from fewshot_cli.engine.types import Adapted
+
+    support = support.in_order()
+    features = support.features
+    if moved.delta or moved.graft:
+        features = moved_backbone(backbone, moved.delta, moved.graft).frozen_features(support.pictures())
+    return Adapted(moved.delta, head(features, support.labels, support.way), moved.graft)
 
 
 class ClosedFormMethod(HeadMethod):
@@ -66,6 +161,10 @@ class ClosedFormMethod(HeadMethod):
         A class whose only image is left out has no evidence left: its logit in that row is -inf.
         """
 
+    @property
+    def closed_form(self) -> ClosedFormMethod:
+        return self
+
 
 class GrowingMethod(ClosedFormMethod):
     """A closed form of sums over the images, so that images and classes can be added without looking at old ones."""
@@ -73,6 +172,10 @@ class GrowingMethod(ClosedFormMethod):
     @abstractmethod
     def grown_head(self, moments: Moments) -> Head:
         """The head that `head` fits, up to rounding, to all images that were ever added to the moments; float32."""
+
+    @property
+    def growing(self) -> GrowingMethod:
+        return self
 
 
 def logits_of_tasks(

@@ -16,7 +16,7 @@ from fewshot_cli.methods.targets import check_pattern, targeted
 
 if TYPE_CHECKING:
     from fewshot_cli.engine.backbones import Backbone
-    from fewshot_cli.engine.types import Adapted, Params, Run, Support
+    from fewshot_cli.engine.types import Moved, Params, Run, Support
 
 
 class Finetune(Method):
@@ -33,14 +33,14 @@ class Finetune(Method):
 
     _pattern = field_validator("targets")(check_pattern)
 
-    def adapt(self, backbone: Backbone, support: Support, run: Run) -> Adapted:
+    def move(self, backbone: Backbone, support: Support, run: Run) -> Moved:
         from fewshot_cli.engine.deltas import Dense
         from fewshot_cli.engine.tuning import tune
-        from fewshot_cli.engine.types import Adapted
+        from fewshot_cli.engine.types import Moved
 
         base = targeted(backbone, self.targets)
         trained, head = tune(backbone, support, base, lambda params: _backbone_part(params, base), self.tuning, run)
-        return Adapted({name: Dense(values - base[name]) for name, values in trained.items()}, head)
+        return Moved({name: Dense(values - base[name]) for name, values in trained.items()}, head)
 
 
 def _backbone_part(params: Params, base: Params) -> Params:

@@ -2,20 +2,19 @@
 
 from dataclasses import dataclass, replace
 
-import torch
-
 from fewshot_cli.engine.backbones import Backbone
-from fewshot_cli.engine.deltas import Change, delta_of, merge, plus
+from fewshot_cli.engine.deltas import Change, delta_of
 from fewshot_cli.engine.experts import pruned
 from fewshot_cli.engine.flat import Layout
 from fewshot_cli.engine.heads import class_means
+from fewshot_cli.engine.model import moved_backbone
 from fewshot_cli.engine.smat import Library
 from fewshot_cli.engine.types import Adapted, Run, Support, total_size
 from fewshot_cli.methods.base import Learner
 
 
 @dataclass(frozen=True)
-class FromBank:
+class FromBank(Learner):
     """The method on the backbone as the bank's experts move it for the task; what both add is one delta.
 
     The experts are mixed by the frozen backbone's prototypes of the support set, so whatever is held out of it takes no
@@ -33,10 +32,9 @@ class FromBank:
         delta = self.delta(backbone, support)
         if not delta:
             return self.method.adapt(backbone, support, run)
-        moved = backbone.moved(merge({name: backbone.params[name] for name in delta}, delta))
-        features = moved.frozen_features(support.images[torch.arange(len(support))])
-        adapted = self.method.adapt(moved, replace(support, features=features), run)
-        return Adapted(plus(delta, adapted.delta), adapted.head)
+        moved = moved_backbone(backbone, delta)
+        features = moved.frozen_features(support.pictures())
+        return self.method.adapt(moved, replace(support, features=features), run).after(delta)
 
     def delta(self, backbone: Backbone, support: Support) -> dict[str, Change]:
         """How the bank moves the backbone for the task."""

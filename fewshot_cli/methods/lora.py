@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from fewshot_cli.engine.backbones import Backbone
     from fewshot_cli.engine.deltas import LowRank
-    from fewshot_cli.engine.types import Adapted, Params, Run, Support
+    from fewshot_cli.engine.types import Moved, Params, Run, Support
 
 
 class LoRA(Method):
@@ -43,19 +43,19 @@ class LoRA(Method):
     def factor(self) -> float:
         return self.alpha / (self.rank if self.scaling == "alpha/rank" else math.sqrt(self.rank))
 
-    def adapt(self, backbone: Backbone, support: Support, run: Run) -> Adapted:
+    def move(self, backbone: Backbone, support: Support, run: Run) -> Moved:
         import torch
 
         from fewshot_cli.engine.deltas import merge
         from fewshot_cli.engine.tuning import tune
-        from fewshot_cli.engine.types import Adapted
+        from fewshot_cli.engine.types import Moved
 
         base = targeted(backbone, self.targets, min_dims=2)
         start = self.start(base, torch.Generator().manual_seed(run.seed))
         trained, head = tune(
             backbone, support, start, lambda params: merge(base, self.delta(params, base)), self.tuning, run
         )
-        return Adapted(self.delta(trained, base), head)
+        return Moved(self.delta(trained, base), head)
 
     def start(self, base: Params, rng: torch.Generator) -> Params:
         """A and B of every block of rows, under "NAME/block/A" and "NAME/block/B": together they change nothing yet."""

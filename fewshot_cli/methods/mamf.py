@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from fewshot_cli.engine.tuning_settings import TASK_TUNING, Tuning
 from fewshot_cli.errors import FewshotError
@@ -32,13 +32,6 @@ class MAMF(MetaMethod):
     """How many; `auto` is so many that a class is missed by all of them with probability 0.001."""
     tuning: Tuning = TASK_TUNING
     """How a task is trained on. Published: Adam at 1e-6, eight passes."""
-
-    @field_validator("tuning")
-    @classmethod
-    def _without_a_head(cls, tuning: Tuning) -> Tuning:
-        if tuning.refit:
-            raise ValueError("refit would do nothing: the head of a task is forgotten with it")
-        return tuning
 
     def count(self, classes: int) -> int:
         """How many tasks to draw of so many classes. Raises FewshotError where there are too few for one."""

@@ -12,7 +12,7 @@ from fewshot_cli.methods.targets import check_pattern, targeted
 
 if TYPE_CHECKING:
     from fewshot_cli.engine.backbones import Backbone
-    from fewshot_cli.engine.types import Adapted, Run, Support
+    from fewshot_cli.engine.types import Moved, Run, Support
 
 
 class SAFT(Method):
@@ -30,7 +30,7 @@ class SAFT(Method):
 
     _pattern = field_validator("targets")(check_pattern)
 
-    def adapt(self, backbone: Backbone, support: Support, run: Run) -> Adapted:
+    def move(self, backbone: Backbone, support: Support, run: Run) -> Moved:
         from fewshot_cli.engine.masks import largest_anywhere
         from fewshot_cli.methods.sparse import task_gradient, tune_positions
 

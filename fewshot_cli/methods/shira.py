@@ -14,7 +14,7 @@ from fewshot_cli.methods.targets import check_pattern, targeted
 if TYPE_CHECKING:
     from fewshot_cli.engine.backbones import Backbone
     from fewshot_cli.engine.masks import Positions
-    from fewshot_cli.engine.types import Adapted, Params, Run, Support
+    from fewshot_cli.engine.types import Moved, Params, Run, Support
 
 
 class SHiRA(Method):
@@ -34,7 +34,7 @@ class SHiRA(Method):
 
     _pattern = field_validator("targets")(check_pattern)
 
-    def adapt(self, backbone: Backbone, support: Support, run: Run) -> Adapted:
+    def move(self, backbone: Backbone, support: Support, run: Run) -> Moved:
         from fewshot_cli.methods.sparse import tune_positions
 
         base = targeted(backbone, self.targets, min_dims=2)

@@ -9,12 +9,12 @@ from fewshot_cli.engine.heads import class_means, cosine_head
 from fewshot_cli.engine.masks import Positions, sparse_changes
 from fewshot_cli.engine.tuning import tune
 from fewshot_cli.engine.tuning_settings import Tuning
-from fewshot_cli.engine.types import Adapted, Params, Run, Support
+from fewshot_cli.engine.types import Moved, Params, Run, Support
 
 
 def tune_positions(
     backbone: Backbone, support: Support, base: Params, positions: Positions, tuning: Tuning, run: Run
-) -> Adapted:
+) -> Moved:
     """The backbone with only the values at `positions` trained.
 
     What is trained is the change at these positions, starting at zero: no momentum and no weight decay can reach any
@@ -30,7 +30,7 @@ def tune_positions(
         tuning,
         run,
     )
-    return Adapted(sparse_changes(base, positions, trained), head)
+    return Moved(sparse_changes(base, positions, trained), head)
 
 
 def task_gradient(backbone: Backbone, support: Support, base: Params, tuning: Tuning) -> Params:

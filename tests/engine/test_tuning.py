@@ -11,12 +11,15 @@ from fewshot_cli.engine import tuning as tuning_module
 from fewshot_cli.engine.backbones import Backbone
 from fewshot_cli.engine.deltas import merge
 from fewshot_cli.engine.heads import class_means
+from fewshot_cli.engine.model import Model
 from fewshot_cli.engine.preprocessing import Preprocessing
 from fewshot_cli.engine.ridge import ridge_head
 from fewshot_cli.engine.tuning import tune
 from fewshot_cli.engine.tuning_settings import Optim, Tuning
 from fewshot_cli.engine.types import Run, Support
+from fewshot_cli.methods.base import MoveThenHead
 from fewshot_cli.methods.finetune import Finetune
+from fewshot_cli.methods.ridge import Ridge
 
 AFTER = (
     "blocks.0.mlp.fc2.weight",
@@ -214,22 +217,17 @@ def test_a_large_support_set_takes_more_steps(backbone, support, steps, epochs, 
     assert heard == [(step + 1, taken) for step in range(taken)]
 
 
-def as_it_is(params):
-    return {name: values for name, values in params.items() if name.startswith("blocks")}
-
-
 @pytest.mark.parametrize("head", ["cosine", "prototypes"])
-def test_a_refitted_head_is_ridge_on_the_adapted_features(backbone, support, head):
+def test_a_head_of_ones_own_is_fitted_to_the_moved_features(backbone, support, head):
     name = "blocks.0.norm1.weight"  # not the last bias, since ridge does not mind when all features move by the same
-    start = {name: backbone.params[name]}
-    tuning = Tuning(head=head, refit=True, optim=Optim(steps=3, batch=None, lr=0.1))
-    trained, refitted = tune(backbone, support, start, as_it_is, tuning, Run())
-    as_trained, _ = tune(backbone, support, start, as_it_is, tuning.model_copy(update={"refit": False}), Run())
-    assert torch.equal(trained[name], as_trained[name])
+    tuning = Tuning(head=head, optim=Optim(steps=3, batch=None, lr=0.1))
+    method = Finetune(targets="blocks.0.norm1.weight", tuning=tuning)
+    refitted = MoveThenHead(method, Ridge()).adapt(backbone, support, Run())
+    along = method.adapt(backbone, support, Run())
+    assert torch.equal(refitted.delta[name].values, along.delta[name].values)
     ordered = support.in_order()
-    features = backbone.frozen_features(ordered.images[torch.arange(len(ordered))], trained)
-    expected = ridge_head(features, ordered.labels, ordered.way)
-    torch.testing.assert_close(refitted.weight, expected.weight)
-    torch.testing.assert_close(refitted.bias, expected.bias)
+    expected = ridge_head(Model(backbone, along).features_of(ordered), ordered.labels, ordered.way)
+    torch.testing.assert_close(refitted.head.weight, expected.weight)
+    torch.testing.assert_close(refitted.head.bias, expected.bias)
     frozen = ridge_head(support.features, support.labels, support.way)
-    assert not torch.allclose(refitted.weight, frozen.weight, rtol=1e-2)
+    assert not torch.allclose(refitted.head.weight, frozen.weight, rtol=1e-2)

@@ -42,7 +42,7 @@ def test_every_recipe_writes_a_file_that_gives_what_it_learned(name, drawn, tmp_
     paths = sorted(drawn.glob("*/*.jpg"))
     images = torch.from_numpy(np.stack([load(path, backbone.preprocessing) for path in paths]))
     labels = torch.arange(3).repeat_interleave(4)
-    adapted = recipe.method.adapt(backbone, Support(images, labels, backbone.frozen_features(images), 3), Run(0))
+    adapted = recipe.learner.adapt(backbone, Support(images, labels, backbone.frozen_features(images), 3), Run(0))
     weights = merge({n: backbone.params[n] for n in adapted.delta}, adapted.delta)
     logits = adapted.head.logits(backbone.frozen_features(images, weights))
     written = read_delta_file(file)

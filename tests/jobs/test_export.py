@@ -33,7 +33,7 @@ def pictures() -> torch.Tensor:
 
 def live_logits(file: Path, weights: Path, pictures: torch.Tensor) -> torch.Tensor:
     model = load_model(file, Source(weights), CPU)
-    return model.file.head.logits(model.backbone.frozen_features(pictures, model.weights))
+    return model.model.logits(pictures)
 
 
 @pytest.mark.parametrize("backbone", ["test_vit", "test_efficientnet"])

@@ -88,7 +88,7 @@ def trained(weights, tmp_path, pictures):
 
 def logits_of(file: Path, weights: Path, pictures: torch.Tensor) -> torch.Tensor:
     model = load_model(file, Source(weights), CPU)
-    return model.file.head.logits(model.backbone.frozen_features(pictures, model.weights))
+    return model.model.logits(pictures)
 
 
 @pytest.mark.parametrize(

@@ -144,8 +144,8 @@ def test_eval_and_predict_see_the_same(several, unseen, weights, tmp_path):
         for path in several(backbone).values():
             model = load_model(path, Source(weights[backbone], offline=True), CPU)
             pictures = torch.from_numpy(np.stack([load(path, model.backbone.preprocessing) for path in paths[:8]]))
-            merged = model.backbone.frozen_features(pictures, model.weights)
-            looks = swapping_looks(model.backbone, [model.file])
+            merged = model.model.features(pictures)
+            looks = swapping_looks(model.backbone, {path.name: model.model})
             torch.testing.assert_close(next(iter(looks.values()))(pictures), merged, msg=path.name)
 
 
