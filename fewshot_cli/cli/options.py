@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
 
 import typer
 
@@ -73,6 +73,16 @@ NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither use nor keep 
 P = ParamSpec("P")
 
 
+def _at_home(value: Any) -> Any:
+    """A path, or paths, that begin with ~ in the user's home: a shell does that only where ~ begins a word."""
+    if isinstance(value, Path) and value.parts[:1] and value.parts[0].startswith("~"):
+        try:
+            return value.expanduser()
+        except RuntimeError:  # nobody is called so
+            return value
+    return [_at_home(each) for each in value] if isinstance(value, list) else value
+
+
 def command(body: Callable[P, None]) -> Callable[P, None]:
     """The command with its manners: a mistake is a sentence and a hint, and exit 2 (a failed check: 3).
 
@@ -85,6 +95,7 @@ def command(body: Callable[P, None]) -> Callable[P, None]:
         from fewshot_cli.cli.outputs import check_outputs
         from fewshot_cli.errors import FewshotError
 
+        kwargs = {name: _at_home(value) for name, value in kwargs.items()}  # type: ignore[assignment]
         outputs = endings.outputs_of(kwargs)
         try:
             with endings.ended_by_signals():

@@ -10,15 +10,18 @@ import numpy as np
 from PIL import Image
 
 from fewshot_cli.images.copies import Look, copies, look
-from fewshot_cli.images.decode import DAMAGE, BadFile, ImageError, content_hash, opened, orientation, upright_rgb
-from fewshot_cli.images.folders import Folder, Item
+from fewshot_cli.images.datasets import Dataset
+from fewshot_cli.images.decode import DAMAGE, BadFile, ImageError, orientation, upright_rgb
+from fewshot_cli.images.folders import left_out, read_folder
 from fewshot_cli.images.loading import in_order
+from fewshot_cli.images.stored import Stored, StoredFile
 
 Severity = Literal["error", "skipped", "warning", "note"]
 Kind = (
     BadFile
     | Literal[
         "empty-class",
+        "class-name",
         "cross-class-copy",
         "outside",
         "single-image",
@@ -30,6 +33,7 @@ Kind = (
         "cmyk",
         "alpha",
         "sixteen-bit",
+        "value-range",
         "animated",
     ]
 )
@@ -37,6 +41,7 @@ Kind = (
 # What `fewshot adapt` does: stops at an error, leaves out what is skipped, uses what has a warning or a note.
 SEVERITIES: dict[Kind, Severity] = {
     "empty-class": "error",
+    "class-name": "error",
     "cross-class-copy": "error",
     "empty-file": "skipped",
     "truncated": "skipped",
@@ -53,6 +58,7 @@ SEVERITIES: dict[Kind, Severity] = {
     "cmyk": "note",
     "alpha": "note",
     "sixteen-bit": "note",
+    "value-range": "note",
     "animated": "note",
 }
 TINY = 32  # pixels
@@ -75,8 +81,44 @@ class Finding:
         return SEVERITIES[self.kind]
 
 
-def checkup(folder: Folder, progress: Callable[[int, int], None] = lambda done, total: None) -> list[Finding]:
-    """The findings in a folder, what stops `adapt` first; `progress` is told how many of how many files are done."""
+@dataclass(frozen=True)
+class Item:
+    """A picture and its class."""
+
+    stored: Stored
+    label: str
+
+    @property
+    def path(self) -> Path:
+        """Where it lies; in a zip that is "archive.zip: cats/1.jpg"."""
+        return Path(self.stored.name)
+
+
+@dataclass(frozen=True)
+class Examined:
+    """Labelled pictures to examine; `loose` lie outside of any class, `left_out` are leftovers."""
+
+    root: Path
+    classes: tuple[str, ...]
+    items: tuple[Item, ...]
+    loose: tuple[Path, ...] = ()
+    left_out: tuple[Path, ...] = ()
+
+    @classmethod
+    def of_folder(cls, root: Path) -> "Examined":
+        """Raises FewshotError where the folder holds no classes."""
+        folder = read_folder(root, allow_empty=True)
+        items = tuple(Item(StoredFile(item.path), item.label) for item in folder.items)
+        return cls(root, folder.classes, items, folder.loose, tuple(left_out(root)))
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> "Examined":
+        items = tuple(Item(sample.stored, dataset.classes[sample.label]) for sample in dataset.samples)
+        return cls(dataset.root, dataset.classes, items)
+
+
+def checkup(folder: Examined, progress: Callable[[int, int], None] = lambda done, total: None) -> list[Finding]:
+    """The findings, what stops `adapt` first; `progress` is told how many of how many files are done."""
     visits: list[_Visit] = []
     for visit in in_order(_visit, folder.items):
         visits.append(visit)
@@ -85,6 +127,7 @@ def checkup(folder: Folder, progress: Callable[[int, int], None] = lambda done, 
     findings += _same_bytes(visits)
     findings += _same_pictures(visits)
     findings += _thin_classes(folder, visits)
+    findings += _names(folder)
     findings += [
         Finding(path, "", "outside", "lies outside of any class folder", "Move it into the folder of its class.")
         for path in folder.loose
@@ -108,12 +151,12 @@ class _Visit:
 
 def _visit(item: Item) -> _Visit:
     try:
-        with opened(item.path) as image:
+        with item.stored.opened() as image:
             # In this order: reading the pixels may change mode, size and orientation; counting frames moves on.
             findings = _header_findings(item, image)
-            small = upright_rgb(image, (2 * TINY, 2 * TINY)).image
-            findings += _content_findings(item, image)
-        return _Visit(item, findings, content_hash(item.path), look(small))
+            draft = upright_rgb(image, (2 * TINY, 2 * TINY))
+            findings += _content_findings(item, image, draft.range)
+        return _Visit(item, findings, item.stored.content_hash(), look(draft.image))
     except ImageError as error:
         return _Visit(item, [Finding(item.path, item.label, error.kind, error.reason, error.remedy)])
 
@@ -133,8 +176,11 @@ def _header_findings(item: Item, image: Image.Image) -> list[Finding]:
     return [Finding(item.path, item.label, *what) for what in found]
 
 
-def _content_findings(item: Item, image: Image.Image) -> list[Finding]:
+def _content_findings(item: Item, image: Image.Image, range_: str) -> list[Finding]:
     found: list[tuple[Kind, str, str]] = []
+    if range_:
+        problem = f"values of more than 8 bits, of which {range_} were taken for black to white"
+        found.append(("value-range", problem, "Save it in 8 bits if it looks too bright or too dark that way."))
     if image.has_transparency_data and np.asarray(image.convert("RGBA").getchannel("A")).min() < 255:
         found.append(("alpha", "partly transparent, put on white", "Save it on the background that you want."))
     # An MPO is a photo with a second view or a depth map behind it, as many phones make.
@@ -192,7 +238,7 @@ def _copy(item: Item, twins: list[Item], kinds: tuple[Kind, Kind], what: str) ->
     return Finding(item.path, item.label, kinds[0], f"{what} {twins[0].path}", remedy, twins[0].path)
 
 
-def _thin_classes(folder: Folder, visits: list[_Visit]) -> list[Finding]:
+def _thin_classes(folder: Examined, visits: list[_Visit]) -> list[Finding]:
     found = []
     for label in folder.classes:
         count = sum(visit.item.label == label and visit.look is not None for visit in visits)
@@ -204,3 +250,12 @@ def _thin_classes(folder: Folder, visits: list[_Visit]) -> list[Finding]:
             remedy = "Add more: with one image, accuracy can't be estimated."
             found.append(Finding(where, label, "single-image", "a single image that can be read", remedy))
     return found
+
+
+def _names(folder: Examined) -> list[Finding]:
+    """The classes whose name no file of text can hold, as bytes that are no Unicode give it."""
+    return [
+        Finding(folder.root / label, label, "class-name", f"{label!r} is not text in Unicode", "Rename the folder.")
+        for label in folder.classes
+        if any("\ud800" <= character <= "\udfff" for character in label)
+    ]

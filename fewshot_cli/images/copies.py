@@ -19,15 +19,17 @@ CONTRAST = (0.82, 1.2)
 SHIFT, STRETCH = 0.75, 1.7  # pixels of 32; 1.7 is a crop of 5 %
 COLOUR_CHANGE = 8.0  # grey levels, of the mean of red, green or blue
 LEAST_DETAIL = 3.0  # grey levels of deviation: an empty sheet looks like every other
-CHUNK = 1024
+CHUNK, MANY = 1024, 16384  # hashes are compared so many by so many: 80 MB at once
 
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What is kept of a picture to find its copies: `grey` (32, 32) blurred, `hash` (63,) of ±1, mean `colour` (3,)."""
+    """What is kept of a picture to find its copies, 1.1 KB: `grey` (32, 32) blurred, `hash` (63,) of ±1, the deviation
+    of its greys, and its mean `colour` (3,)."""
 
-    grey: Floats
-    hash: Floats
+    grey: npt.NDArray[np.uint8]
+    hash: npt.NDArray[np.int8]
+    deviation: float
     colour: Floats
 
 
@@ -36,7 +38,9 @@ def look(image: Image.Image) -> Look:
     thumbnail = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR), dtype=np.float32)
     grey = thumbnail @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     waves = (_COSINES @ grey @ _COSINES.T).ravel()[1:]
-    return Look(_blurred(grey), np.where(waves > np.median(waves), 1, -1).astype(np.float32), thumbnail.mean((0, 1)))
+    blurred = _blurred(grey)
+    signs = np.where(waves > np.median(waves), 1, -1).astype(np.int8)
+    return Look(np.rint(blurred).astype(np.uint8), signs, float(blurred.std()), thumbnail.mean((0, 1)))
 
 
 def copies(looks: Sequence[Look]) -> list[tuple[int, int]]:
@@ -47,32 +51,43 @@ def copies(looks: Sequence[Look]) -> list[tuple[int, int]]:
     """
     if len(looks) < 2:
         return []
-    greys = np.stack([look.grey for look in looks])
     colours = np.stack([look.colour for look in looks])
-    flat = greys.reshape(len(looks), -1)
-    detailed = flat.std(axis=1) > LEAST_DETAIL
-    normal = flat - flat.mean(axis=1, keepdims=True)
-    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-6)
+    detailed = np.array([look.deviation > LEAST_DETAIL for look in looks])
     found: list[tuple[int, int]] = []
     for first, second in _close_hashes(np.stack([look.hash for look in looks])):
         alike = detailed[first] & detailed[second]
         alike &= np.abs(colours[first] - colours[second]).max(axis=1) < COLOUR_CHANGE
         first, second = first[alike], second[alike]
-        alike = np.einsum("np,np->n", normal[first], normal[second]) > ROUGH_LIKENESS
-        first, second = first[alike], second[alike]
-        alike = _same_when_aligned(greys[first], greys[second]) & _same_when_aligned(greys[second], greys[first])
+        pictures, others = (_greys([looks[i] for i in of.tolist()]) for of in (first, second))
+        alike = (_normal(pictures) * _normal(others)).sum(axis=1) > ROUGH_LIKENESS
+        first, second, pictures, others = first[alike], second[alike], pictures[alike], others[alike]
+        alike = _same_when_aligned(pictures, others) & _same_when_aligned(others, pictures)
         found += zip(first[alike].tolist(), second[alike].tolist(), strict=True)
     return sorted(found)
 
 
-def _close_hashes(hashes: Floats) -> Iterator[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]:
+def _greys(looks: Sequence[Look]) -> Floats:
+    """The greys `(n, 32, 32)` of some pictures."""
+    return np.array([look.grey for look in looks], dtype=np.float32).reshape(-1, SIDE, SIDE)
+
+
+def _normal(greys: Floats) -> Floats:
+    """The pictures `(n, 32 x 32)` without their mean, of length 1."""
+    flat: Floats = greys.reshape(len(greys), SIDE * SIDE) - greys.mean(axis=(1, 2))[:, None]
+    flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
+    return flat
+
+
+def _close_hashes(hashes: npt.NDArray[np.int8]) -> Iterator[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]:
     """Pairs i < j whose hashes differ in few bits, in handfuls; with signs, a product counts equal minus other bits."""
     nearest = hashes.shape[1] - 2 * HASH_DISTANCE
     for start in range(0, len(hashes), CHUNK):
-        equal = hashes[start : start + CHUNK] @ hashes[start:].T >= nearest
-        first, second = np.nonzero(np.triu(equal, 1))
-        for i in range(0, len(first), CHUNK):
-            yield first[i : i + CHUNK] + start, second[i : i + CHUNK] + start
+        some = hashes[start : start + CHUNK].astype(np.float32)
+        for behind in range(start, len(hashes), MANY):
+            equal = some @ hashes[behind : behind + MANY].astype(np.float32).T >= nearest
+            first, second = np.nonzero(np.triu(equal, 1 + start - behind))
+            for i in range(0, len(first), CHUNK):
+                yield first[i : i + CHUNK] + start, second[i : i + CHUNK] + behind
 
 
 def _same_when_aligned(pictures: Floats, others: Floats) -> npt.NDArray[np.bool_]:

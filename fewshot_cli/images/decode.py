@@ -5,6 +5,7 @@ import hashlib
 import io
 import math
 import os
+import re
 import stat
 import struct
 import zlib
@@ -35,6 +36,9 @@ HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"
 # margin of 1, 0.9 with 1.2, 0.75 with 1.4 and 0.1 with 3. With 1.5 the common case, 4000 x 3000 pixels for 256, would
 # no longer be read at 1/8, and take a third longer. See benchmarks/decode.py.
 DRAFT_MARGIN = 1.4
+
+WHITES = (1.0, 255.0, 1023.0, 4095.0, 16383.0, 65535.0)  # the largest values of floats and of 8, 10, 12, 14, 16 bits
+OUTLIERS = 0.001  # the share of a picture's values that may lie above its white: dead pixels, rounding
 
 # EXIF orientation -> what makes the picture upright
 TURNS = {
@@ -149,6 +153,8 @@ class Draft:
     image: Image.Image
     box: tuple[float, float, float, float]
     whole: tuple[int, int]
+    range: str = ""
+    """What was taken for black and white, where the type of the stored values doesn't say."""
 
 
 def upright_rgb(image: Image.Image, at_least: tuple[int, int] | None = None) -> Draft:
@@ -160,13 +166,14 @@ def upright_rgb(image: Image.Image, at_least: tuple[int, int] | None = None) -> 
         height, width = at_least if orientation(image) not in SWAPS_SIDES else at_least[::-1]
         if drafted := image.draft(None, (width, height)):
             fraction = stored[0] / drafted[1][2]
+    deep = ";16" in str(getattr(image, "tile", ""))
     image.load()
     turned = orientation(image)  # after loading: Pillow turns TIFF by itself and then says 1
-    rgb = _rgb(image)
+    rgb, range_ = _in_range(image, deep)
     if turned in TURNS:
         rgb = rgb.transpose(TURNS[turned])
     if fraction == 1:
-        return Draft(rgb, (0, 0, *rgb.size), rgb.size)
+        return Draft(rgb, (0, 0, *rgb.size), rgb.size, range_)
     whole = stored[::-1] if turned in SWAPS_SIDES else stored
     # What a fraction leaves over lies to the right and below, before turning.
     left = rgb.width - whole[0] / fraction if turned in (2, 3, 6, 7) else 0
@@ -222,6 +229,10 @@ def content_hash(path: Path) -> str:
 
 _COPY_AGAIN = "Copy or download it again, or delete it."
 _SMALLER = f"Save a smaller copy; the limit is {LARGEST // 1_000_000} megapixels."
+_OTHER_KIND = re.compile(
+    "unknown pixel mode|not supported|unsupported|unknown compression|decoder .* not available", re.I
+)
+"""How Pillow says that a file is whole, but of a kind that it doesn't read."""
 _OTHER_FORMAT = "Remove it from the folder, or save it as JPEG or PNG if it is a picture."
 
 
@@ -273,6 +284,8 @@ def _identified(file: BinaryIO, name: str) -> Image.Image:
     if start[4:8] == b"ftyp" and start[8:12] in HEIC_BRANDS:
         file.seek(0)
         return _small_enough(_heic_reader()(file, name))
+    if damage is not None and _OTHER_KIND.search(str(damage)):
+        raise ImageError("not-an-image", f"a kind of picture that isn't read ({damage})", "Save it as PNG or JPEG.")
     if damage is not None:
         raise ImageError("truncated", "the file is damaged or ends too early", _COPY_AGAIN) from damage
     raise ImageError("not-an-image", "not an image that can be read", _OTHER_FORMAT)
@@ -322,12 +335,31 @@ def _explained(error: OSError) -> ImageError:
 # --- colours -------------------------------------------------------------------------------------------------------
 
 
+def _in_range(image: Image.Image, deep: bool) -> tuple[Image.Image, str]:
+    """A loaded image of any mode in RGB, values deeper than 8 bits scaled; and which range was assumed, if one was.
+
+    `deep` says that colours were stored in 16 bits, of which Pillow keeps the upper 8.
+    """
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        values = np.nan_to_num(np.asarray(image).astype(np.float32), posinf=0.0, neginf=0.0)
+        low, high = value_range(values, 1.0 if image.mode == "F" else 255.0)
+        scaled = np.clip((values - low) * (255 / (high - low)), 0, 255)
+        usual = (0.0, 1.0) if image.mode == "F" else (0.0, 65535.0)
+        assumed = "" if (low, high) == usual and values.max() <= high else f"{low:g} to {high:g}"
+        return Image.fromarray(np.rint(scaled).astype(np.uint8)).convert("RGB"), assumed
+    rgb = _rgb(image)
+    if deep:
+        brightest = int(np.asarray(rgb).max())
+        for bits in (10, 12, 14):
+            if 0 < brightest <= (white := (1 << bits - 8) - 1):
+                return rgb.point([min(255, round(255 * value / white)) for value in range(256)] * 3), f"{bits} bits"
+    return rgb, ""
+
+
 def _rgb(image: Image.Image) -> Image.Image:
-    """A loaded image of any mode in RGB: white under what is transparent, deep greys scaled instead of clipped."""
+    """A loaded image of 8 bits in RGB, whatever its mode: white under what is transparent."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image.copy()
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _eight_bits(image).convert("RGB")
     if image.mode == "LAB":
         profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         return ImageCms.buildTransform(*profiles, "LAB", "RGB").apply(image)
@@ -339,19 +371,20 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bits or of floats, scaled to 0 ... 255.
+def value_range(values: npt.NDArray[np.float32], least: float) -> tuple[float, float]:
+    """What is black and what is white in a picture whose type doesn't say: a camera's 12 bits may come in 16.
 
-    Modes I and F don't say what white is: the smallest of 1 (for F), 255 and 65535 that no pixel exceeds; with
-    negative or still larger numbers the darkest pixel becomes black and the brightest white.
+    White is the smallest of 1, 255, 1023, 4095, 16383 and 65535, from `least` on, that the picture keeps below, but for
+    one value in a thousand or a hundredth of itself; what is brighter is white, too. With negative or still larger
+    numbers the darkest pixel is black and the brightest white.
     """
-    values = np.nan_to_num(np.asarray(image).astype(np.float32), posinf=0.0, neginf=0.0)
-    low, high = 0.0, 65535.0
-    if image.mode in ("I", "F"):
-        darkest, brightest = float(values.min()), float(values.max())
-        whites = [white for white in (1.0, 255.0, 65535.0)[image.mode == "I" :] if brightest <= white]
-        low, high = (0.0, whites[0]) if whites and darkest >= 0 else (darkest, max(brightest, darkest + 1e-6))
-    return Image.fromarray(np.rint((values - low) * (255 / (high - low))).astype(np.uint8))
+    darkest, brightest = float(values.min()), float(values.max())
+    for white in WHITES:
+        if white >= least and darkest >= 0:
+            few = brightest > 1.01 * white and float(np.mean(values > white)) <= OUTLIERS
+            if brightest <= 1.01 * white or few:
+                return 0.0, white
+    return darkest, max(brightest, darkest + 1e-6)
 
 
 # --- geometry, as in timm.data.transforms_factory.transforms_imagenet_eval ------------------------------------------

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fewshot_cli.errors import FewshotError
+from fewshot_cli.images.leftovers import is_leftover, is_ours
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic"}
     | {".heif", ".jp2", ".ppm", ".pgm", ".pbm"}
 )
-# What systems leave behind in folders; whatever begins with a dot is ignored too.
-LITTER = frozenset({"thumbs.db", "desktop.ini", "__macosx", "$recycle.bin"})
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "support", "query"})
 
 ARRANGE = "Make one sub-folder per class, named after the class, and put its images inside: {}"
@@ -40,15 +39,17 @@ class Folder:
 def read_folder(root: Path, allow_empty: bool = False) -> Folder:
     """The labelled files below `root`, the same on every file system; their contents are not looked at.
 
-    Every file that is not hidden counts, so that one that is no image is reported instead of overlooked. Names are
-    brought to Unicode NFC; folders whose names become equal are one class. Links are followed, never in circles.
+    Every file counts, so that one that is no image is reported instead of overlooked. Only leftovers are passed over,
+    and a folder of nothing but files of ours is no class. Names are brought to Unicode NFC; folders whose names become
+    equal are one class. Links are followed, never in circles.
     Raises FewshotError when there is no folder, no class or a single one, or an empty class (unless `allow_empty`).
     """
     folders, files = entries(_existing_folder(root))
     ancestors = {identity(root), *_ancestors(root)}
     class_folders: dict[str, list[Path]] = {}
     for folder in folders:
-        if identity(folder) not in ancestors:  # a link that leads back up is no class
+        # A link that leads back up is no class.
+        if identity(folder) not in ancestors and not _holds_only_ours(folder):
             class_folders.setdefault(nfc(folder.name), []).append(folder)
     loose = tuple(sorted((file for file in files if file.suffix.lower() in IMAGE_SUFFIXES), key=order))
     _check_classes(root, class_folders, loose)
@@ -92,19 +93,32 @@ def _files_below(folder: Path, visited: set[str]) -> Iterator[Path]:
         yield from files
 
 
+def _holds_only_ours(folder: Path) -> bool:
+    """Whether fewshot wrote something into the folder, or below, and nothing else is there but leftovers."""
+    folders, files = entries(folder)
+    if files or any(inside.is_symlink() or not _holds_only_ours(inside) for inside in folders):
+        return False
+    return bool(folders) or any(is_ours(path.name) for path in folder.iterdir())
+
+
+def left_out(root: Path) -> list[Path]:
+    """The leftovers in a folder and below, a folder of them once, sorted."""
+    found: list[Path] = []
+    for current, folders, files in os.walk(root):
+        found += [Path(current, name) for name in (*folders, *files) if is_leftover(name)]
+        folders[:] = [name for name in folders if not is_leftover(name)]
+    return sorted(found, key=order)
+
+
 def entries(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The folders and the files in `folder`, sorted, links followed, hidden ones left out; a broken link is a file."""
+    """The folders and the files in `folder`, sorted, links followed, leftovers left out; a broken link is a file."""
     try:
-        inside = sorted((path for path in folder.iterdir() if not ignored(path.name)), key=order)
+        inside = sorted((path for path in folder.iterdir() if not is_leftover(path.name)), key=order)
     except OSError as error:
         raise FewshotError(f"The folder {folder} can't be read: {error.strerror}.", "Check its permissions.") from error
     folders = [path for path in inside if path.is_dir()]
     files = [path for path in inside if path.is_file() or (path.is_symlink() and not path.exists())]
     return folders, files
-
-
-def ignored(name: str) -> bool:
-    return name.startswith(".") or name.casefold() in LITTER
 
 
 def nfc(name: str) -> str:

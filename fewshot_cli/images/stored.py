@@ -2,9 +2,12 @@
 
 import hashlib
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from PIL import Image
 
 from fewshot_cli.engine.preprocessing import Preprocessing
 from fewshot_cli.images import decode
@@ -23,6 +26,9 @@ class Stored(Protocol):
 
     def load(self, preprocessing: Preprocessing) -> Pixels:
         """The picture as the backbone sees it, `(3, height, width)`; raises ImageError when there is none."""
+
+    def opened(self) -> AbstractContextManager[Image.Image]:
+        """The image with its header read and no pixel yet; raises ImageError when there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,10 @@ class StoredFile:
         """The picture as the backbone sees it."""
         return decode.load(self.path, preprocessing)
 
+    def opened(self) -> AbstractContextManager[Image.Image]:
+        """The image in the file."""
+        return decode.opened(self.path)
+
 
 class StoredPixels(ABC):
     """A picture in no file of its own, which comes as pixels."""
@@ -62,3 +72,7 @@ class StoredPixels(ABC):
     def load(self, preprocessing: Preprocessing) -> Pixels:
         """The picture as the backbone sees it."""
         return decode.load_array(self.pixels(), preprocessing)
+
+    def opened(self) -> AbstractContextManager[Image.Image]:
+        """The pixels as an image."""
+        return nullcontext(Image.fromarray(self.pixels()))

@@ -17,8 +17,8 @@ from fewshot_cli.images.stored import Stored, StoredFile
 from fewshot_cli.images.zips import zipped
 
 EXPECTED = (
-    "Expected: a folder with one sub-folder per class, a folder of such folders, a .zip of class folders, a .csv or "
-    ".jsonl list with path and label, or a Meta-Dataset folder (dataset_spec.json beside .h5 files)."
+    "Expected: a folder with one sub-folder per class, a folder of such folders, a .zip of class folders, a .csv, .tsv "
+    "or .jsonl list with path and label, or a Meta-Dataset folder (dataset_spec.json beside .h5 files)."
 )
 
 
@@ -36,7 +36,7 @@ def found_at(path: Path) -> list[Found]:
         raise FewshotError(
             f"{path} has no images in class folders.", "Zip a folder with one sub-folder per class: photos/cat/1.jpg"
         )
-    if path.suffix.lower() in (".csv", ".jsonl"):
+    if path.suffix.lower() in (".csv", ".tsv", ".jsonl"):
         return [listed(path)]
     raise FewshotError(f"{path} is no data set.", EXPECTED)
 

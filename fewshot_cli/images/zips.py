@@ -5,44 +5,84 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from threading import Lock
+from typing import TypeAlias
+
+from PIL import Image
 
 from fewshot_cli.engine.preprocessing import Preprocessing
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.images import decode
 from fewshot_cli.images.decode import ImageError, Pixels
-from fewshot_cli.images.folders import IMAGE_SUFFIXES, ignored, nfc
+from fewshot_cli.images.folders import IMAGE_SUFFIXES, SPLITS, nfc
 from fewshot_cli.images.found import Found
+from fewshot_cli.images.leftovers import is_leftover
 from fewshot_cli.images.stored import Stored
+
+Members: TypeAlias = dict[tuple[str, ...], list[zipfile.ZipInfo]]
+"""What lies in a zip by the parts of its folder's path."""
 
 LARGEST_MEMBER = 500_000_000  # bytes that one picture in a zip may unfold to
 
 
 def zipped(path: Path, name: str) -> Found | None:
-    """The data set in a zip file; None where no folder in it holds an image."""
+    """The data set in a zip file; None where no folder in it holds an image.
+
+    A folder with images is a class, and what lies in folders below belongs to it, as in folders that are not zipped.
+    Images beside all classes, in the folder that holds them, have no label. Folders between the top and a class are
+    its superclass. Raises FewshotError where the zip is damaged, encrypted or holds train/ and test/.
+    """
     archive = Archive(path)
-    members: dict[tuple[str, ...], list[zipfile.ZipInfo]] = {}
+    members: Members = {}
     for member in archive.members():
         place = PurePosixPath(nfc(member.filename.replace("\\", "/")))  # as some tools on Windows write it
-        if place.suffix.lower() in IMAGE_SUFFIXES and not any(map(ignored, place.parts)):
+        if place.suffix.lower() in IMAGE_SUFFIXES and not any(map(is_leftover, place.parts)):
             if member.flag_bits & 1:
                 raise FewshotError(f"{path} is encrypted: {place}.", "Unzip it, and zip it again without a password.")
             members.setdefault(place.parts[:-1], []).append(member)
-    members.pop((), None)  # outside of any folder, and so without a label
-    if not members:
+    classes = _class_folders(members)
+    if not classes:
         return None
-    common = _common_beginning([parts[:-1] for parts in members])
+    common = _common_beginning([parts[:-1] for parts in classes])
+    _check_no_splits(path, [parts[common:] for parts in classes])
     pictures: dict[str, list[Stored]] = {}
     superclasses: dict[str, list[str]] = {}
-    for parts, inside in members.items():
+    for parts, inside in classes.items():
         label = "/".join(parts[common:])
         pictures[label] = [ZipMember(archive, one) for one in sorted(inside, key=lambda one: nfc(one.filename))]
         superclasses.setdefault("/".join(parts[common:-1]), []).append(label)
     return Found(
         name, path, tuple(pictures), pictures.__getitem__, superclasses={} if "" in superclasses else superclasses
     )
+
+
+def _class_folders(
+    members: dict[tuple[str, ...], list[zipfile.ZipInfo]],
+) -> dict[tuple[str, ...], list[zipfile.ZipInfo]]:
+    """The members of each class by its folder, which is the highest with images in it, but not the one above all."""
+    folders = {parts for parts in members if parts}
+    above_all = {top for top in folders if all(parts[: len(top)] == top for parts in folders)}
+    for top in above_all:
+        if len({parts[len(top)] for parts in folders if len(parts) > len(top)}) > 1:
+            folders.discard(top)  # its own images lie outside of any class
+    classes: Members = {}
+    for parts in sorted(folders):
+        highest = next(parts[:depth] for depth in range(1, len(parts) + 1) if parts[:depth] in folders)
+        classes.setdefault(highest, []).extend(members[parts])
+    return classes
+
+
+def _check_no_splits(path: Path, classes: Sequence[tuple[str, ...]]) -> None:
+    """Raises FewshotError where the classes lie in folders called train, test and the like."""
+    first = sorted({parts[0] for parts in classes})
+    if all(len(parts) > 1 for parts in classes) and all(name.casefold() in SPLITS for name in first):
+        raise FewshotError(
+            f"{path} holds parts of a data set ({', '.join(first)}), not classes.",
+            f"Zip one of them by itself, or unzip it and point at its folder {first[0]}.",
+        )
 
 
 class Archive:
@@ -105,6 +145,10 @@ class ZipMember:
     def load(self, preprocessing: Preprocessing) -> Pixels:
         """The picture as the backbone sees it."""
         return decode.load_bytes(self.archive.read(self.member), preprocessing)
+
+    def opened(self) -> AbstractContextManager[Image.Image]:
+        """The image in the zip."""
+        return decode.opened(self.archive.read(self.member))
 
 
 def _common_beginning(paths: Sequence[tuple[str, ...]]) -> int:

@@ -17,6 +17,10 @@ MEANING = {
 def examined(report: dict[str, Any]) -> RenderableType:
     """The findings under how much they matter, each with its remedy."""
     checked = Text(f"{report['images']} files in {len(report['classes'])} classes", style="dim")
+    if left_out := report["left_out"]:
+        names = sorted({path.replace("\\", "/").rpartition("/")[2] for path in left_out})
+        more = ", ..." if len(names) > 3 else ""
+        checked.append(f"; {len(left_out)} left out, which are no pictures of yours: {', '.join(names[:3])}{more}")
     if not report["findings"]:
         return Group(checked, Text("Nothing is wrong.", style="bold green"))
     lines: list[Text] = [checked]

@@ -251,3 +251,20 @@ def test_the_demo_goes_the_whole_way(fewshot, tmp_path):
     assert (tmp_path / "demo" / "demo.fewshot").is_file()
     again = fewshot("demo", "-o", tmp_path / "demo")
     assert again.exit_code == 2 and "not an empty folder" in again.stderr
+
+
+def test_a_tilde_is_the_home_folder_wherever_it_stands(fewshot, call, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert fewshot(*call["predict"], "--csv=~/rows.csv").exit_code == 0
+    assert (tmp_path / "rows.csv").exists() and not (tmp_path / "~").exists()
+
+
+def test_the_doctor_reads_a_zip_and_says_what_it_left_out(fewshot, drawn, tmp_path):
+    shutil.make_archive(str(tmp_path / "drawn"), "zip", drawn)
+    report = json.loads(fewshot("doctor", tmp_path / "drawn.zip", "--json").stdout)
+    assert report["images"] == 9 and report["classes"] == ["cat", "house", "star"] and report["left_out"] == []
+    folder = shutil.copytree(drawn, tmp_path / "folder")
+    (folder / "@eaDir").mkdir()
+    assert "1 left out, which are no pictures of yours: @eaDir" in fewshot("doctor", folder).stdout
