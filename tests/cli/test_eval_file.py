@@ -6,6 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import typer
+
+from fewshot_cli.cli.main import app
 
 
 @pytest.fixture
@@ -97,6 +100,15 @@ def test_what_a_check_would_ignore_is_refused_by_name(fewshot, option, tmp_path)
     result = fewshot("eval", "--check", tmp_path / "run.json", option)
     name = "--no-frozen" if option == "--no-frozen" else option.partition("=")[0]
     assert result.exit_code == 2 and result.stderr.startswith(f"Error: {name} is not for --check"), result.output
+
+
+def test_every_option_is_told_apart():
+    """A new option of `eval` says whether it belongs to a delta file on a folder, and to --check, or is refused."""
+    options = {max(p.opts, key=len) for p in typer.main.get_command(app).commands["eval"].params if p.opts[0][0] == "-"}
+    refused = {option.partition("=")[0] for option in OF_EPISODES} - {"--no-frozen"}
+    heeded = {"--output", "--report", "--markdown", "--threshold"}
+    anywhere = {"--weights", "--device", "--offline", "--no-cache", "--json", "--quiet"}
+    assert options == refused | heeded | anywhere | {"--data", "--check"}
 
 
 def test_several_are_named_at_once(fewshot, asked):
