@@ -31,7 +31,7 @@ from fewshot_cli.jobs.compare import pool_of
 from fewshot_cli.jobs.data import load_data
 from fewshot_cli.jobs.loading import Source, load_backbone
 from fewshot_cli.jobs.progress import Unseen
-from fewshot_cli.jobs.repeat import protocols
+from fewshot_cli.jobs.protocols_asked import protocols
 from fewshot_cli.jobs.summary import summarised
 from fewshot_cli.recipes import load_recipe
 from fewshot_cli.reports.markdown import markdown

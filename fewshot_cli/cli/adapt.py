@@ -62,7 +62,6 @@ def adapt(
             "--folds 1 leaves nothing to learn from: the one fold is all images.",
             "Give 2 or more, or 0 for no estimate.",
         )
-    from fewshot_cli.methods.base import ClosedFormMethod
     from fewshot_cli.recipes import load_recipe
 
     what = load_recipe(
@@ -73,9 +72,9 @@ def adapt(
         bank=bank and str(bank),
         density=density,
     )
-    if folds is not None and isinstance(what.method, ClosedFormMethod) and what.bank is None:
+    if folds is not None and what.learner.closed_form is not None and what.bank is None:
         raise FewshotError(
-            f"--folds is of methods that train: the estimate of {what.method.name} is exact, each image left out once.",
+            f"--folds is of methods that train: the estimate of {what.method_name} is exact, each image left out once.",
             "Leave it out.",
         )
     early.check_device(device)

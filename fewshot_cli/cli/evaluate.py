@@ -2,11 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewshot_cli.cli import options
+from fewshot_cli.cli import early, options
 
 if TYPE_CHECKING:
     import torch
@@ -125,24 +125,45 @@ def evaluate(
             "For instance: fewshot eval protonet ridge --data photos/. `fewshot eval --help` says more.",
         )
     check_options(context, kind)
+    early.check_device(device)
+    early.check_weights(weights)
     _check_outputs(kind, output, html, markdown)
+    if check is not None:
+        from fewshot_cli.files.journal import read_run
+
+        read_run(check)
+        progress, where, found_on = _started(quiet, offline, weights, device)
+        _again(check, data or [], where, found_on, no_cache, progress, json)
+    elif data:
+        given = {"way": way, "queries": queries, "base_way": base_way, "sessions": sessions}
+        from fewshot_cli.cli.evaluate_asked import PROTOCOL, material, protocols_asked, recipes_asked
+
+        datasets = material(data, split, target or [])
+        asked = protocols_asked(protocol, given, shots or [], changes or [])
+        of_recipes = [change for change in changes or [] if not change.startswith(PROTOCOL)]
+        chosen = {"backbone": backbone, "image_size": image_size}
+        early.check_banks(bank or [])
+        recipes = recipes_asked(what or [], of_recipes, chosen, bank or [], density, frozen)
+        progress, where, found_on = _started(quiet, offline, weights, device)
+        from fewshot_cli.jobs.compare import Question
+
+        named = tuple(str(path) for path in data)
+        question = Question(datasets, asked, episodes, seed, tuple(target or []), named, split)
+        _compare(recipes, question, where, found_on, no_cache, progress, json, output, html, markdown, threshold)
+    elif what:
+        file, folder = map(Path, what)
+        early.check_delta_files([file])
+        early.check_class_folders(folder)
+        progress, where, found_on = _started(quiet, offline, weights, device)
+        _file(file, folder, where, found_on, no_cache, progress, json, output, html, markdown, threshold)
+
+
+def _started(quiet: bool, offline: bool, weights: Path | None, device: str) -> "tuple[Progress, Source, torch.device]":
     progress = options.start(quiet, offline)
     where = options.source(weights, offline)
     from fewshot_cli.engine.devices import choose_device
 
-    found_on = choose_device(device)
-    if check is not None:
-        _again(check, data or [], where, found_on, no_cache, progress, json)
-    elif data:
-        given = {"way": way, "queries": queries, "base_way": base_way, "sessions": sessions}
-        question = _question(data, split, protocol, given, shots or [], changes or [], episodes, seed, target or [])
-        of_recipes = [change for change in changes or [] if not change.startswith(_PROTOCOL)]
-        chosen = {"backbone": backbone, "image_size": image_size}
-        recipes = _recipes(what or [], of_recipes, chosen, bank or [], density, frozen)
-        _compare(recipes, question, where, found_on, no_cache, progress, json, output, html, markdown, threshold)
-    elif what:
-        file, folder = map(Path, what)
-        _file(file, folder, where, found_on, no_cache, progress, json, output, html, markdown, threshold)
+    return progress, where, choose_device(device)
 
 
 def _check_outputs(kind: str, output: Path | None, html: Path | None, markdown: Path | None) -> None:
@@ -198,111 +219,6 @@ def _file(
             f"{file} is right on {report['accuracy']:.4f} of the images, below the threshold of {threshold}.",
             "The classes with the fewest right answers say where more images would help.",
         )
-
-
-def _recipes(
-    names: list[str],
-    changes: list[str],
-    chosen: dict[str, Any],
-    banks: list[Path],
-    density: float | None,
-    frozen: bool,
-) -> "dict[str, Recipe]":
-    """The recipes asked for, by name; a file's is its stem. With banks each is there from each, `frozen` also without.
-
-    `chosen` are fields of every recipe that options set.
-    """
-    from fewshot_cli.errors import FewshotError
-    from fewshot_cli.jobs.banks import agreeing, common_base
-    from fewshot_cli.recipes import DEFAULT_RECIPE_FROM_BANK, load_recipe
-
-    given: dict[str, str] = {}
-    for name in names or [DEFAULT_RECIPE_FROM_BANK] * bool(banks):
-        short = Path(name).stem if name.endswith((".yaml", ".yml")) else name
-        if short in given:
-            raise FewshotError(f"The recipe {short} is given twice.", "Give each once, and each file its own name.")
-        given[short] = name
-    if not banks:
-        recipes = {short: load_recipe(name, changes, **chosen, density=density) for short, name in given.items()}
-    else:
-        base = common_base(banks)
-        of_methods = [change for change in changes if change.partition("=")[0].strip() != "density"]
-        plain = given if frozen else {}
-        recipes = {
-            short: agreeing(load_recipe(name, of_methods, **chosen), base, banks[0]) for short, name in plain.items()
-        } | {
-            f"{short} from {path.stem}": load_recipe(name, changes, **chosen, bank=str(path), density=density)
-            for short, name in given.items()
-            for path in banks
-        }
-    if not recipes:
-        raise FewshotError(
-            "No recipe is given to evaluate.",
-            "Recipes come before --data: fewshot eval protonet ridge --data photos/. `fewshot recipes` lists them.",
-        )
-    return recipes
-
-
-_PROTOCOL = "protocol."
-
-
-def _question(
-    paths: list[Path],
-    split: str | None,
-    protocol: str,
-    given: dict[str, Any],
-    shots: list[str],
-    changes: list[str],
-    episodes: int,
-    seed: int,
-    targets: list[str],
-) -> "Question":
-    from fewshot_cli.errors import FewshotError
-    from fewshot_cli.images.datasets import read_datasets
-    from fewshot_cli.jobs.compare import Question
-    from fewshot_cli.jobs.repeat import protocols
-
-    facts = {name: _number(value) for name, value in given.items() if value is not None}
-    many = [_number(number) for listed in shots for number in listed.split(",")]
-    if many:
-        facts["shots"] = many if len(many) > 1 else many[0]
-    for change in changes:
-        if change.startswith(_PROTOCOL):
-            key, equals, value = change.removeprefix(_PROTOCOL).partition("=")
-            if not equals or not key:
-                raise FewshotError(f"--set {change} is not of the form key.path=value.", "As --set protocol.max_way=10")
-            facts[key] = _yaml(change, value)
-    datasets = tuple(dataset for path in paths for dataset in read_datasets(path, split))
-    names = [dataset.name for dataset in datasets]
-    for name in names:
-        if names.count(name) > 1:
-            raise FewshotError(f"Two data sets are called {name}.", "Rename one, or give the folder that holds both.")
-    for name in targets:
-        if name not in names:
-            raise FewshotError(f"--target {name} is none of the data sets.", f"They are {', '.join(names)}.")
-    return Question(
-        datasets,
-        protocols({"name": protocol} | facts),
-        episodes,
-        seed,
-        tuple(targets),
-        tuple(str(path) for path in paths),
-        split,
-    )
-
-
-def _yaml(change: str, text: str) -> Any:
-    from fewshot_cli.errors import FewshotError
-    from fewshot_cli.recipe_files import yaml_value
-
-    try:
-        return yaml_value(text)
-    except ValueError as error:
-        raise FewshotError(f"--set {change} is no value: {error}.", "For example: --set protocol.max_way=10") from None
-
-
-def _number(value: Any) -> Any:
-    return int(value) if isinstance(value, str) and value.strip().isdecimal() else value
 
 
 def _compare(

@@ -2,26 +2,20 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 
-from fewshot_cli.engine.mistakes import merged
-from fewshot_cli.engine.protocols import AnyProtocol
 from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.files.bank_file import read_bank_header
 from fewshot_cli.files.journal import read_run
 from fewshot_cli.images.datasets import Dataset, read_datasets
 from fewshot_cli.jobs.compare import Means, Question, answered_again
+from fewshot_cli.jobs.protocols_asked import protocols
 from fewshot_cli.jobs.record import Report
 from fewshot_cli.recipes import parse_recipe
 
 TOLERANCE = {"accuracy": 0.0, "balanced_accuracy": 0.0, "bytes": 0.0, "ece": 1e-4, "nll": 1e-4}
 """How far a repeated figure may be off: answers are counted, probabilities depend on a machine's last bits."""
-
-OPTIONS = ("way", "shots", "queries", "base_way", "sessions")
-"""The settings of protocols that have options of their own."""
 
 FIRST = 10  # differences to name
 
@@ -70,35 +64,6 @@ def _check_banks(banks: Mapping[Path, str], run: Path) -> None:
                 f"{run} could not be repeated: {bank} is another bank now, {found[:12]} and not {digest[:12]}.",
                 "Put the bank that the run was made with back in its place.",
             )
-
-
-def protocols(facts: dict[str, Any]) -> tuple[AnyProtocol, ...]:
-    """The protocols that the facts describe: one for each number of shots. Raises FewshotError that lists mistakes."""
-    shots = facts.get("shots")
-    many = [facts | {"shots": number} for number in shots] if isinstance(shots, list) else [facts]
-    try:
-        return tuple(TypeAdapter(AnyProtocol).validate_python(each) for each in many)
-    except ValidationError as error:
-        mistakes = "\n".join(f"  {_mistake(item)}" for item in merged(error.errors()))
-        raise FewshotError(
-            f"The protocol {facts.get('name')} can't be so:\n{mistakes}",
-            "`fewshot eval --help` lists the options; --set protocol.NAME=VALUE sets the others.",
-        ) from None
-
-
-def _mistake(item: Mapping[str, Any]) -> str:
-    """A mistake in a protocol, with the option that sets what is wrong."""
-    _, *path = item["loc"] or (None,)
-    if item["type"] == "union_tag_invalid":
-        return f"--protocol: there is none of that name; there are {item['ctx']['expected_tags']}"
-    if not path:
-        return str(item["msg"]).removeprefix("Value error, ")
-    first, *rest = map(str, path)
-    option = f"--{first.replace('_', '-')}" if first in OPTIONS else f"--set protocol.{first}"
-    called = ".".join([option, *rest])
-    if item["type"] == "extra_forbidden":
-        return f"{called}: this protocol has no such setting"
-    return f"{called}: {item['msg'].removeprefix('Value error, ')} (given: {item['input']!r})"
 
 
 def _datasets(paths: Sequence[Path], split: str | None) -> Iterator[Dataset]:

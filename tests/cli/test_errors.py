@@ -77,6 +77,12 @@ def test_changes_that_say_nothing(adapt):
     refused(adapt("--set", "method.name.x=3"), "a value, not a section")
 
 
+def test_folds_that_would_do_nothing(adapt):
+    refused(adapt("--folds", 1), "--folds 1", "2 or more")
+    refused(adapt("--recipe", "ridge", "--folds", 3), "--folds", "ridge is exact")
+    refused(adapt("--recipe", "ridge", "--folds", 0), "--folds", "ridge is exact")
+
+
 def test_two_recipes_at_once(adapt):
     refused(adapt("--recipe", "lora", "--method", "ridge"), "--recipe lora", "--method ridge")
 

@@ -23,7 +23,8 @@ from fewshot_cli.jobs.compare import Means, Question, compare
 from fewshot_cli.jobs.export import export
 from fewshot_cli.jobs.loading import Source
 from fewshot_cli.jobs.progress import Unseen
-from fewshot_cli.jobs.repeat import protocols, repeat
+from fewshot_cli.jobs.protocols_asked import protocols
+from fewshot_cli.jobs.repeat import repeat
 from fewshot_cli.jobs.verify import verify
 from fewshot_cli.methods.from_bank import FromBank
 from fewshot_cli.recipes import Recipe, load_recipe

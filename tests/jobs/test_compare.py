@@ -22,7 +22,8 @@ from fewshot_cli.jobs.answering import Ground, answer_block
 from fewshot_cli.jobs.compare import Means, Question, compare
 from fewshot_cli.jobs.loading import Source
 from fewshot_cli.jobs.progress import Unseen
-from fewshot_cli.jobs.repeat import protocols, repeat
+from fewshot_cli.jobs.protocols_asked import protocols
+from fewshot_cli.jobs.repeat import repeat
 from fewshot_cli.recipes import load_recipe
 
 CPU = torch.device("cpu")

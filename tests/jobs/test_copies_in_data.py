@@ -17,7 +17,7 @@ from fewshot_cli.jobs.compare import Means, Question, compare
 from fewshot_cli.jobs.copies import copies
 from fewshot_cli.jobs.loading import Source
 from fewshot_cli.jobs.progress import Unseen
-from fewshot_cli.jobs.repeat import protocols
+from fewshot_cli.jobs.protocols_asked import protocols
 from fewshot_cli.recipes import load_recipe
 
 LABELS = ("cat", "fish", "house")

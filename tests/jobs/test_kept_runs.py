@@ -20,8 +20,9 @@ from fewshot_cli.jobs import compare as comparing
 from fewshot_cli.jobs.compare import Means, Question, compare
 from fewshot_cli.jobs.loading import Source
 from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.jobs.protocols_asked import protocols
 from fewshot_cli.jobs.record import code_digest
-from fewshot_cli.jobs.repeat import protocols, repeat
+from fewshot_cli.jobs.repeat import repeat
 from fewshot_cli.recipes import load_recipe
 
 
