@@ -2,8 +2,11 @@
 
 import json
 import os
+import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -11,6 +14,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
+
+from fewshot_cli.errors import FewshotError
+
+ARRIVAL, SILENCE = 600.0, 600.0
+"""Seconds within which all processes come, and of silence after which one of them is taken for dead."""
+
+_HERE, _BEAT = "fewshot is here", "fewshot lives"
+_LEFT = 2**40  # added to its heartbeats by a process whose work is done: others may still be writing
+_SIGNS_OF_AN_END = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused")
 
 
 @dataclass(frozen=True)
@@ -55,12 +68,77 @@ def is_first() -> bool:
 
 @contextmanager
 def joined() -> Iterator[Processes]:
-    """The processes that torchrun started, joined over gloo, which needs no GPU; or this one alone."""
+    """The processes that torchrun, or a scheduler, started, joined over gloo, which needs no GPU; or this one alone.
+
+    Raises FewshotError where the others don't come, and where one of them has ended, or been silent, before its work
+    was done: whoever is done waits for the slowest, but not for one that is no more.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Processes()
         return
-    dist.init_process_group("gloo", timeout=timedelta(days=7))  # whoever is done waits for the slowest
+    store, found = _met()
+    dist.init_process_group("gloo", store=store, rank=found.rank, world_size=found.world, timeout=timedelta(days=7))
     try:
-        yield Processes(dist.get_rank(), dist.get_world_size())
+        with _heartbeat(found):
+            yield found
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in _SIGNS_OF_AN_END):
+            raise
+        raise FewshotError(
+            f"Another of the {found.world} processes of this run has ended before its work was done.",
+            "Its own message says why. What was finished until then is kept where this command can go on.",
+        ) from None
     finally:
         dist.destroy_process_group()
+
+
+def _met() -> tuple[Any, Processes]:
+    """Where the processes exchange words, when all have come. Raises FewshotError where one doesn't."""
+    world = int(os.environ["WORLD_SIZE"])
+    patience = timedelta(seconds=ARRIVAL)
+    try:
+        store, rank, world = next(rendezvous("env://", timeout=patience))
+        store.set(f"{_HERE}/{rank}", "")
+        store.wait([f"{_HERE}/{other}" for other in range(world)], patience)
+    except (RuntimeError, ValueError) as error:  # torch's errors of stores are RuntimeErrors, missing variables not
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise FewshotError(
+            f"Of the {world} processes of this run not all have come within {ARRIVAL:.0f} seconds: {reason}",
+            "The messages of the others say why. torchrun sets what they need to find each other: RANK, WORLD_SIZE, "
+            "MASTER_ADDR and MASTER_PORT.",
+        ) from None
+    return store, Processes(rank, world)
+
+
+@contextmanager
+def _heartbeat(processes: Processes) -> Iterator[None]:
+    """A context in which this process says all the time that it lives, and ends where another has stopped saying so.
+
+    A process that ends closes its connections, which the others see at once. This is for one whose machine has gone.
+    """
+    done = threading.Event()
+    beating = threading.Thread(target=_beat, args=(processes, done), daemon=True)
+    beating.start()
+    try:
+        yield
+    finally:
+        done.set()
+        beating.join(timeout=5)
+
+
+def _beat(processes: Processes, done: threading.Event) -> None:
+    heard = dict.fromkeys(range(processes.world), (0, time.monotonic()))
+    with suppress(RuntimeError):  # the first process holds the store; when that has ended, its connections tell it
+        address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = dist.TCPStore(*address, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=SILENCE))  # type: ignore[attr-defined]
+        while not done.wait(SILENCE / 20):
+            store.add(f"{_BEAT}/{processes.rank}", 1)
+            for rank, (count, at) in heard.items():
+                now = store.add(f"{_BEAT}/{rank}", 0)
+                if now != count or now >= _LEFT:
+                    heard[rank] = now, time.monotonic()
+                elif time.monotonic() - at > SILENCE and not done.is_set():
+                    silent = f"Process {rank} of {processes.world} has said nothing for {SILENCE:.0f} seconds"
+                    print(f"Error: {silent}; this one, {processes.rank}, ends.", file=sys.stderr, flush=True)
+                    os._exit(1)  # the main thread waits in gloo, which nothing interrupts
+        store.add(f"{_BEAT}/{processes.rank}", _LEFT)

