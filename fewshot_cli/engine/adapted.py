@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -29,11 +29,11 @@ class AdapterSettings(BaseModel):
     peft_type: str
     r: int = Field(default=8, ge=1)
     lora_alpha: float = 8
-    rank_pattern: dict[str, int] | None = None
+    rank_pattern: dict[str, Annotated[int, Field(ge=1)]] | None = None
     alpha_pattern: dict[str, float] | None = None
     use_rslora: bool = False
     init_lora_weights: bool | str | None = True
-    projection_prng_key: int | None = None
+    projection_prng_key: int | None = Field(default=None, ge=-(2**63), lt=2**64)
     save_projection: bool = True
 
     def scale(self, layer: str, rank: int) -> float:

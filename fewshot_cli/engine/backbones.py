@@ -193,6 +193,12 @@ def _with_weights(name: str, source: Mapping[str, Tensor], size: Mapping[str, An
     module = _constructed(name, size)
     wanted = module.state_dict()
     body = _without_classifier(source, wanted, module)
+    for key, values in body.items():
+        if key in wanted and wanted[key].is_floating_point() and not values.is_floating_point():
+            raise FewshotError(
+                f"These weights of {name} hold {key} as {str(values.dtype).removeprefix('torch.')}, not as floats.",
+                "Give weights in float32, bfloat16 or float16; quantised ones can't be adapted.",
+            )
     # What is no part of the weights, but computed by the constructor, has no values when made without memory.
     complete = all(name in wanted or not buffer.is_meta for name, buffer in module.named_buffers())
     if complete and {key: v.shape for key, v in body.items()} == {key: v.shape for key, v in wanted.items()}:

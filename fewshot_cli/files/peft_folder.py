@@ -21,7 +21,7 @@ from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.files.delta_file import HeadValues
 from fewshot_cli.files.delta_header import Digest, Header
 from fewshot_cli.files.rounding import Values
-from fewshot_cli.files.tensors import safetensors_bytes
+from fewshot_cli.files.tensors import numbers_in, safetensors_bytes
 
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
@@ -109,9 +109,9 @@ def read_peft_folder(path: Path) -> PeftFolder:
     try:
         content = (path / TENSORS).read_bytes()
         tensors = load(content)
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
         raise FewshotError(f"{path / TENSORS} is damaged: {error}.", "Fetch it again from where it came.") from None
-    return PeftFolder(path, config, tensors, digest_of(content), _note(path / NOTE))
+    return PeftFolder(path, config, numbers_in(path / TENSORS, tensors), digest_of(content), _note(path / NOTE))
 
 
 def _json(path: Path) -> dict[str, Any]:

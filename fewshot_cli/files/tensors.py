@@ -1,10 +1,17 @@
-"""Safetensors files whose bytes follow from their content alone."""
+"""Safetensors files whose bytes follow from their content alone, and tensors of files that others wrote."""
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
+import torch
 from safetensors.torch import save
 from torch import Tensor
+
+from fewshot_cli.errors import FewshotError
+
+COMPUTED_WITH = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""The floating-point types that torch computes with on a CPU; it only converts the others, as those of eight bits."""
 
 
 def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
@@ -19,3 +26,44 @@ def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of eight
     return len(text).to_bytes(8, "little") + text + content[start:]
+
+
+def numbers_in(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file that others wrote, floats of eight bits as float32.
+
+    Raises FewshotError, which names the tensor, for values that are no finite numbers in float32, and for types that
+    are none of real numbers.
+    """
+    return {name: _numbers(path, name, values) for name, values in tensors.items()}
+
+
+def _numbers(path: Path, name: str, values: Tensor) -> Tensor:
+    if not values.is_floating_point():
+        if values.is_complex() or values.dtype not in _WHOLE:
+            raise FewshotError(f"{path} holds {name} as {_plain(values.dtype)}, which is no type of weights.", _SAVE)
+        return values
+    if values.dtype not in COMPUTED_WITH:
+        try:
+            values = values.float()
+        except (RuntimeError, NotImplementedError):  # several numbers packed in a byte
+            raise FewshotError(f"{path} holds {name} as {_plain(values.dtype)}, which can't be read.", _SAVE) from None
+    in_float32 = values.float() if values.dtype == torch.float64 else values
+    if not bool(torch.isfinite(in_float32).all()):
+        raise FewshotError(
+            f"{path} holds a value that is not a finite number, in {name}.",
+            "Fetch or save it again; if it was trained, its training went wrong.",
+        )
+    return values
+
+
+def _plain(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+_SAVE = "Save it again in float32, bfloat16 or float16."
+_WHOLE = frozenset(
+    {
+        *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+        *(torch.uint16, torch.uint32, torch.uint64),
+    }
+)

@@ -17,6 +17,7 @@ from fewshot_cli.files.atomic import write_atomically
 from fewshot_cli.files.cache import cache_folder
 from fewshot_cli.files.hub import is_trouble
 from fewshot_cli.files.kinds import metadata_of
+from fewshot_cli.files.tensors import numbers_in
 
 Weights = dict[str, Tensor]
 
@@ -32,16 +33,20 @@ _STAGES = (1, 2, 2, 3, 3, 4, 1)  # EfficientNet-Lite0's blocks in each stage
 
 
 def read_weights(path: Path) -> Weights:
-    """The tensors of a safetensors file, by name. Raises FewshotError for anything else: nothing is ever unpickled."""
+    """The tensors of a safetensors file, by name.
+
+    Raises FewshotError for any other file, since nothing is ever unpickled, and for values that are no finite numbers.
+    """
     if not path.is_file():
         raise FewshotError(f"There is no weights file '{path}'.", "Give --weights a safetensors file of the backbone.")
     try:
-        return load_file(path)
-    except (SafetensorError, OSError, KeyError) as error:
+        weights = load_file(path)
+    except (SafetensorError, OSError, KeyError, AttributeError, ValueError) as error:
         raise FewshotError(
             f"{path} is not a safetensors file: {error}.",
             "Convert it once with safetensors.torch.save_file; .pt and .pth files can run code, and are not read.",
         ) from None
+    return numbers_in(path, weights)
 
 
 def licence_in(path: Path) -> str:

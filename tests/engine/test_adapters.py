@@ -1,5 +1,7 @@
 """A delta as an adapter and back again; what PEFT makes of adapters is in tests/jobs/test_peft.py."""
 
+import json
+import math
 from pathlib import Path
 
 import pytest
@@ -220,3 +222,52 @@ def test_a_rank_that_asks_for_any_amount_of_memory_is_refused_before_projections
     tensors = {f"{layer}.vera_lambda_b": torch.ones(3), f"{layer}.vera_lambda_d": torch.ones(3)}
     with pytest.raises(FewshotError, match="has a rank of 1000000000; at most"):
         changes_of(adapter_settings(raw, HERE), tensors, vit.module, HERE)
+
+
+ODD = (
+    None,
+    True,
+    False,
+    0,
+    -1,
+    3,
+    2**70,
+    0.5,
+    1e308,
+    float("nan"),
+    "",
+    "none",
+    "x" * 300,
+    [],
+    [1, None],
+    {},
+    {"a": "b"},
+)
+
+
+@pytest.mark.parametrize("kind", ["LORA", "SHIRA", "VERA"])
+def test_no_setting_of_peft_with_any_value_is_a_traceback(kind):
+    """Every field of its settings, of today's PEFT: what we take, we can ask of; what we don't is a sentence."""
+    peft = pytest.importorskip("peft")
+    config = {"LORA": peft.LoraConfig, "SHIRA": peft.ShiraConfig, "VERA": peft.VeraConfig}[kind]
+    usual = json.loads(json.dumps(config().to_dict(), default=str)) | {"peft_type": kind}
+    assert len(usual) > 10 and adapter_settings(usual, HERE).peft_type == kind
+    outcomes = set()
+    for name in (*usual, "of_tomorrow"):
+        for value in ODD:
+            try:
+                settings = adapter_settings(usual | {name: value}, HERE)
+                assert settings.rank("a") >= 1 and math.isfinite(settings.scale("a", 2))
+                outcomes.add("read")
+            except FewshotError as error:
+                assert "an-adapter" in error.problem or "adapter_config.json" in error.problem
+                outcomes.add("refused")
+    assert outcomes == {"read", "refused"}
+
+
+@pytest.mark.parametrize(
+    "raw", [{"rank_pattern": {"a": 0}}, {"rank_pattern": {"a": -2}}, {"projection_prng_key": 2**64}]
+)
+def test_ranks_and_seeds_that_are_none_are_refused(raw):
+    with pytest.raises(FewshotError, match=next(iter(raw))):
+        adapter_settings(LORA | raw, HERE)

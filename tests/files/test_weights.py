@@ -1,4 +1,5 @@
 import io
+import json
 import socket
 import tomllib
 from importlib.metadata import version
@@ -119,6 +120,54 @@ def test_a_cache_that_cannot_be_written_is_no_reason_to_fail(folder, packaged):
 
 def test_a_weights_file_comes_back_as_it_was_saved(folder):
     weights = {"a": torch.randn(3, 2), "b": torch.arange(4), "half": torch.randn(2).half()}
+    save_file(weights, folder / "w.safetensors")
+    assert same(read_weights(folder / "w.safetensors"), weights)
+
+
+def file_of(path: Path, dtype: str, content: bytes, shape: list[int]) -> Path:
+    """A safetensors file of a single tensor `blocks.0.weight`, of any type that the format has."""
+    header = {"blocks.0.weight": {"dtype": dtype, "shape": shape, "data_offsets": [0, len(content)]}}
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content)
+    return path
+
+
+BITS = {"F8_E8M0": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F16": 16, "BF16": 16, "F32": 32, "F64": 64}
+WHOLE = {"BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64}
+
+
+@pytest.mark.parametrize("dtype", [*BITS, *WHOLE])
+def test_every_type_of_real_numbers_is_read(folder, dtype):
+    """Those of eight bits as float32, since torch computes nothing with them."""
+    path = file_of(folder / "w.safetensors", dtype, bytes(4 * (BITS | WHOLE)[dtype] // 8), [4])
+    (values,) = read_weights(path).values()
+    assert values.is_floating_point() == (dtype in BITS)
+    assert values.dtype == torch.float32 or not dtype.startswith("F8")
+    assert (values + 0 if values.is_floating_point() else values).shape == (4,)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size", "shape"), [("C64", 32, [4]), ("F4", 4, [8]), ("F6_E2M3", 3, [4]), ("F6_E3M2", 3, [4])]
+)
+def test_types_of_no_real_numbers_or_of_packed_ones_are_refused(folder, dtype, size, shape):
+    path = file_of(folder / "w.safetensors", dtype, bytes(size), shape)
+    with pytest.raises(FewshotError, match=r"w\.safetensors (holds blocks\.0\.weight as|is not a safetensors file)"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e5m2, torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf"), 1e300])
+def test_a_value_that_is_no_finite_number_is_refused_with_the_tensors_name(folder, dtype, bad):
+    """As float32, in which a backbone computes: 1e300 is none either."""
+    values = torch.zeros(3, 2, dtype=torch.float64)
+    values[1, 1] = bad
+    save_file({"fine": torch.ones(2), "blocks.2.mlp.fc1.weight": values.to(dtype)}, folder / "w.safetensors")
+    with pytest.raises(FewshotError, match=r"w\.safetensors .* not a finite number, in blocks\.2\.mlp\.fc1\.weight"):
+        read_weights(folder / "w.safetensors")
+
+
+def test_the_largest_finite_numbers_are_read(folder):
+    weights = {"a": torch.full((2,), torch.finfo(torch.float16).max, dtype=torch.float16), "b": torch.full((2,), 3e38)}
     save_file(weights, folder / "w.safetensors")
     assert same(read_weights(folder / "w.safetensors"), weights)
 
