@@ -1,7 +1,7 @@
 """Composing against plain loops over every weight."""
 
 import math
-from itertools import permutations
+from itertools import combinations_with_replacement, permutations
 
 import pytest
 import torch
@@ -22,6 +22,10 @@ from fewshot_cli.engine.composing import (
 )
 from fewshot_cli.engine.deltas import Change, Delta, Dense, LowRank, Sparse, merge, negated, scaled
 from fewshot_cli.engine.heads import Head
+from fewshot_cli.methods.lda import LDA
+from fewshot_cli.methods.logistic import Logistic
+from fewshot_cli.methods.protonet import ProtoNet
+from fewshot_cli.methods.ridge import Ridge
 
 SHAPE = (4, 2, 3)
 SIZE = 24
@@ -258,3 +262,48 @@ def test_the_order_of_heads_does_not_matter_to_the_logits():
     for order in permutations(range(3)):
         found = joined([heads[i] for i in order], [classes[i] for i in order]).head.weight
         torch.testing.assert_close(found, expected)
+
+
+HEADS = {
+    "ridge": Ridge(),
+    "ridge-strong": Ridge(strength=3.0),
+    "logistic": Logistic(),
+    "lda": LDA(),
+    "euclidean": ProtoNet(distance="euclidean"),
+}
+
+
+def accuracies(one: str, other: str) -> list[float]:
+    """Of each of seven classes, three of one head and four of another, as the joined head tells them apart."""
+    rng = torch.Generator().manual_seed(0)
+    labels = torch.arange(7).repeat_interleave(12)
+    features = torch.rand(7, 48, generator=rng)[labels] + 0.5 * torch.rand(84, 48, generator=rng)  # never negative
+    is_support = torch.arange(84) % 12 < 5
+    heads, classes = [], []
+    for name, own in ((one, range(3)), (other, range(3, 7))):
+        of_file = is_support & (labels >= own.start) & (labels < own.stop)
+        heads.append(HEADS[name].head(features[of_file], labels[of_file] - own.start, len(own)))
+        classes.append([str(c) for c in own])
+    found = joined(heads, classes).head.logits(features[~is_support]).argmax(1)
+    right = (found == labels[~is_support]).double()
+    return [float(right[labels[~is_support] == c].mean()) for c in range(7)]
+
+
+@pytest.mark.parametrize(("one", "other"), list(combinations_with_replacement(HEADS, 2)))
+def test_heads_of_any_two_methods_answer_all_classes_together(one, other):
+    found = accuracies(one, other)
+    assert min(found) >= 0.4 and sum(found) / 7 >= 0.8
+
+
+def test_what_a_head_adds_to_all_its_logits_decides_nothing():
+    rng = torch.Generator().manual_seed(0)
+    one, other = (Head(torch.randn(3, 8, generator=rng), torch.randn(3, generator=rng), False) for _ in range(2))
+    one = Head(one.weight - one.weight.mean(0), one.bias, False)
+    moved = Head(other.weight + torch.randn(8, generator=rng), other.bias + 5, False)
+    first, second = (joined([one, head], ["abc", "xyz"]).head for head in (other, moved))
+    torch.testing.assert_close(first.weight, second.weight)
+    torch.testing.assert_close(first.bias, second.bias)
+    own = joined([one, other], ["abc", "xyz"])
+    features = torch.randn(20, 8, generator=rng)
+    assert torch.equal(own.head.logits(features)[:, :3].argmax(1), one.logits(features).argmax(1))
+    assert torch.equal(own.head.logits(features)[:, 3:].argmax(1), other.logits(features).argmax(1))
