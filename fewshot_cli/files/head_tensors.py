@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Literal, TypeAlias
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from fewshot_cli.engine.heads import Head
 from fewshot_cli.engine.transductive import TransductiveHead
 from fewshot_cli.engine.types import FittedHead
+from fewshot_cli.errors import FewshotError
 from fewshot_cli.files import delta_v1
 from fewshot_cli.files.delta_header import Header
 from fewshot_cli.files.rounding import (
@@ -37,6 +39,13 @@ _BITS: dict[HeadValues, int] = {"8bit": 8, "9bit": 9, "10bit": 10, "11bit": 11, 
 _PLAIN: dict[HeadValues, Values] = {"int8": "int8", "float16": "float16", "float32": "float32"}
 HEAD_VALUES: tuple[HeadValues, ...] = (*_BITS, *_PLAIN)
 
+MOST_DRIFT = 0.04
+"""How far rounding the head may move the logits of a support image apart; it changes no answer.
+
+Between two classes that is 0.01 of the probability, at most: where it is a half. Of support images it is near 1, where
+a probability says nothing of how new images fare.
+"""
+
 
 def any_head_as_stored(head: FittedHead, values: HeadValues) -> FittedHead:
     """The head as it is read back; the support set of a transductive one is kept as float16, whatever `values` are."""
@@ -62,6 +71,19 @@ def head_bytes(head: FittedHead, values: HeadValues = "int8") -> int:
         return len(_code(head.weight, _step(head.weight, _BITS[values]))) + 2 * len(head.bias) + bias
     scales = 2 * len(head.bias) if has_scale(_PLAIN[values]) else 0
     return head.weight.numel() * BITS[_PLAIN[values]] // 8 + scales + bias
+
+
+def narrowest_head(head: Head, features: Tensor) -> HeadValues:
+    """How to keep the head in the fewest bytes, so that rounding makes no difference to the features `(n, dim)`."""
+    exact = head.logits(features)
+    for kind in sorted(HEAD_VALUES, key=lambda kind: head_bytes(head, kind)):
+        with suppress(FewshotError):  # more than float16 holds
+            logits = head_as_stored(head, kind).logits(features)
+            change = logits - exact
+            drift = float((change.amax(1) - change.amin(1)).max())
+            if drift <= MOST_DRIFT and torch.equal(logits.argmax(1), exact.argmax(1)):
+                return kind
+    return "float32"
 
 
 def coded_head(head: Head, values: HeadValues) -> dict[str, Tensor]:

@@ -1,7 +1,6 @@
 """From a labelled folder to a classifier in a small file."""
 
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,17 +18,16 @@ from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.files.atomic import check_writable, staged
 from fewshot_cli.files.cache import FeatureCache
 from fewshot_cli.files.delta_file import (
-    HEAD_VALUES,
     Expected,
     Header,
     HeadValues,
     Provenance,
     any_head_as_stored,
     as_stored,
-    head_bytes,
     read_delta_file,
     write_delta_file,
 )
+from fewshot_cli.files.head_tensors import narrowest_head
 from fewshot_cli.files.rounding import Values
 from fewshot_cli.files.sections import KeptSupport, graft_as_stored, kept_graft, kept_support
 from fewshot_cli.images.folders import Folder, read_folder
@@ -46,13 +44,6 @@ TOLERANCE = 1e-4
 
 MOST_CHANGED = 0.01
 """The share of the support images whose answer rounding may change."""
-
-MOST_DRIFT = 0.04
-"""How far rounding the head may move the logits of a support image apart; it changes no answer.
-
-Between two classes that is 0.01 of the probability, at most: where it is a half. Of support images it is near 1, where
-a probability says nothing of how new images fare.
-"""
 
 
 @dataclass
@@ -297,18 +288,10 @@ def _kept(start: Start, adapted: Adapted, live: Tensor, values: Values, support:
         return _Kept("float16", Model(start.base, narrow).logits_of(support))
     if values == "float32":
         return _Kept("float32", live)
-    model = Model(start.base, adapted)
-    features = model.features_of(support)
-    exact = model.answers(features)
-    for kind in sorted(HEAD_VALUES, key=lambda kind: head_bytes(adapted.head, kind)):
-        with suppress(FewshotError):  # more than float16 holds
-            narrow = replace(adapted, head=any_head_as_stored(adapted.head, kind))
-            logits = Model(start.base, narrow).answers(features)
-            change = logits - exact
-            drift = float((change.amax(1) - change.amin(1)).max())
-            if drift <= MOST_DRIFT and torch.equal(logits.argmax(1), exact.argmax(1)):
-                break
-    return _Kept(kind, logits)
+    features = Model(start.base, adapted).features_of(support)
+    kind = narrowest_head(adapted.head, features)
+    narrow = replace(adapted, head=any_head_as_stored(adapted.head, kind))
+    return _Kept(kind, Model(start.base, narrow).answers(features))
 
 
 def _section(model: Model, support: Support, asked: bool) -> KeptSupport | None:
