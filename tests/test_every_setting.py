@@ -1,0 +1,425 @@
+"""Every setting that a recipe may have does something: another value changes the result, or is refused with a reason.
+
+The settings are found by walking the models, so that a new one without an entry below fails.
+"""
+
+import inspect
+import json
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any, Union, get_args, get_origin
+
+import numpy as np
+import pytest
+import torch
+from pydantic import BaseModel, ValidationError
+
+from fewshot_cli.engine.domains import AnySampler
+from fewshot_cli.engine.episodes import Pool
+from fewshot_cli.engine.flat import FlatBackbone
+from fewshot_cli.engine.practice import Domain, parted
+from fewshot_cli.engine.processes import Processes
+from fewshot_cli.engine.protocols import AnyProtocol
+from fewshot_cli.engine.settings import Settings
+from fewshot_cli.engine.types import Run
+from fewshot_cli.jobs.ground import Ground
+from fewshot_cli.jobs.meta_tune import _precision, _Run
+from fewshot_cli.jobs.practising import Practice, validated
+from fewshot_cli.methods import AnyMetaMethod, AnyMethod
+from fewshot_cli.recipes import MetaRecipe, Recipe
+
+CPU = torch.device("cpu")
+VALUES: dict[str, Any] = {
+    # heads
+    "ProtoNet.distance": "euclidean",
+    "Ridge.strength": 3.0,
+    "Ridge.scale": 3.0,
+    "Logistic.inverse_strength": 1.0,
+    "LDA.covariance": "within",
+    "LDA.ridge": 3.0,
+    # what moves the backbone
+    "Finetune.targets": "norm",
+    "LoRA.targets": "fc1",
+    "LoRA.parts": ["k"],
+    "LoRA.rank": 3,
+    "LoRA.alpha": 2.0,
+    "LoRA.scaling": "alpha/sqrt(rank)",
+    "SAFT.density": 0.01,
+    "SAFT.targets": "norm",
+    "SHiRA.mask": "random",
+    "SHiRA.density": 0.05,
+    "SHiRA.targets": "fc1",
+    "Tuning.head": "prototypes",
+    "Tuning.head_lr": 0.5,
+    "Tuning.scale": 5.0,
+    "Tuning.augment": 0.0,
+    "Optim.name": "sgd",
+    "Optim.lr": 3e-3,
+    "Optim.steps": 2,
+    "Optim.epochs": 2.0,
+    "Optim.batch": 4,
+    "Optim.weight_decay": 0.3,
+    "Optim.momentum": 0.5,
+    "Optim.schedule": "cosine",
+    # meta-tuning
+    "SMATSettings.experts": 3,
+    "SMATSettings.sparsity": 0.5,
+    "SMATSettings.inner_lr": 0.1,
+    "SMATSettings.kd": 0.5,
+    "SMATSettings.teacher_lr": 0.5,
+    "SMATSettings.kd_temperature": 1.0,
+    "SMATSettings.kd_direction": "teacher_student",
+    "SMATSettings.l2": 0.5,
+    "SMATSettings.scale": 5.0,
+    "SMATSettings.pool": "first",
+    "SMATSettings.binary": False,
+    "SMATSettings.evaluation_beta": 1.0,
+    "SMAT.masks": "magnitude",
+    "SMAT.delta_lr": 3e-3,
+    "SMAT.momentum": 0.5,
+    "SMAT.weight_decay": 0.3,
+    "SMAT.router_lr": 1e-2,
+    "SMAT.router_weight_decay": 0.5,
+    "SMAT.router_clip": 1e-3,
+    "SMAT.trainable_keys": False,
+    "SMAT.annealing": 5,
+    "LearnedMasks.lr": 3.0,
+    "LearnedMasks.clip": 1e-6,
+    "LearnedMasks.multiplier_lr": 0.5,
+    "Dense.lr": 1e-3,
+    "Dense.momentum": 0.5,
+    "Dense.weight_decay": 0.3,
+    "Dense.clip": 1e-3,
+    "FOMAML.inner": {"steps": 2},
+    "InnerLoop.steps": 3,
+    "InnerLoop.lr": 0.1,
+    "InnerLoop.head_lr": 100.0,
+    "MAMF.way": 2,
+    "MAMF.tasks": 2,
+    "Training.protocol": {"name": "fixed", "way": 2, "shots": 1, "queries": 1},
+    "Training.sampler": {"name": "ucb1"},
+    "Training.target": "night",
+    "Training.epochs": 3,
+    "Training.episodes": 3,
+    "Training.batch": 2,
+    "Training.schedule": {"name": "constant", "warmup": 0.0},
+    "Training.views": {},
+    "Training.precision": "bfloat16",
+    "Schedule.name": "pmf",
+    "Schedule.warmup": 0.0,
+    "Schedule.epochs": 7,
+    "Views.scale": [0.5, 0.6],
+    "Views.ratio": [1.0, 1.1],
+    "Views.jitter": 0.1,
+    "Validation.episodes": 3,
+    "Validation.share": 0.4,
+    "Validation.select": "last",
+    "Validation.patience": 1,
+    "Exp3.reward": "magnitude",
+    "Exp3.turns": "release",
+    "Exp3.softmax": True,
+    "Ucb1.reward": "magnitude",
+    "Ucb1.smoothing": 0.9,
+    "Ucb1.softmax": True,
+    # protocols
+    "Fixed.way": 3,
+    "Fixed.shots": 2,
+    "Fixed.queries": 4,
+    "MetaDataset.min_way": 3,
+    "MetaDataset.max_way": 6,
+    "MetaDataset.max_node": 6,
+    "MetaDataset.max_queries": 2,
+    "MetaDataset.max_support": 60,
+    "MetaDataset.max_per_class": 1,
+    "MetaDataset.log_weights": [-2.0, 2.0],
+    "MetaDataset.hierarchy": False,
+    "Across.way": 3,
+    "Across.shots": 2,
+    "Across.queries": 4,
+    "LeaveOneOut.way": 3,
+    "LeaveOneOut.shots": 2,
+    "LeaveOneOut.queries": 4,
+    "Incremental.base_way": 3,
+    "Incremental.base_shots": 2,
+    "Incremental.sessions": 2,
+    "Incremental.way": 1,
+    "Incremental.shots": 2,
+    "Incremental.queries": 4,
+}
+"""Another valid value of each setting, by the class that has it."""
+
+ELSEWHERE = {
+    "Recipe.backbone": "tests/jobs/test_compose.py",
+    "Recipe.image_size": "tests/jobs/test_compose.py",
+    "Recipe.bank": "tests/jobs/test_banks.py",
+    "Recipe.density": "tests/jobs/test_banks.py",
+    "MetaRecipe.backbone": "tests/jobs/test_meta_tune.py",
+    "MetaRecipe.image_size": "tests/jobs/test_meta_tune.py",
+}
+"""Settings of whole jobs, and the tests that have them change a result."""
+SECTIONS = {
+    "Recipe.method",
+    "Recipe.head",
+    "MetaRecipe.method",
+    "MetaRecipe.training",
+    "FOMAML.tuning",
+    "Training.validation",
+}
+SECTIONS |= {f"{name}.tuning" for name in ("Finetune", "LoRA", "SAFT", "SHiRA", "MAMF")} | {"Tuning.optim"}
+"""What holds other settings and is none itself."""
+
+BASES: dict[str, dict[str, Any]] = {
+    "Optim.momentum": {"method.tuning.optim.name": "sgd", "method.tuning.optim.lr": 0.05},
+    "SMATSettings.teacher_lr": {"method.kd": 0.5},
+    "SMATSettings.evaluation_beta": {"method.binary": False},
+    "Training.target": {"training.sampler": {"name": "ucb1"}},
+    "Tuning.head": {"method.tuning.optim.batch": None},
+    "Exp3": {"training.sampler": {"name": "exp3"}, "training.batch": 2},
+    "Ucb1": {"training.sampler": {"name": "ucb1"}, "training.batch": 2},
+    "Views": {"training.views": {}},
+    "MetaDataset": {"method.min_way": 4, "method.max_way": 5, "method.max_support": 30, "method.max_per_class": 8},
+    "Incremental": {"method.base_way": 4, "method.way": 2, "method.sessions": 1},
+}
+"""What a setting, or all of a class, needs beside it to do something; without it the value must be refused, or change
+the result as well."""
+QUICK = {"lr": 1e-2, "steps": 3, "epochs": 0, "batch": 5}
+
+
+# --- walking the models ----------------------------------------------------------------------------------------------
+
+
+def parts_of(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models of settings in a field's type: itself, or the members of a union."""
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif get_origin(annotation) in (Union, types.UnionType) or hasattr(annotation, "__metadata__"):
+        for part in get_args(annotation):
+            yield from parts_of(part)
+
+
+def owner(model: type[BaseModel], name: str) -> str:
+    """The class that a setting is of: the one highest up that has it, so that what is inherited has one entry."""
+    owners = [cls for cls in model.__mro__ if name in getattr(cls, "model_fields", {})]
+    return f"{owners[-1].__name__}.{name}"
+
+
+def settings_of(model: type[BaseModel], at: tuple[str, ...] = ()) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Each setting of a model and of its sections: its entry, and its path."""
+    for name, field in model.model_fields.items():
+        if name == "name" and len(getattr(field.annotation, "__args__", ())) == 1:
+            continue  # what tells a union's members apart
+        yield owner(model, name), (*at, name)
+        if model not in (Recipe, MetaRecipe):
+            for part in parts_of(field.annotation):
+                yield from settings_of(part, (*at, name))
+
+
+METHODS = {cls.model_fields["name"].default: cls for cls in parts_of(AnyMethod)}
+META = {cls.model_fields["name"].default: cls for cls in parts_of(AnyMetaMethod)}
+PROTOCOLS = {cls.model_fields["name"].default: cls for cls in parts_of(AnyProtocol)}
+SAMPLERS = {cls.model_fields["name"].default: cls for cls in parts_of(AnySampler)}
+TRAINING = MetaRecipe.model_fields["training"].annotation
+
+
+def cases(models: dict[str, type[BaseModel]]) -> list[tuple[str, str, tuple[str, ...]]]:
+    return [(name, entry, path) for name, cls in models.items() for entry, path in settings_of(cls)]
+
+
+def test_every_setting_has_an_entry():
+    found = {entry for kinds in (METHODS, META, PROTOCOLS, SAMPLERS) for _, entry, _ in cases(kinds)}
+    found |= {entry for cls in (TRAINING, Recipe, MetaRecipe) for entry, _ in settings_of(cls)}
+    assert len(found) > 100
+    assert found - VALUES.keys() - ELSEWHERE.keys() - SECTIONS == set(), "give these settings an entry"
+    assert VALUES.keys() | ELSEWHERE.keys() <= found, "no such settings any more"
+
+
+def changed(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The content with the values at these dotted paths."""
+    found = json.loads(json.dumps(content))
+    for path, value in changes.items():
+        *sections, last = path.split(".")
+        section = found
+        for name in sections:
+            if not isinstance(section.get(name), dict):
+                section[name] = {}
+            section = section[name]
+        section[last] = value
+    return found
+
+
+def held(outcome_of: Callable[[dict[str, Any]], Any], content: dict[str, Any], entry: str, path: str) -> None:
+    """Sees a changed result; or a refusal, where the setting lacks what it needs."""
+    for_class = BASES.get(entry.partition(".")[0], {})
+    for needed in [{}, BASES[entry]] if entry in BASES else [for_class]:
+        before = changed(content, needed)
+        expected = outcome_of(before)
+        try:
+            found = outcome_of(changed(before, {path: VALUES[entry]}))
+        except ValidationError as error:
+            assert "would do nothing" in str(error)
+            assert entry in BASES and not needed, "refused, although there is all that it needs"
+        else:
+            assert found != expected, f"{path} = {VALUES[entry]} changes nothing"
+
+
+# --- methods that adapt ----------------------------------------------------------------------------------------------
+
+
+def tensors_in(found: Any) -> Iterator[bytes]:
+    """The values of all tensors in what a method yields."""
+    if isinstance(found, torch.Tensor):
+        values = found.detach().contiguous().reshape(-1)
+        yield repr(tuple(found.shape)).encode() + values.view(torch.uint8).numpy().tobytes()
+    elif is_dataclass(found):
+        yield from (value for field in fields(found) for value in tensors_in(getattr(found, field.name)))
+    elif isinstance(found, dict):
+        yield from (value for name in found for value in (name.encode(), *tensors_in(found[name])))
+
+
+def quick(model: type[BaseModel]) -> dict[str, Any]:
+    """The method's settings, and a few steps of training where it trains."""
+    tuning = {"tuning": {"augment": 0.9, "optim": QUICK}} if "tuning" in model.model_fields else {}
+    return {"name": model.model_fields["name"].default} | tuning
+
+
+@pytest.mark.parametrize(("method", "entry", "path"), [case for case in cases(METHODS) if case[1] not in SECTIONS])
+def test_settings_of_methods(method, entry, path, vit, easy):
+    support = easy(vit)
+
+    def outcome(content: dict[str, Any]) -> list[bytes]:
+        learner = METHODS[method].model_validate(content["method"])
+        return list(tensors_in(learner.adapt(vit, support, Run(seed=3))))
+
+    held(outcome, {"method": quick(METHODS[method])}, entry, ".".join(("method", *path)))
+
+
+# --- meta-tuning -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole(vit, pictures) -> dict[str, Domain]:
+    """Two domains of three classes, eight pictures each."""
+    found = {}
+    for seed, name in enumerate(("day", "night")):
+        images, labels = pictures((8, 8, 8), seed)
+        pool = Pool(name, ("a", "b", "c"), labels.numpy(), np.zeros(len(labels), dtype=np.int64), (name,))
+        found[name] = Domain.whole(pool, vit.frozen_features(images), images)
+    return found
+
+
+def practised(content: dict[str, Any], vit: Any, whole: dict[str, Domain]) -> Any:
+    """What a run of meta-tuning comes to: its bank, and what it saw on the way."""
+    recipe = MetaRecipe.model_validate(content)
+    training = recipe.training
+    net = FlatBackbone.of(vit, _precision(recipe, CPU))
+    pairs = [parted(domain, training.protocol, training.validation.share, 0) for domain in whole.values()]
+    ground = Ground(net, tuple(p for p, _ in pairs), tuple(v for _, v in pairs if v), 0, Processes())
+    practice = Practice.start(recipe, ground)
+    while practice.step < min(practice.ends[-1], 4):
+        practice.advance()
+    seen = [(record["domain"], record["loss"]) for record in practice.read()]
+    asked: list[Any] = []
+    accuracies = validated(practice, lambda done, of: asked.append(of))
+    learned = recipe.method.learned(practice.bank, net, practice.tasks)
+    run = object.__new__(_Run)
+    run.recipe, run.epochs = recipe, [{"accuracy": accuracy} for accuracy in (0.5, 0.9, 0.7)]
+    chosen = run._best(), run._is_patient_no_more()
+    sampler = practice.sampler.model_dump(exclude={"sampler"}), practice.sampler.probabilities.tolist()
+    sizes = [len(domain.rows) for domain in ground.domains]
+    facts = dict(learned.router), seen, asked, accuracies, chosen, sampler, practice.ends, sizes
+    return list(tensors_in(learned)), facts
+
+
+SHORT = {
+    "protocol": {"name": "fixed", "way": 3, "shots": 1, "queries": 1},
+    "epochs": 2,
+    "episodes": 2,
+    "schedule": {"name": "cosine", "warmup": 1.0},
+    "validation": {"episodes": 1, "share": 0.25},
+}
+META_BASES: dict[str, dict[str, Any]] = {
+    "smat": {"delta_lr": 1e-2, "experts": 2, "masks": {"lr": 1.0, "multiplier_lr": 0.1}},
+    "dense": {"lr": 1e-2},
+    "fomaml": {"lr": 1e-2},
+    "mamf": {"way": 3, "tuning": {"optim": QUICK}},
+}
+
+
+def recipe_of(method: str) -> dict[str, Any]:
+    training = {key: SHORT[key] for key in ("protocol", "epochs", "validation")} if method == "mamf" else SHORT
+    return {"method": {"name": method} | META_BASES[method], "training": training}
+
+
+@pytest.mark.parametrize(("method", "entry", "path"), [case for case in cases(META) if case[1] not in SECTIONS])
+def test_settings_of_meta_methods(method, entry, path, vit, whole):
+    held(lambda content: practised(content, vit, whole), recipe_of(method), entry, ".".join(("method", *path)))
+
+
+OF_PROTOCOLS = {cls.__name__ for cls in PROTOCOLS.values()}
+TRAINED = [
+    (entry, path)
+    for entry, path in settings_of(TRAINING)
+    if entry not in SECTIONS and entry.partition(".")[0] not in OF_PROTOCOLS
+]
+
+
+@pytest.mark.parametrize(("entry", "path"), TRAINED)
+def test_settings_of_training(entry, path, vit, whole):
+    held(lambda content: practised(content, vit, whole), recipe_of("dense"), entry, ".".join(("training", *path)))
+
+
+IDLE = [
+    *(("mamf", {}, f"training.{name}") for name in ("sampler", "episodes", "batch", "schedule", "views", "precision")),
+    *(("smat", {"method.kd": 0}, f"method.{name}") for name in ("teacher_lr", "kd_temperature", "kd_direction")),
+    *(("smat", {"method.masks": "random"}, f"method.{name}") for name in ("mask_lr", "mask_clip", "multiplier_lr")),
+    ("smat", {"method.masks": "magnitude"}, "method.binary"),
+    ("smat", {"method.binary": True}, "method.evaluation_beta"),
+    ("dense", {"training.sampler": {"name": "uniform"}}, "training.target"),
+    ("dense", {"training.validation": {"select": "last"}}, "training.validation.patience"),
+    *(("dense", {"training.validation": {"episodes": 0}}, f"training.validation.{n}") for n in ("share", "select")),
+    ("dense", {"training.schedule": {"name": "constant"}}, "training.schedule.epochs"),
+    *(("fomaml", {"method.inner": {"steps": 0}}, f"method.inner.{name}") for name in ("lr", "head_lr")),
+]
+"""Of meta-tuning: what would do nothing beside which settings."""
+FORMER = {"mask_lr": 2.0, "mask_clip": 2.0, "multiplier_lr": 2.0}
+"""What learned masks' settings were called beside `masks`."""
+
+
+@pytest.mark.parametrize(("method", "beside", "path"), IDLE)
+def test_what_would_do_nothing_is_refused(method, beside, path):
+    name = path.rpartition(".")[2]
+    of = {"inner": "InnerLoop", "validation": "Validation", "schedule": "Schedule", "training": "Training"}
+    model = of.get(path.split(".")[-2], "SMATSettings")
+    value = FORMER.get(name, VALUES.get(f"{model}.{name}"))
+    before = changed(recipe_of(method), beside)
+    MetaRecipe.model_validate(before)
+    with pytest.raises(ValidationError, match="would do nothing"):
+        MetaRecipe.model_validate(changed(before, {path: value}))
+
+
+# --- protocols -------------------------------------------------------------------------------------------------------
+
+
+def pool_of(domains: int, has_nodes: bool) -> Pool:
+    """Twelve classes of 10 to 21 images of each domain, in nodes of three, five and eight classes."""
+    labels = np.concatenate([np.repeat(np.arange(12), np.arange(10, 22))] * domains).astype(np.int64)
+    of = np.repeat(np.arange(domains), len(labels) // domains).astype(np.int64)
+    nodes = {"three": (0, 5, 9), "few": (0, 1, 2, 3, 4), "many": tuple(range(4, 12))} if has_nodes else {}
+    return Pool("pool", tuple(f"c{i}" for i in range(12)), labels, of, tuple(f"d{i}" for i in range(domains)), nodes)
+
+
+@pytest.mark.parametrize(("protocol", "entry", "path"), cases(PROTOCOLS))
+def test_settings_of_protocols(protocol, entry, path):
+    pool = pool_of(2 if protocol in ("across", "leave-one-out") else 1, protocol == "meta-dataset")
+
+    def outcome(content: dict[str, Any]) -> list[list[int]]:
+        drawn: Settings = PROTOCOLS[protocol].model_validate(content["method"])
+        episodes = [drawn.episode(pool, 0, index) for index in range(10)]
+        return [
+            values.tolist()
+            for episode in episodes
+            for values in (episode.classes, *(part for s in episode.sessions for part in (s.support, s.query)))
+        ]
+
+    held(outcome, {"method": {"name": protocol}}, entry, ".".join(("method", *path)))
