@@ -1,25 +1,31 @@
 """The long run: SMAT against dense meta-tuning over thousands of tasks; vit_tiny_patch16_224 at 64 px, on a CPU.
 
-    python benchmarks/long_run.py tune [--tasks 10000] [--place DIR]   all ways in turns; goes on where it stopped
-    python benchmarks/long_run.py draw                                 curves and table into docs/results.md
+    python benchmarks/meta.py data             lays the domains out
+    python benchmarks/long_run.py tune         all ways in turns, 500 tasks each; goes on where it stopped
+    python benchmarks/long_run.py plan         how far it is, and how long the rest takes
+    python benchmarks/long_run.py draw         curves and table into docs/results.md
 
-Every way practises on the same tasks: `benchmarks/meta.py data` lays their domains out. After every 500 tasks it is
-asked about 600 tasks of each test set, with prototypes and, for SMAT, the mean of its experts. A checkpoint in DIR
-(benchmarks/banks/ unless said) follows every 500 tasks, and what was found is in benchmarks/results/long-run.json.
+Every way practises on the same tasks. After every 500 of them it is asked about 600 tasks of each test set, with
+prototypes and, for SMAT, the mean of its experts. A checkpoint in `--place` (benchmarks/banks/ unless said) follows,
+and what was found is in benchmarks/results/long-run.json. Names choose ways, so that some can go on alone; those that
+end in -twelve practise on twelve source domains in place of five: `python benchmarks/twelve.py` makes them.
 
-The learning rate is constant after a warm-up, so that a point of a curve is what a run of that length has.
+The learning rate is constant after a warm-up, so that a point of a curve is what a run of that length has: under a
+cosine it would be a point on the way to another length. No setting was chosen on the curves.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import meta
 import numpy as np
+import timm
 import torch
 from torch import Tensor
 
@@ -34,7 +40,7 @@ from fewshot_cli.files.cache import FeatureCache
 from fewshot_cli.files.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from fewshot_cli.images.datasets import read_datasets
 from fewshot_cli.jobs.compare import Means
-from fewshot_cli.jobs.data import load_data
+from fewshot_cli.jobs.data import Data, load_data
 from fewshot_cli.jobs.ground import Ground, ground_of
 from fewshot_cli.jobs.loading import Source, load_backbone
 from fewshot_cli.jobs.practising import Practice
@@ -42,7 +48,7 @@ from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.recipes import MetaRecipe, load_meta_recipe
 
 RECORD = meta.RESULTS / "long-run.json"
-SIZE = 64
+SIZE, QUERIES = 64, 5
 SLICE = 500
 """Tasks between two evaluations, and so of an epoch of the recipes."""
 ASKED = 600
@@ -50,13 +56,15 @@ CPU = torch.device("cpu")
 CHANGES = {
     "training.protocol.way": "5",
     "training.protocol.shots": "5",
-    "training.protocol.queries": "5",
+    "training.protocol.queries": str(QUERIES),
     "training.epochs": "100",
     "training.episodes": str(SLICE),
     "training.schedule.name": "constant",
     "training.schedule.warmup": "0.2",
     "training.validation.episodes": "0",
+    "training.precision": "bfloat16",
 }
+"""Passes in bfloat16 take half of the time on this CPU; the weights and the test tasks' passes are float32."""
 MASKS = {"method.mask_lr": "0.3", "method.multiplier_lr": "0.1", "method.annealing": "2000"}
 """Masks reach their sparsity within some 1,000 tasks, before the first point of the published curves."""
 ONE_MASK = {"method.masks": "magnitude", "method.experts": "1", "method.annealing": "2000"}
@@ -65,8 +73,18 @@ ONE_MASK = {"method.masks": "magnitude", "method.experts": "1", "method.annealin
 
 @dataclass(frozen=True)
 class Way:
+    """A recipe with settings, and the folder in benchmarks/domains/ whose domains it practises on."""
+
     recipe: str
     changes: dict[str, str] = field(default_factory=dict)
+    sources: str = "train"
+
+    @property
+    def settings(self) -> dict[str, str]:
+        return CHANGES | self.changes
+
+    def of_twelve(self) -> "Way":
+        return replace(self, sources="twelve")
 
 
 WAYS = {
@@ -75,57 +93,82 @@ WAYS = {
     "magnitude-90-2e-2": Way("smat", ONE_MASK | {"method.delta_lr": "2e-2"}),
     "dense-3e-4": Way("dense", {"method.lr": "3e-4"}),
 }
-"""Rates are the best of those tried in 600 tasks (LOG.md), for dense the two best of a constant schedule."""
+"""Rates are the best on unseen domains of those tried in 600 tasks at 112 px (LOG.md); dense has the next lower, too,
+as it is the one that is said to fall."""
+FIRST = ("dense-1e-3", "smat-90-6e-3", "magnitude-90-2e-2")
+WAYS |= {f"{name}-twelve": WAYS[name].of_twelve() for name in FIRST}
 
 
 def main() -> None:
     options = parse()
-    if options.what == "tune":
-        tune(options.tasks, options.place, options.ways or list(WAYS))
+    match options.what:
+        case "tune":
+            tune(options.tasks, options.place, options.ways)
+        case "plan":
+            plan(options.tasks, options.ways)
+        case "draw":
+            import long_tables
+
+            long_tables.draw()
+
+
+def plan(tasks: int, names: Sequence[str]) -> None:
+    """Prints how far each way is, and how long the rest takes by the time of its last slice."""
+    record = read_record()
+    for name in names:
+        points = record.get(name, {})
+        done = max(map(int, points), default=0)
+        each = points[str(done)]["seconds"] / SLICE if points else None
+        rest = f"{max(0, tasks - done) * each / 3600:.1f} hours of a core to go" if each else "not begun"
+        print(f"{name}: {done} of {tasks} tasks, {rest}")
 
 
 def recipe_of(way: Way) -> MetaRecipe:
-    changes = [f"{key}={value}" for key, value in (CHANGES | way.changes).items()]
+    changes = [f"{key}={value}" for key, value in way.settings.items()]
     return load_meta_recipe(way.recipe, changes, backbone="vit_tiny_patch16_224", image_size=SIZE)
 
 
-def tune(tasks: int, place: Path, names: list[str]) -> None:
+def tune(tasks: int, place: Path, names: Sequence[str]) -> None:
     """All ways in turns, `SLICE` tasks each, until they have practised on so many."""
     torch.set_num_threads(1)
     keep_freed_memory()
+    timm.layers.set_fused_attn(False)  # in bfloat16 torch's fused attention takes as long on a CPU as all else
     place.mkdir(parents=True, exist_ok=True)
     source = Source(meta.SHARED / "weights" / "vit_tiny_patch16_224.fp16.safetensors", offline=True)
     backbone = load_backbone("vit_tiny_patch16_224", source, SIZE, CPU)
     means = Means(source, CPU, FeatureCache(), Unseen(), Processes())
-    net = FlatBackbone.of(backbone)
-    train, test = (
-        [
-            load_data(dataset, backbone, means.cache, True, means.progress)
-            for name in of
-            for dataset in read_datasets(meta.DOMAINS / part / name)
-        ]
-        for part, of in (("train", meta.TRAINING), ("test", meta.UNSEEN_CLASSES + meta.UNSEEN_DOMAINS))
-    )
-    grounds = {name: ground_of(recipe_of(WAYS[name]), net, train, [], 0, means) for name in names}
-    asked = ground_of(recipe_of(WAYS["dense-1e-3"]), net, test, [], 0, means).domains
-    record = read_record()
-    if "frozen" not in record:
-        keep(record, "frozen", 0, answered(net, asked, net.base), 0.0)
+    net, exact = FlatBackbone.of(backbone, torch.bfloat16), FlatBackbone.of(backbone)
+
+    @cache
+    def domains(part: str) -> list[Data]:
+        folders = {"train": meta.TRAINING, "test": meta.UNSEEN_CLASSES + meta.UNSEEN_DOMAINS}.get(part)
+        paths = [meta.DOMAINS / part / name for name in folders] if folders else sorted((meta.DOMAINS / part).iterdir())
+        sets = [dataset for path in paths for dataset in read_datasets(path)]
+        return [load_data(dataset, backbone, means.cache, True, means.progress) for dataset in sets]
+
+    grounds = {name: ground_of(recipe_of(WAYS[name]), net, domains(WAYS[name].sources), [], 0, means) for name in names}
+    asked = ground_of(recipe_of(WAYS["dense-1e-3"]), net, domains("test"), [], 0, means).domains
+    if "frozen" not in read_record():
+        keep("frozen", 0, answered(exact, asked, exact.base), 0.0)
     for end in range(SLICE, tasks + 1, SLICE):
         for name in names:
-            if str(end) not in record.get(name, {}):
+            if str(end) not in read_record().get(name, {}):
                 begin = time.process_time()
-                practice = practised(recipe_of(WAYS[name]), grounds[name], end, place / f"long-{name}.checkpoint")
+                practice = practised(WAYS[name], grounds[name], end, place / f"long-{name}.checkpoint")
                 seconds = time.process_time() - begin
-                keep(record, name, end, answered(net, asked, mean_weights(practice)), seconds)
+                keep(name, end, answered(exact, asked, mean_weights(practice)), seconds)
 
 
-def practised(recipe: MetaRecipe, ground: Ground, end: int, path: Path) -> Practice:
+def practised(way: Way, ground: Ground, end: int, path: Path) -> Practice:
     """The run after `end` tasks, from its checkpoint if there is one; the checkpoint is then of `end` tasks."""
-    practice = Practice.start(recipe, ground)
-    asked = {"recipe": recipe.model_dump(mode="json"), "torch": torch.__version__}
+    practice = Practice.start(recipe_of(way), ground)
+    asked = {"settings": way.settings}
     if path.exists():
         found = read_checkpoint(path)
+        if found.facts.asked != asked:
+            raise SystemExit(f"{path} is of other settings: {found.facts.asked}, now {asked}.")
+        if found.facts.step > end:
+            raise SystemExit(f"{path} is after {found.facts.step} tasks, and {RECORD} has nothing after {end}.")
         practice.descent.write_(found.bank)
         practice.descent.restore(found.memory)
         practice.step, practice.sampler = found.facts.step, resumed(found.facts.sampler)
@@ -148,48 +191,67 @@ def mean_weights(practice: Practice) -> Tensor:
 
 
 @torch.no_grad()
-def answered(net: FlatBackbone, domains: tuple[Domain, ...], weights: Tensor) -> dict[str, list[float]]:
-    """The accuracy of prototypes in each of `ASKED` tasks from every test set, under these weights."""
-    protocol = Fixed(way=5, shots=5, queries=5)
+def answered(net: FlatBackbone, domains: tuple[Domain, ...], weights: Tensor) -> dict[str, str]:
+    """How prototypes answer each of `ASKED` tasks from every test set under these weights, as `letters` has it."""
+    protocol = Fixed(way=5, shots=5, queries=QUERIES)
     found = {}
     for domain in domains:
         rows = torch.arange(len(domain.images))
         parts = (net.backbone.normalised(domain.images[part]) for part in rows.split(100))
         features = torch.cat([net.features(part, weights) for part in parts])
-        found[domain.pool.name] = [round(accuracy, 2) for accuracy in accuracies(domain, features, protocol)]
+        found[domain.pool.name] = "".join(letter(right) for right in answers(domain, features, protocol))
     return found
 
 
-def accuracies(domain: Domain, features: Tensor, protocol: Fixed) -> Iterator[float]:
+def answers(domain: Domain, features: Tensor, protocol: Fixed) -> Iterator[int]:
+    """How many queries of each task are answered right."""
     for number in range(ASKED):
         (session,) = protocol.episode(domain.pool, 0, number).sessions
         support, query = (features[torch.from_numpy(domain.rows[of])] for of in (session.support, session.query))
         head = cosine_head(class_means(support, torch.from_numpy(session.support_labels), session.way))
-        yield float(np.mean(head.logits(query).argmax(1).numpy() == session.query_labels))
+        yield int(np.sum(head.logits(query).argmax(1).numpy() == session.query_labels))
+
+
+def letter(right: int) -> str:
+    """So many of the 25 queries of a task: A is none, Z all."""
+    return chr(ord("A") + right)
+
+
+def shares(letters: str) -> list[float]:
+    """The accuracies that letters stand for."""
+    return [(ord(each) - ord("A")) / (5 * QUERIES) for each in letters]
 
 
 def read_record() -> dict[str, Any]:
+    """By way and number of tasks: the seconds of the slice, and how every test task was answered, in letters."""
     return json.loads(RECORD.read_text()) if RECORD.exists() else {}  # type: ignore[no-any-return]
 
 
-def keep(record: dict[str, Any], name: str, tasks: int, found: dict[str, list[float]], seconds: float) -> None:
-    record.setdefault(name, {})[str(tasks)] = {"accuracy": found, "seconds": round(seconds, 1)}
+def keep(name: str, tasks: int, found: dict[str, str], seconds: float) -> None:
+    """Adds a point to the record, in which other processes may have written since, and prints it."""
+    record = read_record()
+    record.setdefault(name, {})[str(tasks)] = {"seconds": round(seconds, 1), "right": found}
     means = {
-        of: float(np.mean([found[name] for name in names]))
+        of: float(np.mean([shares(found[name]) for name in names]))
         for of, names in (("classes", meta.UNSEEN_CLASSES), ("domains", meta.UNSEEN_DOMAINS))
     }
     print(name, tasks, {of: f"{mean:.3f}" for of, mean in means.items()}, f"{seconds:.0f} s", flush=True)
-    RECORD.with_suffix(".partial").write_text(json.dumps(record))
-    RECORD.with_suffix(".partial").replace(RECORD)
+    draft = RECORD.with_suffix(".partial")
+    draft.write_text(json.dumps(record, indent=1) + "\n")
+    draft.replace(RECORD)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("tune", "draw"))
-    parser.add_argument("ways", nargs="*", metavar="WAY", help=f"of {', '.join(WAYS)}; all if none is given")
+    parser.add_argument("what", choices=("tune", "plan", "draw"))
+    parser.add_argument("ways", nargs="*", metavar="WAY", help=f"of {', '.join(WAYS)}; {', '.join(FIRST)} unless given")
     parser.add_argument("--tasks", type=int, default=10_000)
     parser.add_argument("--place", type=Path, default=meta.BANKS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if unknown := set(options.ways) - set(WAYS):
+        parser.error(f"no ways: {', '.join(sorted(unknown))}")
+    options.ways = options.ways or FIRST
+    return options
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from long_tables import section as long_section
 from meta_tables import section
 
 from fewshot_cli.engine.intervals import mean_interval
@@ -149,7 +150,7 @@ def page() -> str:
             parts += [
                 f"### {shots} image{'s' * (shots > 1)} of each class\n\n{markdown(at(run, shots))}" for shots in (1, 5)
             ]
-    parts += [found] if (found := section()) else []
+    parts += [found for found in (section(), long_section()) if found]
     reference = json.loads((RESULTS / "reference.json").read_text())
     parts.append(REFERENCE + reference_table(reference))
     return "\n".join(parts)

@@ -185,6 +185,7 @@ class _InChunks:
         of_delta, of_weights = torch.empty_like(delta), torch.zeros_like(weights)
         slope = (weights * (ZETA - GAMMA) / beta).unsqueeze(1)
         share = shares.unsqueeze(1)
+        closing = shares.device.type != "cpu" or bool(shares.any())  # looking would wait for a GPU
         for i in _chunks(logits, CPU_CHUNK):
             s = torch.sigmoid(logits[:, i] / beta)
             stretched = _stretched(s)
@@ -196,13 +197,14 @@ class _InChunks:
                 continue
             # dz/dlogit = 1.2/β s(1 − s) where the gate is between 0 and 1, else 0
             inside = torch.ops.aten.hardtanh_backward(slope * of_mix, stretched, 0, 1)
-            p = open_probability(logits[:, i])
-            of_p = torch.addcmul(p, p, p, value=-1).mul_(share)  # dp/dlogit = p(1 − p)
-            of_s = torch.ops.aten.sigmoid_backward(inside, s)
+            found = torch.ops.aten.sigmoid_backward(inside, s)
+            if closing:
+                p = open_probability(logits[:, i])
+                found += torch.addcmul(p, p, p, value=-1).mul_(share)  # dp/dlogit = p(1 − p)
             if add:
-                of_logits[:, i].add_(of_p.add_(of_s))
+                of_logits[:, i] += found
             else:
-                torch.add(of_s, of_p, out=of_logits[:, i])
+                of_logits[:, i] = found
         return of_delta, of_weights
 
 

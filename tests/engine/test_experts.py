@@ -84,6 +84,23 @@ def test_the_gates_of_masks_that_never_change_get_no_gradient(monkeypatch):
     assert all(map(torch.equal, *gradients))
 
 
+def test_experts_that_are_sparse_enough_cost_no_pass_over_what_would_close_them(monkeypatch):
+    """With no multiplier above 0 nothing closes gates: the same gradients, and their probabilities are not asked."""
+    base, *leaves = random_bank(50, 3, torch.float64)
+    asked = []
+    monkeypatch.setattr(
+        experts, "open_probability", lambda logits: asked.append(logits.shape) or open_probability(logits)
+    )
+    gradients = []
+    for merge in (interpolate, defined):
+        inputs = [values.clone().requires_grad_() for values in leaves]
+        merged = merge(base, *inputs, TRAINING_BETA)
+        (merged.weights.sin().sum() + 0 * merged.expected_l0.sum()).backward()
+        gradients.append([values.grad for values in inputs])
+    assert len(asked) == 1  # in the forward pass
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
+
+
 @BETAS
 def test_the_fused_pass_under_gradcheck(beta):
     base, *leaves = random_bank(11, 4, torch.float64)

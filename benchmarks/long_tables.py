@@ -1,0 +1,142 @@
+"""The part of docs/results.md about the long run, and its curves, of what benchmarks/long_run.py found."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import meta
+from long_run import ASKED, RECORD, WAYS, read_record, shares
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fewshot_cli.engine.intervals import Difference, Mean, mean_over, paired_over
+from fewshot_cli.reports.comparison import points, score
+from fewshot_cli.reports.plots import COLOURS, INK, MARKERS, WIDTH, style
+
+PICTURE = meta.ROOT / "docs" / "long-run.svg"
+GROUPS = {"unseen domains": meta.UNSEEN_DOMAINS, "unseen classes": meta.UNSEEN_CLASSES}
+SMAT, TWELVE = "smat-90-6e-3", "-twelve"
+
+Tasks = dict[str, list[float]]
+"""By test set the accuracy of every task."""
+Curve = dict[int, Tasks]
+"""By the number of practice tasks; 0 is the frozen backbone."""
+
+
+def draw() -> None:
+    """Draws the curves, and writes docs/results.md with what they show."""
+    import results
+
+    with style():
+        mpl.rcParams["svg.hashsalt"] = "long-run"
+        drawn(curves()).savefig(PICTURE, facecolor="white", metadata={"Date": None})
+    (meta.ROOT / "docs" / "results.md").write_text(results.page(), encoding="utf-8")
+
+
+def curves() -> dict[str, Curve]:
+    """Of every way that has begun."""
+    found = {
+        name: {int(tasks): {of: shares(right) for of, right in point["right"].items()} for tasks, point in way.items()}
+        for name, way in read_record().items()
+    }
+    frozen = found.pop("frozen", {})
+    return {name: frozen | dict(sorted(found[name].items())) for name in WAYS if name in found}
+
+
+def section() -> str:
+    """Empty where nothing has run."""
+    found = curves()
+    if not RECORD.exists() or not found:
+        return ""
+    tables = "\n\n".join(f"{name[0].upper()}{name[1:]}:\n\n{table(found, group)}" for name, group in GROUPS.items())
+    return LONG_RUN.format(asked=ASKED, tables=tables)
+
+
+def table(found: Mapping[str, Curve], group: Sequence[str]) -> str:
+    """A line for every point, with paired differences where both have it."""
+    gaps = [(SMAT, other) for other in others(found)]
+    header = ["tasks", *found, *(f"{first} − {second}" for first, second in gaps)]
+    lines = [f"| {' | '.join(header)} |", f"| {' | '.join(['---:'] * len(header))} |"]
+    for tasks in sorted({tasks for curve in found.values() for tasks in curve}):
+        cells = [_score(mean_of(curve, tasks, group)) for curve in found.values()]
+        cells += [_points(gap_of(found, *pair, tasks, group)) for pair in gaps]
+        lines.append(f"| {' | '.join([f'{tasks:,}', *cells])} |")
+    return "\n".join(lines)
+
+
+def mean_of(curve: Curve, tasks: int, group: Sequence[str]) -> Mean | None:
+    """The mean over the group's sets after so many tasks, if the way got there."""
+    return mean_over([curve[tasks][name] for name in group]) if tasks in curve else None
+
+
+def gap_of(found: Mapping[str, Curve], first: str, second: str, tasks: int, group: Sequence[str]) -> Difference | None:
+    """How much more the first has, paired by task; not where both are the frozen backbone still."""
+    if tasks == 0 or not all(name in found and tasks in found[name] for name in (first, second)):
+        return None
+    return paired_over(*([found[name][tasks][of] for of in group] for name in (first, second)))
+
+
+def _score(mean: Mean | None) -> str:
+    return score({"accuracy": mean.mean, "ci95": mean.ci95}) if mean else ""
+
+
+def _points(gap: Difference | None) -> str:
+    return points({"difference": gap.mean, "ci95": gap.ci95}) if gap else ""
+
+
+def others(found: Mapping[str, Curve]) -> list[str]:
+    """What SMAT is held against, on the same source domains."""
+    return [name for name in found if name in WAYS and name != SMAT and not name.endswith(TWELVE)]
+
+
+def drawn(found: Mapping[str, Curve]) -> Figure:
+    """Accuracy over practice tasks above, how far SMAT is ahead below; unseen domains left, unseen classes right."""
+    figure = Figure(figsize=(WIDTH, 6.2), layout="constrained")
+    above, below = figure.subplots(2, 2, sharex=True, height_ratios=(3, 2))
+    looks = {name: (COLOURS[place % len(COLOURS)], MARKERS[place]) for place, name in enumerate(found)}
+    for axes, gaps, (title, group) in zip(above, below, GROUPS.items(), strict=True):
+        for name, curve in found.items():
+            means = {tasks: mean_of(curve, tasks, group) for tasks in curve}
+            _line(axes, {tasks: (mean.mean, mean.ci95) for tasks, mean in means.items() if mean}, looks[name], name)
+        axes.set_title(title)
+        trained = [mean_of(curve, tasks, group) for curve in found.values() for tasks in curve if tasks]
+        axes.set_ylim(bottom=100 * min(mean.mean for mean in trained if mean) - 1)  # the frozen backbone is far below
+        for other in others(found):
+            gap = {tasks: gap_of(found, SMAT, other, tasks, group) for tasks in found[other]}
+            _line(gaps, {tasks: (of.mean, of.ci95) for tasks, of in gap.items() if of}, looks[other], other)
+        gaps.axhline(0, color=INK, linewidth=1)
+        gaps.set_xlabel("practice tasks")
+    above[0].set_ylabel("accuracy in %")
+    below[0].set_ylabel(f"{SMAT} minus, in points")
+    figure.legend(*above[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(found))
+    return figure
+
+
+def _line(axes: Axes, of: Mapping[int, tuple[float, float | None]], look: tuple[str, str], label: str) -> None:
+    colour, marker = look
+    axes.errorbar(
+        list(of),
+        [100 * mean for mean, _ in of.values()],
+        [100 * (ci95 or 0) for _, ci95 in of.values()],
+        color=colour,
+        marker=marker,
+        linewidth=1.2,
+        elinewidth=0.8,
+        label=label,
+    )
+
+
+LONG_RUN = """## The long run
+
+Over how many practice tasks does SMAT gain on dense meta-tuning? `vit_tiny_patch16_224` at 64 px, five source domains,
+tasks of five classes with five images and five queries each, the same for every way, at a constant rate after a
+warm-up. Every 500 tasks prototypes answer {asked} tasks of each test set, under the mean of the experts where there
+are any. Intervals are over test tasks, of one seed. The command goes on where it stopped:
+
+```bash
+python benchmarks/meta.py data && python benchmarks/long_run.py tune && python benchmarks/long_run.py draw
+```
+
+![Accuracy over practice tasks](long-run.svg)
+
+{tables}
+"""
