@@ -46,6 +46,13 @@ def adapt(
             help="How to keep each changed weight: fewer bits make a smaller file, which is proved with them.",
         ),
     ] = "float16",
+    keep_support: Annotated[
+        bool,
+        typer.Option(
+            "--keep-support",
+            help="Keep what the backbone sees in the images in the file, too; a transductive head always does.",
+        ),
+    ] = False,
     device: options.Device = "auto",
     seed: options.Seed = 0,
     offline: options.Offline = False,
@@ -100,5 +107,6 @@ def adapt(
         options.feature_cache(no_cache),
         progress,
         values,
+        keep_support,
     )
     show(report, json, adapted)

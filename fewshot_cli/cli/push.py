@@ -20,6 +20,10 @@ def push(
     run: Annotated[
         bool, typer.Option("--run", help="Upload FILE.run.json too; it may name folders of this machine.")
     ] = False,
+    support: Annotated[
+        bool,
+        typer.Option("--support", help="Upload the features of the images learned from too, which FILE keeps."),
+    ] = False,
     offline: options.Offline = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -37,4 +41,4 @@ def push(
     from fewshot_cli.jobs.push import push as job
     from fewshot_cli.reports.sharing import pushed
 
-    show(job(file, repository, progress, private, revision, message, run), json, pushed)
+    show(job(file, repository, progress, private, revision, message, run, support), json, pushed)

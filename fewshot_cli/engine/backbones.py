@@ -123,7 +123,7 @@ def build_backbone(
     if _is_convolutional(module):
         module = module.to(memory_format=torch.channels_last)
     module = module.to(device or torch.device("cpu")).eval().requires_grad_(False)
-    backbone = Backbone(name, module, _preprocessing(module, image_size), _dim(module), source, licence_of(name))
+    backbone = Backbone(name, module, _preprocessing(module, image_size), feature_dim(module), source, licence_of(name))
     if image_size:  # some architectures only notice in their forward pass
         try:
             backbone.frozen_features(torch.zeros(1, 3, *backbone.preprocessing.size, dtype=torch.uint8))
@@ -267,7 +267,7 @@ def _is_convolutional(module: nn.Module) -> bool:
     return any(isinstance(part, nn.BatchNorm2d) for part in module.modules())
 
 
-def _dim(module: nn.Module) -> int:
+def feature_dim(module: nn.Module) -> int:
     """The length of the features: some models have a hidden layer between their last stage and the classifier."""
     return int(getattr(module, "head_hidden_size", None) or module.num_features)  # type: ignore[arg-type]
 

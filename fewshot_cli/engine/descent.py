@@ -19,7 +19,7 @@ class Group:
     optimiser: OptimiserName
     lr: float
     momentum: float = 0.0
-    """Of sgd only; adam and adamw use 0.9 and 0.999."""
+    """Of sgd only; adam and adamw use 0.9 and 0.999, adadelta 0.9."""
     weight_decay: float = 0.0
     clip: float | None = None
 
@@ -87,5 +87,7 @@ def _optimiser(params: list[Tensor], group: Group) -> torch.optim.Optimizer:
             return torch.optim.Adam(params, lr=group.lr, weight_decay=group.weight_decay)
         case "adamw":
             return torch.optim.AdamW(params, lr=group.lr, weight_decay=group.weight_decay)
+        case "adadelta":
+            return torch.optim.Adadelta(params, lr=group.lr, weight_decay=group.weight_decay)
         case "sgd":
             return torch.optim.SGD(params, lr=group.lr, momentum=group.momentum, weight_decay=group.weight_decay)

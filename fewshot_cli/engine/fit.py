@@ -1,6 +1,7 @@
 """The one training loop."""
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
@@ -22,7 +23,8 @@ def fit(
     """The parameters that `optim.steps` steps down `loss(params, step)` lead to from `start`, which stays as it is.
 
     The loss comes in parts that add up, each differentiated and forgotten before the next is made, so that a batch need
-    not fit into memory, or the cache, at once. `lr_scale` multiplies the learning rate of the parameters it names.
+    not fit into memory, or the cache, at once. The learning rate of a parameter is multiplied by `lr_scale` of the
+    first pattern that is found in its name.
 
     Raises FewshotError when the loss or a parameter is no longer a finite number.
     """
@@ -46,7 +48,8 @@ def _groups(start: Params, optim: Optim, lr_scale: Mapping[str, float]) -> list[
     """A group for each learning rate."""
     by_scale: dict[float, list[str]] = {}
     for name in start:
-        by_scale.setdefault(lr_scale.get(name, 1.0), []).append(name)
+        scale = next((scale for pattern, scale in lr_scale.items() if re.search(pattern, name)), 1.0)
+        by_scale.setdefault(scale, []).append(name)
     return [
         Group(tuple(names), optim.name, optim.lr * scale, optim.momentum, optim.weight_decay)
         for scale, names in by_scale.items()

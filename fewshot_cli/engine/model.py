@@ -1,5 +1,6 @@
 """The one door from pictures to answers: where a backbone, what a method learned on it, and its head come together."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from fewshot_cli.engine.backbones import Backbone
 from fewshot_cli.engine.deltas import Delta, merge, on_device
-from fewshot_cli.engine.grafts import Graft, hung
+from fewshot_cli.engine.grafts import Graft, Output, hung
 from fewshot_cli.engine.types import Adapted, Params, Support
 
 
@@ -22,7 +23,12 @@ def moved_backbone(backbone: Backbone, delta: Delta, graft: Graft | None = None)
     if graft is None:
         return moved
     params = graft.to(backbone.device).params
-    return replace(moved, module=hung(backbone.module, graft.sites, params, graft.kind.output))
+    return grafted(moved, graft.sites, params, graft.kind.output)
+
+
+def grafted(backbone: Backbone, sites: Sequence[str], params: Mapping[str, Tensor], output: Output) -> Backbone:
+    """The backbone with a graft in a copy of its module; `holder_names` says how passes can replace its parameters."""
+    return replace(backbone, module=hung(backbone.module, sites, params, output))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Fine-tuning on a support set: what every method that moves the backbone shares."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +12,14 @@ from fewshot_cli.engine.augment import diff_augment, draw
 from fewshot_cli.engine.backbones import Backbone
 from fewshot_cli.engine.fit import fit
 from fewshot_cli.engine.heads import Head, class_means, cosine_head
+from fewshot_cli.engine.objectives import HEAD, Objective, Part, class_vectors, prototypes
 from fewshot_cli.engine.tuning_settings import Tuning
 from fewshot_cli.engine.types import Params, Run, Support
 
-HEAD = "class vectors"  # a name that no parameter of a backbone has
+
+def first_vectors(backbone: Backbone, support: Support) -> Tensor:
+    """The class vectors `(way, dim)` that training starts from: the prototypes of what the backbone sees as it is."""
+    return class_means(support.features, support.labels, support.way)
 
 
 def tune(
@@ -24,56 +29,77 @@ def tune(
     weights: Callable[[Params], Mapping[str, Tensor]],
     tuning: Tuning,
     run: Run,
+    also: Sequence[Objective] = (),
+    lr_scale: Mapping[str, float] = MappingProxyType({}),
 ) -> tuple[Params, Head]:
     """The trained parameters and the head that goes with them.
 
     `start` is what to train, under names of the method's own; `weights(params)` gives the backbone's weights that
-    follow from it, differentiably. The loss is the cross-entropy of scale x cosine of feature and class vector.
+    follow from it, differentiably. The loss is the objective of `tuning.head` plus those in `also`. The learning rate
+    of a parameter is multiplied by `lr_scale` of the first pattern that is found in its name.
     """
     support = support.in_order()
     rng = torch.Generator().manual_seed(run.seed)
-    batches = _Batches(len(support), tuning.optim.batch if tuning.head == "cosine" else None, rng)
-    images = support.images
+    with_vectors = tuning.head == "cosine"
+    batches = _Batches(len(support), tuning.optim.batch if with_vectors else None, rng)
+    objectives = (class_vectors(tuning.scale) if with_vectors else prototypes(tuning.scale), *also)
+    parts = _parts_of_vectors if with_vectors else _parts_of_prototypes
 
-    def normalised(indices: Tensor) -> Tensor:
-        return backbone.normalised(images[indices])
-
-    def augmented(indices: Tensor) -> Tensor:
-        plain = normalised(indices)
-        return diff_augment(plain, draw(plain, rng, tuning.augment)) if tuning.augment else plain
-
-    def cosine_loss(params: Params, step: int) -> Iterator[Tensor]:
-        indices = batches.next()
-        chunks = (torch.split(part, backbone.chunk) for part in (augmented(indices), support.labels[indices]))
-        for chunk, labels in zip(*chunks, strict=True):
-            features = F.normalize(backbone.features(chunk, weights(params)), dim=1)
-            logits = tuning.scale * features @ F.normalize(params[HEAD], dim=1).T
-            yield F.cross_entropy(logits, labels, reduction="sum") / len(indices)
-
-    def prototype_loss(params: Params, step: int) -> Iterator[Tensor]:
-        moved = weights(params)
-        plain = normalised(batches.next())
-        features = backbone.features(plain, moved)
-        vectors = class_means(features, support.labels, support.way)
-        draws = draw(plain, rng, tuning.augment) if tuning.augment else None
-        if draws is not None:  # else the augmented images are the plain ones, whose features are known
-            features = backbone.features(diff_augment(plain, draws), moved)
-        yield F.cross_entropy(cosine_head(vectors, tuning.scale).logits(features), support.labels)
+    def loss(params: Params, step: int) -> Iterator[Tensor]:
+        for features, part in parts(backbone, support, batches.next(), lambda: weights(params), tuning, rng):
+            losses = [objective(features, params, part, rng) for objective in objectives]
+            yield losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     passes = math.ceil(tuning.optim.epochs * len(support) / batches.batch)
     optim = tuning.optim.model_copy(update={"steps": max(tuning.optim.steps, passes)})
-    prototypes = class_means(support.features, support.labels, support.way)
-    if tuning.head == "cosine":
+    if with_vectors:
         # Unit vectors, so that one learning rate means the same whatever the norm of a backbone's features.
-        trained = fit(
-            cosine_loss, start | {HEAD: F.normalize(prototypes, dim=1)}, optim, run.watch, {HEAD: tuning.head_lr}
-        )
+        vectors = F.normalize(first_vectors(backbone, support), dim=1)
+        rates = {f"^{HEAD}$": tuning.head_lr, **lr_scale}
+        trained = fit(loss, start | {HEAD: vectors}, optim, run.watch, rates)
         return trained, cosine_head(trained.pop(HEAD), tuning.scale)
-    trained = fit(prototype_loss, start, optim, run.watch)
+    trained = fit(loss, start, optim, run.watch, lr_scale)
     with torch.no_grad():
         moved = weights(trained)
-    features = backbone.frozen_features(images[torch.arange(len(support))], moved)
+    features = backbone.frozen_features(support.pictures(), moved)
     return trained, cosine_head(class_means(features, support.labels, support.way), tuning.scale)
+
+
+def _parts_of_vectors(
+    backbone: Backbone,
+    support: Support,
+    indices: Tensor,
+    weights: Callable[[], Mapping[str, Tensor]],
+    tuning: Tuning,
+    rng: torch.Generator,
+) -> Iterator[tuple[Tensor, Part]]:
+    """Features of augmented images in chunks that fit into memory, or the cache.
+
+    The weights are made anew for each, since what they follow from is forgotten once a chunk is differentiated.
+    """
+    plain = backbone.normalised(support.images[indices])
+    augmented = diff_augment(plain, draw(plain, rng, tuning.augment)) if tuning.augment else plain
+    chunks = (torch.split(part, backbone.chunk) for part in (augmented, support.labels[indices]))
+    for chunk, labels in zip(*chunks, strict=True):
+        yield backbone.features(chunk, weights()), Part(labels, support.way, len(indices))
+
+
+def _parts_of_prototypes(
+    backbone: Backbone,
+    support: Support,
+    indices: Tensor,
+    weights: Callable[[], Mapping[str, Tensor]],
+    tuning: Tuning,
+    rng: torch.Generator,
+) -> Iterator[tuple[Tensor, Part]]:
+    """Features of the whole support set at once, plain and augmented."""
+    plain = backbone.normalised(support.images[indices])
+    moved = weights()
+    features = seen = backbone.features(plain, moved)
+    draws = draw(plain, rng, tuning.augment) if tuning.augment else None
+    if draws is not None:  # else the augmented images are the plain ones, whose features are known
+        features = backbone.features(diff_augment(plain, draws), moved)
+    yield features, Part(support.labels[indices], support.way, len(indices), seen)
 
 
 class _Batches:

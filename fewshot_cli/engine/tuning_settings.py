@@ -7,7 +7,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from fewshot_cli.engine.defaults import COSINE_SCALE
 from fewshot_cli.engine.settings import Settings
 
-OptimiserName: TypeAlias = Literal["adam", "adamw", "sgd"]
+OptimiserName: TypeAlias = Literal["adam", "adamw", "sgd", "adadelta"]
 
 
 class Optim(Settings):
@@ -22,14 +22,15 @@ class Optim(Settings):
     """Images in a step, drawn without putting back; None takes the whole support set in every step."""
     weight_decay: float = Field(default=0.0, ge=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Of sgd only; adam and adamw use 0.9 and 0.999."""
+    """Of sgd only; adam and adamw use 0.9 and 0.999, adadelta 0.9."""
     schedule: Literal["constant", "cosine"] = "constant"
 
     @field_validator("momentum")
     @classmethod
     def _of_sgd(cls, momentum: float, given: ValidationInfo) -> float:
-        if given.data.get("name") in ("adam", "adamw"):
-            cls.idle(momentum, given, f"momentum is of sgd; {given.data['name']} has its own, 0.9 and 0.999")
+        own = {"adam": "0.9 and 0.999", "adamw": "0.9 and 0.999", "adadelta": "0.9"}
+        if (name := given.data.get("name", "sgd")) in own:
+            cls.idle(momentum, given, f"momentum is of sgd; {name} has its own, {own[name]}")
         return momentum
 
 

@@ -166,6 +166,7 @@ def adapt(
         "folder": str(folder.absolute()),
         "file": str(output),
         "bytes": size,
+        "graft": adapted.graft and {"kind": adapted.graft.kind.name, "sites": list(adapted.graft.sites)},
         "support_bytes": section and section.bytes,
         "transductive": isinstance(adapted.head, TransductiveHead),
         "density": merged_density,

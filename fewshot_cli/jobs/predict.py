@@ -11,6 +11,7 @@ from fewshot_cli import __version__
 from fewshot_cli.engine.arena import Arena, Prepared
 from fewshot_cli.engine.backbones import Backbone
 from fewshot_cli.engine.model import Model
+from fewshot_cli.engine.transductive import TransductiveHead
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.files.cache import FeatureCache
 from fewshot_cli.files.delta_file import DeltaFile
@@ -71,6 +72,7 @@ def predict(
         "backbone": backbone.name,
         "classes": list(found[0].header.classes),
         "images": sum(row["error"] is None for row in answers[0]),
+        "transductive": any(isinstance(model.adapted.head, TransductiveHead) for model in models),
         "predictions": answers[0],
     }
     if len(files) > 1:

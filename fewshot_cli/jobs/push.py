@@ -2,12 +2,15 @@
 
 import shlex
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from fewshot_cli import __version__
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.files import hub
 from fewshot_cli.files.atomic import as_bytes
+from fewshot_cli.files.delta_file import read_delta_file, write_delta_file
+from fewshot_cli.files.sections import KeptHead
 from fewshot_cli.jobs.card import card_of
 from fewshot_cli.jobs.inspect import inspect
 from fewshot_cli.jobs.progress import Progress
@@ -26,10 +29,12 @@ def push(
     revision: str | None = None,
     message: str | None = None,
     with_run: bool = False,
+    with_support: bool = False,
 ) -> Report:
     """Uploads the file and its card in one commit. A card that a person has written or edited stays.
 
-    `with_run` adds the record of the run, which may name folders of this machine. Raises FewshotError for a file that
+    `with_run` adds the record of the run, which may name folders of this machine. A support set that the file keeps is
+    left out unless it goes along `with_support`. Raises FewshotError for a file that
     is damaged, and where the hub does not take it.
     """
     hub.check_repository(repository)
@@ -39,11 +44,13 @@ def push(
     run = run_path(file)
     if with_run and not run.is_file():
         raise FewshotError(f"There is no record of the run '{run}'.", "Leave --run out.")
+    content = _shared(file, found, with_support)
+    found |= {"bytes": len(content.bytes), "sha256": content.digest}
     text = as_bytes(card_of(found, repository))
     with progress.track("uploading"):
         there = hub.created(repository, private, revision or hub.MAIN)
         kept = _card_that_stays(there, file.name)
-        files: dict[str, Path | bytes] = {file.name: file}
+        files: dict[str, Path | bytes] = {file.name: content.bytes}
         files |= {} if kept else {CARD: text}
         files |= {run.name: run} if with_run else {}
         commit = hub.added(there, files, message or f"Add {file.name}")
@@ -67,6 +74,37 @@ def push(
         "card_kept": kept,
         "pull": pull_command(there, file.name, others),
     }
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What is uploaded of a file, and the digest that it has."""
+
+    bytes: bytes
+    digest: str
+
+
+def _shared(file: Path, found: Report, with_support: bool) -> _Content:
+    """The file without its support set, which is what was seen in somebody's pictures, unless that goes along.
+
+    Raises FewshotError for a head that can't do without, and where there is none to go along.
+    """
+    support = found.get("support")
+    if with_support and support is None:
+        raise FewshotError(f"{file} keeps no support set that could go along.", "Leave --support out.")
+    if support is None or with_support:
+        return _Content(file.read_bytes(), found["sha256"])
+    kept = read_delta_file(file)
+    if isinstance(kept.head, KeptHead):
+        raise FewshotError(
+            f"The head of {file} answers from the support set, which `push` leaves out.",
+            "Give --support to share what the backbone saw in the images that were learned from.",
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / file.name
+        stored = kept.stored
+        write_delta_file(path, kept.header, kept.delta, kept.head, stored.values, stored.head, kept.graft)
+        return _Content(path.read_bytes(), read_delta_file(path).digest)
 
 
 def is_ours(name: str) -> bool:

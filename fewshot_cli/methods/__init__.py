@@ -10,23 +10,27 @@ from pydantic import Field
 from fewshot_cli.methods.base import GraftSettings, TransductiveMethod
 from fewshot_cli.methods.dense import FOMAML, Dense
 from fewshot_cli.methods.finetune import Finetune
+from fewshot_cli.methods.kadaptation import KAdaptation
 from fewshot_cli.methods.lda import LDA
 from fewshot_cli.methods.logistic import Logistic
 from fewshot_cli.methods.lora import LoRA
 from fewshot_cli.methods.mamf import MAMF
+from fewshot_cli.methods.moa import MoA, TokenMixture
 from fewshot_cli.methods.protonet import ProtoNet
 from fewshot_cli.methods.ridge import Ridge
 from fewshot_cli.methods.saft import SAFT
 from fewshot_cli.methods.shira import SHiRA
 from fewshot_cli.methods.smat import SMAT
+from fewshot_cli.methods.tim import TIM
+from fewshot_cli.methods.tsa import TSA, FeatureMap
 
-Move: TypeAlias = Finetune | LoRA | SAFT | SHiRA
-HeadAlone: TypeAlias = ProtoNet | Ridge | Logistic | LDA
+Move: TypeAlias = Finetune | LoRA | SAFT | SHiRA | KAdaptation | MoA | TSA
+HeadAlone: TypeAlias = ProtoNet | Ridge | Logistic | LDA | TIM
 
 AnyMethod: TypeAlias = Annotated[HeadAlone | Move, Field(discriminator="name")]
 AnyHead: TypeAlias = Annotated[HeadAlone, Field(discriminator="name")]
-TRANSDUCTIVE: tuple[type[TransductiveMethod], ...] = ()
+TRANSDUCTIVE: tuple[type[TransductiveMethod], ...] = (TIM,)
 """The heads that answer from all queries at once."""
-GRAFTS: tuple[type[GraftSettings], ...] = ()
+GRAFTS: tuple[type[GraftSettings], ...] = (TokenMixture, FeatureMap)
 """The kinds of graft that files may hold."""
 AnyMetaMethod: TypeAlias = Annotated[SMAT | Dense | FOMAML | MAMF, Field(discriminator="name")]

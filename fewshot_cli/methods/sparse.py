@@ -5,9 +5,9 @@ import torch.nn.functional as F
 
 from fewshot_cli.engine.backbones import Backbone
 from fewshot_cli.engine.deltas import merge
-from fewshot_cli.engine.heads import class_means, cosine_head
+from fewshot_cli.engine.heads import cosine_head
 from fewshot_cli.engine.masks import Positions, sparse_changes
-from fewshot_cli.engine.tuning import tune
+from fewshot_cli.engine.tuning import first_vectors, tune
 from fewshot_cli.engine.tuning_settings import Tuning
 from fewshot_cli.engine.types import Moved, Params, Run, Support
 
@@ -36,7 +36,7 @@ def tune_positions(
 def task_gradient(backbone: Backbone, support: Support, base: Params, tuning: Tuning) -> Params:
     """The gradient by each parameter in `base` of the mean cross-entropy on the plain images, prototypes as head."""
     support = support.in_order()
-    head = cosine_head(class_means(support.features, support.labels, support.way), tuning.scale)
+    head = cosine_head(first_vectors(backbone, support), tuning.scale)
     weights = {name: values.detach().clone().requires_grad_() for name, values in base.items()}
     for indices in torch.split(torch.arange(len(support)), backbone.chunk):
         features = backbone.features(backbone.normalised(support.images[indices]), weights)

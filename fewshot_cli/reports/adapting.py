@@ -21,7 +21,9 @@ def adapted(report: dict[str, Any]) -> RenderableType:
         how = f"\n{expected['how']}; {CAUTION}"
         accuracy = Text.assemble((interval(expected), "bold green"), (how, "dim"))
     moved = (
-        "its weights stay as they are"
+        "a graft on its layers"
+        if report.get("graft")
+        else "its weights stay as they are"
         if report["density"] == 0
         else f"{percent(report['density'])} of its weights moved"
     )
@@ -31,7 +33,7 @@ def adapted(report: dict[str, Any]) -> RenderableType:
         ("classes", classes(report["classes"])),
         ("images", f"{report['images']}, {spread} a class"),
         *skipped_files(report["skipped"]),
-        ("method", f"{report['method']} on {report['backbone']}; {moved}"),
+        ("method", f"{_named(report)} on {report['backbone']}; {moved}"),
         *bank,
         ("expect", accuracy),
         *pruned(report["pruning"]),
@@ -66,3 +68,9 @@ def pruned(pruning: dict[str, Any] | None) -> list[tuple[str, str]]:
     return [
         ("pruning", f"{moved}; accuracy {percent(pruning['accuracy'])}, {percent(pruning['accuracy_before'])} without")
     ]
+
+
+def _named(report: dict[str, Any]) -> str:
+    """The method, with a head that took the place of the one trained along, and what is transductive marked."""
+    name = f"{report['method']}, then {report['head']}" if report.get("head") else str(report["method"])
+    return f"{name} (transductive: answers about all pictures at once)" if report.get("transductive") else name

@@ -35,11 +35,13 @@ def _delta_shown(report: dict[str, Any]) -> RenderableType:
         ("classes", classes(report["classes"], most=30)),
         (
             "head",
-            f"{len(report['classes'])} x {report['head']['dim']}"
+            _transductive(report["head"])
+            or f"{len(report['classes'])} x {report['head']['dim']}"
             + (" on unit-norm features" if report["head"]["unit_norm"] else "")
             + f", {report['head']['values']}",
         ),
         ("changes", _changed(report)),
+        *_sections(report),
         (
             "learned from",
             f"{report.get('images')} images, sha256 {str(report.get('data'))[:16]}..., seed {report.get('seed')}",
@@ -49,6 +51,24 @@ def _delta_shown(report: dict[str, Any]) -> RenderableType:
         ("made with", ", ".join(f"{name} {number}" for name, number in report.get("versions", {}).items())),
     )
     return Group(rows, Text(), _changes(report["changes"])) if report["changes"] else rows
+
+
+def _transductive(head: dict[str, Any]) -> str:
+    """Of a head that answers from all queries at once its method; nothing of others."""
+    settings = head.get("transductive")
+    return f"{settings['name']}, transductive: answers about all pictures at once" if settings else ""
+
+
+def _sections(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """What files of version 3 have besides."""
+    graft, support = report.get("graft"), report.get("support")
+    rows = []
+    if graft:
+        places = f"{len(graft['sites'])} places" if len(graft["sites"]) > 1 else graft["sites"][0] or "the backbone"
+        rows.append(("graft", f"a {graft['kind']['name']} on {places}, {graft['values']:,} values; it can't be merged"))
+    if support:
+        rows.append(("support set", f"features of {support['images']} images, {size(support['bytes'])}"))
+    return rows
 
 
 def _changed(report: dict[str, Any]) -> str:

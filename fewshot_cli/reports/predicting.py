@@ -4,7 +4,7 @@ import csv
 import io
 from typing import Any
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -32,7 +32,10 @@ def predicted(report: dict[str, Any]) -> RenderableType:
                 f"{row['probability']:.3f}",
                 Text(f"{name} {share:.3f}"),
             )
-    return table
+    if not report.get("transductive"):
+        return table
+    note = "The head is transductive: each answer depends on what else was asked about."
+    return Group(table, Text(note, style="dim"))
 
 
 def as_csv(report: dict[str, Any]) -> str:

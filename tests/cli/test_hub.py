@@ -6,10 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import ModelCard, constants
 from huggingface_hub.utils import _detect_agent
 
 from fewshot_cli.files import hub as client
+from fewshot_cli.files.delta_file import read_delta_file, write_delta_file
+from fewshot_cli.files.sections import KeptHead, kept_support
 
 spec = importlib.util.spec_from_file_location("hub", Path(__file__).parents[1] / "hub.py")
 standing_in = importlib.util.module_from_spec(spec)
@@ -234,3 +237,23 @@ def test_a_hub_does_not_choose_odd_names(fewshot, hub, file, name, tmp_path):
 def test_nothing_is_unpickled_and_the_token_is_nobodys_argument():
     source = Path(client.__file__).read_text()
     assert "pickle" not in source and "token=" not in source
+
+
+def test_the_support_set_stays_here_unless_it_is_asked_for(fewshot, hub, file, tmp_path, vit):
+    read = read_delta_file(file)
+    features = torch.randn(6, read.head.dim, generator=torch.Generator().manual_seed(0))
+    section = kept_support(features, torch.arange(6) % len(read.header.classes))
+    kept, plain = tmp_path / "kept.fewshot", file.read_bytes()
+    stored = read.stored
+    write_delta_file(kept, read.header, read.delta, read.head, stored.values, stored.head, None, section)
+    report = json.loads(fewshot("push", kept, "ada/things", "--json").stdout)
+    fewshot("pull", "ada/things", "-o", tmp_path / "pulled.fewshot")
+    assert (tmp_path / "pulled.fewshot").read_bytes() == plain
+    assert (report["bytes"], report["sha256"]) == (len(plain), read.digest)
+    fewshot("push", kept, "ada/whole", "--support")
+    fewshot("pull", "ada/whole", "-o", tmp_path / "whole.fewshot")
+    assert (tmp_path / "whole.fewshot").read_bytes() == kept.read_bytes()
+    refused(fewshot("push", file, "ada/things", "--support"), "keeps no support set")
+    head = KeptHead({"name": "tim"}, 1.0)
+    write_delta_file(kept, read.header, read.delta, head, "float32", "float32", None, section)
+    refused(fewshot("push", kept, "ada/things"), "answers from the support set", "--support")

@@ -18,7 +18,8 @@ def loss(params, step):
 def by_hand(optim: Optim, lr_of_b: float = 1.0):
     params = {name: values.clone().requires_grad_() for name, values in START.items()}
     groups = [{"params": [params["a"]], "lr": optim.lr}, {"params": [params["b"]], "lr": optim.lr * lr_of_b}]
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[optim.name]
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+    kind = (kinds | {"adadelta": torch.optim.Adadelta})[optim.name]
     extra = {"momentum": optim.momentum} if optim.name == "sgd" else {}
     optimiser = kind(groups, weight_decay=optim.weight_decay, **extra)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=optim.steps)
@@ -54,7 +55,7 @@ def test_a_loss_in_parts_is_the_loss():
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 @pytest.mark.parametrize("decay", [0.0, 0.1])
-@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "adadelta"])
 def test_fit_walks_as_torch_does(name, decay, schedule):
     momentum = {"momentum": 0.8} if name == "sgd" else {}
     optim = Optim(name=name, lr=0.01, steps=7, weight_decay=decay, schedule=schedule, **momentum)

@@ -231,3 +231,45 @@ def test_a_head_of_ones_own_is_fitted_to_the_moved_features(backbone, support, h
     torch.testing.assert_close(refitted.head.bias, expected.bias)
     frozen = ridge_head(support.features, support.labels, support.way)
     assert not torch.allclose(refitted.head.weight, frozen.weight, rtol=1e-2)
+
+
+def test_a_batch_in_parts_is_the_batch(backbone, support, monkeypatch):
+    """What the weights follow from is differentiated in every part; the losses of the parts add up."""
+    name = "blocks.0.attn.qkv.weight"
+    start = {"factor": torch.tensor(1.0)}
+    tuning = Tuning(augment=0, optim=Optim(steps=2, batch=None, lr=0.01))
+    found = []
+    for chunk in (100, 3):
+        monkeypatch.setattr(Backbone, "chunk", chunk)
+        trained, head = tune(
+            backbone, support, start, lambda params: {name: params["factor"] * backbone.params[name]}, tuning, Run()
+        )
+        found.append((trained["factor"], head.weight))
+    torch.testing.assert_close(found[0][0], found[1][0])
+    torch.testing.assert_close(found[0][1], found[1][1], atol=1e-4, rtol=1e-4)
+
+
+def test_another_objective_joins_the_first_and_hears_of_features_parameters_and_the_part(backbone, support):
+    heard = []
+
+    def small(features, params, part, rng):
+        heard.append((features.shape, part.labels.tolist(), part.share, rng.initial_seed()))
+        return 100 * params["norm.bias"].square().sum()
+
+    start = {"norm.bias": backbone.params["norm.bias"] + 1}
+    tuning = Tuning(augment=0, optim=Optim(steps=3, batch=4, lr=0.1))
+    pulled, _ = tune(backbone, support, start, dict_of_norm, tuning, Run(7), also=(small,))
+    free, _ = tune(backbone, support, start, dict_of_norm, tuning, Run(7))
+    assert pulled["norm.bias"].norm() < free["norm.bias"].norm() - 0.1
+    assert len(heard) == 3 and {shape for shape, *_ in heard} == {(4, 24)}
+    assert all(share == 1 and seed == 7 for _, _, share, seed in heard)
+
+
+def test_learning_rates_are_told_by_pattern(backbone, support):
+    start = {name: backbone.params[name] for name in ("norm.bias", "norm.weight", "blocks.0.norm1.bias")}
+    tuning = Tuning(augment=0, optim=Optim(name="adam", steps=1, lr=0.01, batch=None))
+    rates = {r"^norm\.": 0.0, "bias$": 3.0}
+    trained, _ = tune(backbone, support, start, dict, tuning, Run(), lr_scale=rates)
+    moved = {name: float((trained[name] - start[name]).abs().max()) for name in start}
+    assert moved["norm.bias"] == moved["norm.weight"] == 0  # the first pattern that is found
+    assert moved["blocks.0.norm1.bias"] == pytest.approx(0.03, rel=1e-3)  # Adam's first step is the learning rate

@@ -85,11 +85,13 @@ def learn(weights) -> Callable[..., dict[str, Any]]:
         bank: Path | None = None,
         density: float | None = None,
         values: Values = "float32",
+        keep_support: bool = False,
     ) -> dict[str, Any]:
         given = {"backbone": backbone, "image_size": image_size} if bank is None else {"bank": str(bank)}
         what = load_recipe(recipe, changes, **given, density=density)
         where = Source(weights_file or weights.get(backbone), offline=True)
-        return adapting.adapt(folder, output, what, where, CPU, seed, folds, cache or NoCache(), Unseen(), values)
+        cache = cache or NoCache()
+        return adapting.adapt(folder, output, what, where, CPU, seed, folds, cache, Unseen(), values, keep_support)
 
     return learn
 

@@ -8,12 +8,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from fewshot_cli.engine.deltas import merge
 from fewshot_cli.engine.heads import Head
+from fewshot_cli.engine.model import Model
 from fewshot_cli.engine.types import Run, Support
 from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.files.cache import FeatureCache
 from fewshot_cli.files.delta_file import read_delta_file, write_delta_file
+from fewshot_cli.files.sections import KeptHead
 from fewshot_cli.images.decode import load
 from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.jobs import adapt as adapting
@@ -43,17 +44,18 @@ def test_every_recipe_writes_a_file_that_gives_what_it_learned(name, drawn, tmp_
     images = torch.from_numpy(np.stack([load(path, backbone.preprocessing) for path in paths]))
     labels = torch.arange(3).repeat_interleave(4)
     adapted = recipe.learner.adapt(backbone, Support(images, labels, backbone.frozen_features(images), 3), Run(0))
-    weights = merge({n: backbone.params[n] for n in adapted.delta}, adapted.delta)
-    logits = adapted.head.logits(backbone.frozen_features(images, weights))
+    logits = Model(backbone, adapted).logits(images)
     written = read_delta_file(file)
-    factor = float(written.head.weight.norm() / adapted.head.weight.norm())
+    head = written.head
+    factor = head.factor if isinstance(head, KeptHead) else float(head.weight.norm() / adapted.head.weight.norm())
     expected = (factor * logits).softmax(1).max(1)
 
     rows = predict(file, drawn)["predictions"]
     assert [row["path"] for row in rows] == [str(path) for path in paths]
     assert [row["label"] for row in rows] == [report["classes"][i] for i in expected.indices.tolist()]
     assert [row["probability"] for row in rows] == pytest.approx(expected.values.tolist(), abs=2e-4)
-    assert (report["density"] > 0) == bool(adapted.delta) == trained(name)
+    assert (report["density"] > 0) == bool(adapted.delta)
+    assert adapted.moves == trained(name)
     assert report["max_abs_diff"] <= adapting.TOLERANCE * max(1.0, float(factor * logits.abs().max()))
     assert report["bytes"] == file.stat().st_size
 

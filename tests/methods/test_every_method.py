@@ -10,6 +10,7 @@ from torch import Tensor
 from fewshot_cli.engine.backbones import Backbone
 from fewshot_cli.engine.deltas import merge
 from fewshot_cli.engine.model import Model
+from fewshot_cli.engine.transductive import TransductiveHead
 from fewshot_cli.engine.types import Adapted, Run, Support
 from fewshot_cli.methods import AnyMethod
 from fewshot_cli.methods.base import Learner, MoveThenHead
@@ -41,7 +42,14 @@ METHODS = {f"default-{cls.model_fields['name'].default}": quick(cls()) for cls i
 METHODS |= {f"recipe-{name}": quick(load_recipe(name).learner) for name in recipe_names(Recipe)}
 METHODS |= {  # any head goes with any move
     f"{move}-then-{head}": quick(load_recipe(move, [f"head.name={head}"]).learner)
-    for move, head in (("finetune", "lda"), ("lora", "ridge"), ("bitfit", "protonet"), ("saft", "logistic"))
+    for move, head in (
+        ("finetune", "lda"),
+        ("lora", "ridge"),
+        ("bitfit", "protonet"),
+        ("saft", "logistic"),
+        ("moa", "lda"),
+        ("bitfit", "tim"),
+    )
 }
 every_method = pytest.mark.parametrize("name", METHODS)
 
@@ -58,7 +66,8 @@ def first_answer(backbone: Backbone, easy):
     answers: dict[str, Adapted] = {}
 
     def answer(name: str) -> Adapted:
-        if name == "recipe-attention" and not any("attn" in parameter for parameter in backbone.params):
+        needs_attention = any(word in name for word in ("attention", "moa", "kadaptation"))
+        if needs_attention and not any("attn" in parameter for parameter in backbone.params):
             pytest.skip("a convolutional network has no attention")
         if name not in answers:
             answers[name] = METHODS[name].adapt(backbone, easy(backbone), Run(seed=3))
@@ -70,7 +79,11 @@ def first_answer(backbone: Backbone, easy):
 def tensors(backbone: Backbone, adapted: Adapted) -> dict[str, Tensor]:
     """All the numbers of an answer: merged weights, and the head's."""
     merged = merge({name: backbone.params[name] for name in adapted.delta}, adapted.delta)
-    return merged | {"weight": adapted.head.weight, "bias": adapted.head.bias}
+    graft = dict(adapted.graft.params) if adapted.graft else {}
+    head = adapted.head
+    if isinstance(head, TransductiveHead):
+        return merged | graft | {"features": head.features, "labels": head.labels}
+    return merged | graft | {"weight": head.weight, "bias": head.bias}
 
 
 def logits(backbone: Backbone, adapted: Adapted, pictures: Tensor) -> Tensor:
@@ -137,10 +150,13 @@ def test_an_easy_support_set_is_separated(name, backbone, easy, pictures, first_
 @every_method
 def test_the_head_is_a_plain_detached_layer_of_the_right_shape(name, backbone, first_answer):
     head = first_answer(name).head
+    assert not any(values.requires_grad for values in tensors(backbone, first_answer(name)).values())
+    if isinstance(head, TransductiveHead):
+        assert head.features.shape == (12, backbone.dim) and head.labels.shape == (12,) and head.way == 3
+        return
     assert head.weight.shape == (3, backbone.dim)
     assert head.bias.shape == (3,)
     assert head.weight.dtype == head.bias.dtype == torch.float32
-    assert not any(values.requires_grad for values in tensors(backbone, first_answer(name)).values())
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.head_only is None])
@@ -154,4 +170,4 @@ def test_the_seed_and_the_watch_of_a_trained_method_are_used(name, vit, easy, fi
     changed = [
         not torch.equal(a, b) for a, b in zip(tensors(vit, other).values(), tensors(vit, same).values(), strict=True)
     ]
-    assert any(changed)
+    assert any(changed) == (not name.endswith("tsa"))  # which draws nothing
