@@ -22,8 +22,10 @@ from fewshot_cli.engine.devices import keep_freed_memory
 from fewshot_cli.files.cache import FeatureCache, NoCache
 from fewshot_cli.images.drawing import CLASSES, draw
 from fewshot_cli.images.folders import find_images
-from fewshot_cli.jobs.embedding import Pictures, embed
+from fewshot_cli.images.stored import StoredFile
+from fewshot_cli.jobs.features import embed
 from fewshot_cli.jobs.loading import Source, load_backbone
+from fewshot_cli.jobs.pictures import Gallery
 from fewshot_cli.jobs.progress import Unseen
 
 ROUNDS = 5
@@ -33,7 +35,7 @@ PHOTOS = 120
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(sys.argv[1]) if len(sys.argv) > 1 else photos(Path(name) / "photos")
-        paths = find_images([folder])
+        paths = [StoredFile(path) for path in find_images([folder])]
         keep_freed_memory()
         lite0 = load_backbone("tf_efficientnet_lite0", Source(offline=True), None, torch.device("cpu"))
         small = "vit_small_patch16_224"
@@ -43,8 +45,9 @@ def main() -> None:
         print(json.dumps(second_time(lite0, paths, Path(name) / "cache.sqlite")))
 
 
-def folder_against_forward(backbone: Backbone, paths: list[Path]) -> dict[str, object]:
-    pictures = Pictures(paths, backbone.preprocessing)[torch.arange(len(paths))]
+def folder_against_forward(backbone: Backbone, paths: list[StoredFile]) -> dict[str, object]:
+    gallery = Gallery(backbone.preprocessing, NoCache().pictures)
+    pictures = torch.from_numpy(gallery.pictures(paths, [path.content_hash() for path in paths]))
     folders, bares = [], []
     for _ in range(ROUNDS):
         folders.append(seconds(lambda: embed(backbone, paths, NoCache(), Unseen())))
@@ -57,7 +60,7 @@ def folder_against_forward(backbone: Backbone, paths: list[Path]) -> dict[str, o
     }
 
 
-def second_time(backbone: Backbone, paths: list[Path], cache: Path) -> dict[str, object]:
+def second_time(backbone: Backbone, paths: list[StoredFile], cache: Path) -> dict[str, object]:
     """Seconds and forward passes of embedding the same folder again."""
     passes = 0
 

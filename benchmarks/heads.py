@@ -32,7 +32,8 @@ from fewshot_cli.engine.heads import typical_norm
 from fewshot_cli.engine.statistics import Z95
 from fewshot_cli.files.cache import NoCache
 from fewshot_cli.images.folders import read_folder
-from fewshot_cli.jobs.embedding import embed
+from fewshot_cli.images.stored import StoredFile
+from fewshot_cli.jobs.features import embed
 from fewshot_cli.jobs.loading import Source, load_backbone
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.methods.base import ClosedFormMethod, logits_of_tasks
@@ -207,7 +208,7 @@ def embedded(folder: Path, weights: Path | None) -> tuple[Tensor, Tensor]:
     """What ViT-Ti sees in the pictures of a folder at 112 pixels, and their classes as numbers."""
     backbone = load_backbone("vit_tiny_patch16_224", Source(weights, offline=True), 112, torch.device("cpu"))
     items = read_folder(folder).items
-    found = embed(backbone, [item.path for item in items], NoCache(), Unseen())
+    found = embed(backbone, [StoredFile(item.path) for item in items], NoCache(), Unseen())
     names = sorted({item.label for item in items})
     return found.features, torch.tensor([names.index(items[index].label) for index in found.readable])
 

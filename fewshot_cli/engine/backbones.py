@@ -22,6 +22,7 @@ from fewshot_cli.errors import FewshotError
 # Pixels in one frozen forward pass. A CPU gains nothing from more, and a network with large activations loses by it,
 # above all where freed memory isn't kept (devices.keep_freed_memory). A GPU wants much more at once.
 CPU_PIXELS = 8 * 224 * 224
+CPU_PICTURES = 32  # small ones: a pass is always filled, and more would be wasted on a handful of pictures
 GPU_PIXELS = 256 * 224 * 224
 
 
@@ -67,7 +68,9 @@ class Backbone:
     def chunk(self) -> int:
         """How many pictures to embed at once on this device."""
         height, width = self.preprocessing.size
-        return max(1, (CPU_PIXELS if self.device.type == "cpu" else GPU_PIXELS) // (height * width))
+        if self.device.type == "cpu":
+            return min(CPU_PICTURES, max(1, CPU_PIXELS // (height * width)))
+        return max(1, GPU_PIXELS // (height * width))
 
     @cached_property
     def _scale(self) -> tuple[Tensor, Tensor]:

@@ -1,18 +1,23 @@
-"""What is kept between runs: converted weights, and the features of images already seen. Safe to delete at any time."""
+"""What is kept between runs: features of images already seen, decoded pictures. Safe to delete at any time."""
 
 import contextlib
 import os
-import sqlite3
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import platformdirs
+from filelock import FileLock, Timeout
 
-LARGEST = 2 << 30  # bytes of features kept; the oldest go first
-DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)
-"""What sqlite3 raises, these and no subclass, for a file that is no database any more."""
+from fewshot_cli.files.store import Store
+
+LARGEST_FEATURES = 2 << 30  # bytes
+LARGEST_PICTURES = 20 << 30
+
+Features = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.uint8]
 
 
 def cache_folder() -> Path:
@@ -21,106 +26,109 @@ def cache_folder() -> Path:
 
 
 class FeatureCache:
-    """Features by content of the image file and model: one SQLite file, which several processes may use at once.
+    """Features by content of the image file and model, and in a file beside them decoded pictures."""
 
-    A cache that can't be opened or written is an empty one: it is never a reason to fail. A damaged one is begun anew.
-    """
-
-    def __init__(self, path: Path | None = None, largest: int = LARGEST) -> None:
+    def __init__(self, path: Path | None = None, largest: int = LARGEST_FEATURES) -> None:
         self.path = path or cache_folder() / "features.sqlite"
-        self.largest = largest
+        self.pictures = PictureCache(self.path.with_name("pictures.sqlite"))
+        self.store = Store(self.path, largest)
 
-    def load(self, model: str, contents: Sequence[str]) -> dict[str, np.ndarray]:
+    def load(self, model: str, contents: Sequence[str]) -> dict[str, Features]:
         """The features `(dim,)` float32 known of these contents (hashes of image files) under `model`, by content."""
-        found: dict[str, np.ndarray] = {}
+        found = self.store.load(model, contents)
+        return {content: np.frombuffer(value, dtype="<f4") for content, value in found.items()}
+
+    def save(self, model: str, features: Mapping[str, Features]) -> None:
+        """Keeps the features of these contents."""
+        self.store.save(model, {content: values.astype("<f4").tobytes() for content, values in features.items()})
+
+    def close(self) -> None:
+        """Writes down what was used, and lets go of both files."""
+        self.store.close()
+        self.pictures.store.close()
+
+    @contextlib.contextmanager
+    def alone(self, name: str, waiting: AbstractContextManager[object]) -> Iterator[None]:
+        """Waits until no other process is in here under this name, inside of `waiting` if that takes time.
+
+        The system frees the lock of a process that dies. Where there are no locks, nobody waits.
+        """
+        lock = FileLock(self.path.with_name(f"{name}.lock"))
         try:
-            with self._open() as database:
-                for start in range(0, len(contents), 500):
-                    some = contents[start : start + 500]
-                    marks = ",".join("?" * len(some))
-                    rows = database.execute(
-                        f"SELECT content, features FROM features WHERE model = ? AND content IN ({marks})",
-                        [model, *some],
-                    )
-                    known = ((content, _unpacked(packed)) for content, packed in rows)
-                    found |= {content: features for content, features in known if features is not None}
-        except (*DAMAGE, sqlite3.Error, OSError) as error:
-            self._begin_anew(error)
-            return {}
-        return found
-
-    def save(self, model: str, features: Mapping[str, np.ndarray]) -> None:
-        """Keeps the features of these contents; where the cache grows too large, the ones added first go."""
-        rows = [(model, content, _packed(values)) for content, values in features.items()]
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                with waiting:
+                    lock.acquire()
+        except (OSError, NotImplementedError):
+            yield
+            return
         try:
-            with self._open() as database:
-                database.executemany(
-                    "INSERT OR REPLACE INTO features (model, content, features) VALUES (?, ?, ?)", rows
-                )
-                (held,) = database.execute("SELECT COALESCE(SUM(LENGTH(features)), 0) FROM features").fetchone()
-                if held > self.largest:
-                    database.execute(
-                        "DELETE FROM features WHERE rowid IN (SELECT rowid FROM features ORDER BY rowid LIMIT "
-                        "(SELECT COUNT(*) / 2 FROM features))"
-                    )
-        except (*DAMAGE, sqlite3.Error, OSError) as error:
-            self._begin_anew(error)
-
-    def _open(self) -> "_Database":
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        return _Database(self.path)
-
-    def _begin_anew(self, error: Exception) -> None:
-        """Removes a file that is damaged; other errors, as of a lock or a full disk, pass."""
-        if type(error) in DAMAGE:
-            with contextlib.suppress(OSError):
-                self.path.unlink(missing_ok=True)
-
-
-def _packed(features: np.ndarray) -> bytes:
-    """The values as float32 and their checksum: SQLite has none, and a changed bit would be a wrong answer."""
-    values = features.astype("<f4").tobytes()
-    return values + zlib.crc32(values).to_bytes(4, "little")
-
-
-def _unpacked(packed: object) -> np.ndarray | None:
-    """The values that `_packed` packed; None where they are damaged."""
-    if not isinstance(packed, bytes) or packed[-4:] != zlib.crc32(packed[:-4]).to_bytes(4, "little"):
-        return None
-    return np.frombuffer(packed[:-4], dtype="<f4")
-
-
-class _Database:
-    """A connection that commits and closes at the end of a `with`."""
-
-    def __init__(self, path: Path) -> None:
-        self.connection = sqlite3.connect(path, timeout=10)
-
-    def __enter__(self) -> sqlite3.Connection:
-        try:
-            self.connection.execute(
-                "CREATE TABLE IF NOT EXISTS features "
-                "(model TEXT, content TEXT, features BLOB, PRIMARY KEY (model, content))"
-            )
-        except Exception:
-            self.connection.close()
-            raise
-        return self.connection
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self.connection.commit()
+            yield
         finally:
-            self.connection.close()
+            _released(lock)
+
+
+class PictureCache:
+    """Decoded pictures by content of the image file and preparation."""
+
+    def __init__(self, path: Path, largest: int = LARGEST_PICTURES) -> None:
+        self.store = Store(path, largest)
+
+    def load(self, preparation: str, contents: Sequence[str], shape: tuple[int, ...]) -> dict[str, Pixels]:
+        """The pictures of this shape known of these contents, read-only."""
+        found = self.store.load(preparation, contents)
+        return {content: np.frombuffer(value, dtype=np.uint8).reshape(shape) for content, value in found.items()}
+
+    def holds(self, preparation: str, contents: Sequence[str]) -> set[str]:
+        """Which of these contents are known."""
+        return self.store.holds(preparation, contents)
+
+    def save(self, preparation: str, pictures: Mapping[str, Pixels]) -> bool:
+        """Keeps the pictures of these contents; whether that was possible."""
+        return self.store.save(preparation, {content: picture.tobytes() for content, picture in pictures.items()})
+
+
+def _released(lock: FileLock) -> None:
+    """Gives a lock back, and its file away: who waits for it sees that, or at worst does the work again."""
+    path = Path(lock.lock_file)
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)  # Windows does not let go of an open file
+    lock.release()
+    if os.name == "nt":
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 class NoCache(FeatureCache):
     """Remembers nothing."""
 
-    def __init__(self) -> None: ...
+    def __init__(self) -> None:
+        self.pictures = NoPictures()
 
-    def load(self, model: str, contents: Sequence[str]) -> dict[str, np.ndarray]:
+    def load(self, model: str, contents: Sequence[str]) -> dict[str, Features]:
         return {}
 
-    def save(self, model: str, features: Mapping[str, np.ndarray]) -> None: ...
+    def save(self, model: str, features: Mapping[str, Features]) -> None: ...
+
+    def close(self) -> None: ...
+
+    @contextlib.contextmanager
+    def alone(self, name: str, waiting: AbstractContextManager[object]) -> Iterator[None]:
+        yield
+
+
+class NoPictures(PictureCache):
+    """Remembers no picture."""
+
+    def __init__(self) -> None: ...
+
+    def load(self, preparation: str, contents: Sequence[str], shape: tuple[int, ...]) -> dict[str, Pixels]:
+        return {}
+
+    def holds(self, preparation: str, contents: Sequence[str]) -> set[str]:
+        return set()
+
+    def save(self, preparation: str, pictures: Mapping[str, Pixels]) -> bool:
+        return False

@@ -224,6 +224,16 @@ def content_hash(path: Path) -> str:
         raise _explained(error) from error
 
 
+def file_bytes(path: Path, largest: int) -> bytes | None:
+    """A file's bytes, or None where they are more than `largest`; raises ImageError when they can't be read."""
+    try:
+        with _stream(path) as file:
+            content = file.read(largest + 1)
+    except OSError as error:
+        raise _explained(error) from error
+    return content if len(content) <= largest else None
+
+
 # --- opening -------------------------------------------------------------------------------------------------------
 
 

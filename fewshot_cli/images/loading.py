@@ -2,8 +2,9 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,6 +14,8 @@ from fewshot_cli.images.decode import ImageError, Pixels, load
 Given = TypeVar("Given")
 Result = TypeVar("Result")
 
+RULES = 2  # of decoding; raised when the same file and the same Pillow come to give other pixels
+DECODERS = ("pillow", "pillow-heif")  # packages that decide what a file decodes to, and which files do
 LOOK_AHEAD = 64  # results that may wait for the consumer; at 224 pixels about 10 MB
 
 
@@ -32,7 +35,7 @@ def load_all(
 
 
 def in_order(
-    function: Callable[[Given], Result], items: Sequence[Given], workers: int | None = None
+    function: Callable[[Given], Result], items: Iterable[Given], workers: int | None = None
 ) -> Iterator[Result]:
     """The function of each item, in order, computed by threads at most `LOOK_AHEAD` items ahead.
 
@@ -55,3 +58,15 @@ def default_workers() -> int:
     """The processors this process may use, 8 at most: decoding waits for memory before it waits for a ninth core."""
     count = getattr(os, "process_cpu_count", os.cpu_count)  # the former knows about limits, from Python 3.13 on
     return min(count() or 1, 8)
+
+
+def decoders() -> list[object]:
+    """What decides, besides a file and its preparation, which pixels it gives: our rules and the packages' versions."""
+    return [RULES, *map(_installed, DECODERS)]
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

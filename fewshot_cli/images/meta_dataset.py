@@ -1,6 +1,6 @@
 """Data sets of Meta-Dataset (Triantafillou et al., 2020), as P>M>F distributes them: a specification and HDF5 files."""
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -20,7 +20,7 @@ from fewshot_cli.images.stored import Stored, StoredPixels
 Key = TypeVar("Key")
 PARTS = ("train", "valid", "test")  # of a Meta-Dataset specification, in the order in which it counts classes
 _CONVERT_AGAIN = "Convert or download the data set again."
-_H5_LOCK = Lock()  # the HDF5 library is not made for threads
+MOST_OPEN = 64  # HDF5 files, one a class
 
 
 def meta_dataset(root: Path, name: str) -> Found:
@@ -42,6 +42,28 @@ def meta_dataset(root: Path, name: str) -> Found:
         ) from None
 
 
+class _OpenFiles:
+    """HDF5 files that stay open, since opening one takes longer than reading a picture; those used last."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()  # the HDF5 library is not made for threads
+        self._files: OrderedDict[tuple[Path, int, int], Any] = OrderedDict()
+
+    def file(self, path: Path) -> Any:
+        """The file, opened anew where it has changed. The lock must be held until what is read of it is read."""
+        status = path.stat()
+        key = (path, status.st_mtime_ns, status.st_size)
+        if key not in self._files:
+            self._files[key] = _h5py().File(path, "r")
+        self._files.move_to_end(key)
+        if len(self._files) > MOST_OPEN:
+            self._files.popitem(last=False)[1].close()
+        return self._files[key]
+
+
+_OPEN = _OpenFiles()
+
+
 @dataclass(frozen=True, slots=True)
 class H5Image(StoredPixels):
     """A picture in a class's HDF5 file, as P>M>F distributes Meta-Dataset: `INDEX/image`, RGB in 8 bits."""
@@ -56,10 +78,9 @@ class H5Image(StoredPixels):
 
     def pixels(self) -> Pixels:
         """What the file holds at this number."""
-        h5py = _h5py()
         try:
-            with _H5_LOCK, h5py.File(self.path, "r") as file:
-                stored = file[f"{self.index}/image"]
+            with _OPEN.lock:
+                stored = _OPEN.file(self.path)[f"{self.index}/image"]
                 if stored.dtype != np.uint8 or stored.size > 3 * decode.LARGEST:  # looked at before it fills the memory
                     kind = f"{stored.dtype} of shape {stored.shape}"
                     raise ImageError("unreadable", f"not a picture in 8 bits but {kind}", _CONVERT_AGAIN)

@@ -1,6 +1,5 @@
 """Data sets in zips of class folders, which are never unpacked to disk."""
 
-import hashlib
 import struct
 import zipfile
 import zlib
@@ -13,14 +12,13 @@ from typing import TypeAlias
 
 from PIL import Image
 
-from fewshot_cli.engine.preprocessing import Preprocessing
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.images import decode
-from fewshot_cli.images.decode import ImageError, Pixels
+from fewshot_cli.images.decode import ImageError
 from fewshot_cli.images.folders import IMAGE_SUFFIXES, SPLITS, nfc
 from fewshot_cli.images.found import Found
 from fewshot_cli.images.leftovers import is_leftover
-from fewshot_cli.images.stored import Stored
+from fewshot_cli.images.stored import Content, Stored
 
 Members: TypeAlias = dict[tuple[str, ...], list[zipfile.ZipInfo]]
 """What lies in a zip by the parts of its folder's path."""
@@ -127,7 +125,7 @@ class Archive:
 
 
 @dataclass(frozen=True, slots=True)
-class ZipMember:
+class ZipMember(Stored):
     """A picture in a zip file, which is never unpacked to disk."""
 
     archive: Archive
@@ -138,13 +136,9 @@ class ZipMember:
         """The zip file and the path in it."""
         return f"{self.archive.path}: {self.member.filename}"
 
-    def content_hash(self) -> str:
-        """The SHA-256 of the unzipped bytes: that of the file, if it were one."""
-        return hashlib.sha256(self.archive.read(self.member)).hexdigest()
-
-    def load(self, preprocessing: Preprocessing) -> Pixels:
-        """The picture as the backbone sees it."""
-        return decode.load_bytes(self.archive.read(self.member), preprocessing)
+    def read(self) -> Content:
+        """The unzipped bytes, with the hash of the file, if it were one."""
+        return Content.of_bytes(self.archive.read(self.member))
 
     def opened(self) -> AbstractContextManager[Image.Image]:
         """The image in the zip."""

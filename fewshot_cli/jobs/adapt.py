@@ -13,7 +13,7 @@ from fewshot_cli.engine.deltas import density, negated, plus
 from fewshot_cli.engine.model import Model
 from fewshot_cli.engine.statistics import best_sharpening
 from fewshot_cli.engine.transductive import TransductiveHead
-from fewshot_cli.engine.types import Adapted, Run, Support
+from fewshot_cli.engine.types import Adapted, Chosen, Run, Support
 from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.files.atomic import check_writable, staged
 from fewshot_cli.files.cache import FeatureCache
@@ -31,9 +31,10 @@ from fewshot_cli.files.head_tensors import narrowest_head
 from fewshot_cli.files.rounding import Values
 from fewshot_cli.files.sections import KeptSupport, graft_as_stored, kept_graft, kept_support
 from fewshot_cli.images.folders import Folder, read_folder
+from fewshot_cli.images.stored import StoredFile
 from fewshot_cli.jobs.banks import Start, Starts
-from fewshot_cli.jobs.embedding import Embedded, Pictures, embed
 from fewshot_cli.jobs.estimate import HeldOut, Rounding, held_out
+from fewshot_cli.jobs.features import Embedded, embed
 from fewshot_cli.jobs.loading import Source, adapted_of, check_delta, facts_of
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.jobs.record import SHORT_HASH, Report, data_hash, skipped, versions, write_run
@@ -93,7 +94,8 @@ def adapt(
     start = starts.of(recipe)
     recipe, backbone = start.recipe, start.base
     watch.lap("load")
-    embedded = embed(start.backbone, [item.path for item in labelled.items], cache, progress)
+    stored = [StoredFile(item.path) for item in labelled.items]
+    embedded = embed(start.backbone, stored, cache, progress, decode=not start.learner.head_only)
     used, copies = _distinct(labelled, embedded)
     support = _support(labelled, embedded, used, backbone)
     watch.lap("read")
@@ -112,7 +114,7 @@ def adapt(
     pruning = None
     if recipe.density is not None:
         unpruned = starts.of(recipe.model_copy(update={"density": None}))
-        seen = embed(unpruned.backbone, [item.path for item in labelled.items], cache, progress)
+        seen = embed(unpruned.backbone, stored, cache, progress)
         before, asked_before = _learned(unpruned, replace(support, features=seen.features[used]), folds, seed, progress)
         pruning = {
             "density": merged_density,
@@ -260,7 +262,7 @@ def _support(labelled: Folder, embedded: Embedded, used: list[int], backbone: Ba
                 f"`fewshot doctor {labelled.root}` lists every problem.",
             )
     labels = torch.tensor([number[item.label] for item in items], device=backbone.device)
-    pictures = Pictures([item.path for item in items], backbone.preprocessing)
+    pictures = Chosen(embedded.pictures, torch.tensor(used))
     return Support(pictures, labels, embedded.features[used], len(labelled.classes), labelled.classes)
 
 

@@ -30,7 +30,7 @@ from fewshot_cli.jobs.claim import claimed
 from fewshot_cli.jobs.compared import compared
 from fewshot_cli.jobs.copies import apart
 from fewshot_cli.jobs.data import Data, load_data
-from fewshot_cli.jobs.embedding import model_key
+from fewshot_cli.jobs.features import model_key
 from fewshot_cli.jobs.loading import Source
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.jobs.record import Report, code_digest, versions

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,8 @@ from fewshot_cli.files.cache import FeatureCache
 from fewshot_cli.files.delta_file import DeltaFile
 from fewshot_cli.files.kinds import KINDS, format_of
 from fewshot_cli.images.folders import find_images
-from fewshot_cli.jobs.embedding import Embedded, Look, embed_each
+from fewshot_cli.images.stored import StoredFile
+from fewshot_cli.jobs.features import Embedded, Look, Seen, embed, seen_by_each
 from fewshot_cli.jobs.loading import Loaded, Source, adapted_of, check_base, load_base, read_on_one_base
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.jobs.record import Report
@@ -60,9 +62,10 @@ def predict(
         check_base(file, backbone, path)
         models.append(Model(backbone, adapted_of(file, path)))
     names = [_look_of(file) for file in found]
-    seen = embed_each(backbone, paths, cache, progress, swapping_looks(backbone, dict(zip(names, models, strict=True))))
+    looks = swapping_looks(backbone, dict(zip(names, models, strict=True)))
+    seen = list(seen_by_each(backbone, [StoredFile(path) for path in paths], cache, progress, looks))
     answers = [
-        _answers(model, file.header.classes, seen[name], paths)
+        _answers(model, file.header.classes, name, seen, paths)
         for file, model, name in zip(found, models, names, strict=True)
     ]
     report: Report = {
@@ -130,20 +133,26 @@ def probabilities_of(
 ) -> tuple[Tensor, Embedded]:
     """Probabilities `(n, way)` of the readable files, on the CPU, and which files these are."""
     name = _look_of(loaded.file)
-    embedded = embed_each(loaded.backbone, paths, cache, progress, {name: loaded.model.features})[name]
-    return _probabilities(loaded.model, embedded), embedded
+    stored = [StoredFile(path) for path in paths]
+    embedded = embed(loaded.backbone, stored, cache, progress, loaded.model.features, name)
+    return _probabilities(loaded.model, embedded.features), embedded
 
 
-def _probabilities(model: Model, embedded: Embedded) -> Tensor:
-    return model.answers(embedded.features).softmax(1).cpu()
+def _probabilities(model: Model, features: Tensor) -> Tensor:
+    return model.answers(features).softmax(1).cpu()
 
 
-def _answers(model: Model, classes: Sequence[str], embedded: Embedded, paths: Sequence[Path]) -> list[Report]:
-    """A row for each of the paths."""
-    probabilities = _probabilities(model, embedded)
-    rows = {i: _row(paths[i], classes, row) for i, row in zip(embedded.readable, probabilities, strict=True)}
-    rows |= {i: _error(paths[i], problem.reason) for i, problem in embedded.problems.items()}
-    return [rows[i] for i in range(len(paths))]
+def _answers(
+    model: Model, classes: Sequence[str], name: str, seen: Sequence[Seen], paths: Sequence[Path]
+) -> list[Report]:
+    """A row for each of the paths, of which the look called `name` has `seen` these."""
+    readable = [one.features[name] for one in seen if one.problem is None]
+    features = torch.from_numpy(np.stack(readable)) if readable else torch.empty(0, model.backbone.dim)
+    probabilities = iter(_probabilities(model, features.to(model.backbone.device)))
+    return [
+        _error(path, one.problem.reason) if one.problem else _row(path, classes, next(probabilities))
+        for path, one in zip(paths, seen, strict=True)
+    ]
 
 
 def _row(path: Path, classes: Sequence[str], probabilities: Tensor) -> Report:

@@ -15,7 +15,7 @@ from fewshot_cli.files.atomic import write_atomically
 from fewshot_cli.images.folders import Folder
 
 if TYPE_CHECKING:
-    from fewshot_cli.jobs.embedding import Embedded
+    from fewshot_cli.jobs.features import Embedded
 
 Report = dict[str, Any]
 """What a command found, under the keys that `--json` prints."""

@@ -20,6 +20,7 @@ from PIL import Image
 from fewshot_cli.engine.preprocessing import Preprocessing
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.images import datasets as datasets_module
+from fewshot_cli.images import meta_dataset
 from fewshot_cli.images.datasets import Dataset, read_datasets
 from fewshot_cli.images.decode import ImageError, load, prepare
 from fewshot_cli.images.drawing import CLASSES, draw, write_folder
@@ -663,6 +664,30 @@ def test_a_pickled_specification_is_not_read(tmp_path):
     error = problem_with(root)
     assert "could run code" in error.problem
     assert "dataset_spec.json" in error.hint
+
+
+def test_an_h5_file_is_opened_once(textures, monkeypatch):
+    h5py = pytest.importorskip("h5py")
+    opened = []
+    original = h5py.File
+    monkeypatch.setattr(h5py, "File", lambda path, mode: opened.append(path) or original(path, mode))
+    expected = h5_file(textures / "6.h5", 7, 6)
+    opened.clear()
+    samples = [sample.stored for sample in only(textures).samples if sample.stored.path.name == "6.h5"]
+    for _ in range(2):
+        for sample, pixels in zip(samples, expected, strict=True):
+            assert np.array_equal(sample.pixels(), pixels)
+    assert opened == [textures / "6.h5"]
+
+
+def test_no_more_than_so_many_h5_files_stay_open(tmp_path, monkeypatch):
+    pytest.importorskip("h5py")
+    monkeypatch.setattr(meta_dataset, "MOST_OPEN", 2)
+    files = meta_dataset._OpenFiles()
+    for number in range(4):
+        h5_file(tmp_path / f"{number}.h5", 1, number)
+    handles = [files.file(tmp_path / f"{number}.h5") for number in (0, 1, 2, 3, 2)]
+    assert [bool(handle) for handle in handles] == [False, False, True, True, True]
 
 
 def test_a_missing_h5_file(textures):
