@@ -7,6 +7,8 @@ from typing import Any
 
 from fewshot_cli.errors import FewshotError
 
+DEFAULT_BACKBONE = "tf_efficientnet_lite0"
+
 _INSTALLED = Path(__file__).parent / "_recipes"
 RECIPES = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parent.parent / "recipes"
 """Where the recipes that come with the install lie; in a checkout, the top-level folder."""

@@ -15,9 +15,8 @@ from fewshot_cli.methods import AnyHead, AnyMetaMethod, AnyMethod
 from fewshot_cli.methods.base import Learner, Method, MoveThenHead
 from fewshot_cli.methods.meta import EpisodicMethod
 from fewshot_cli.methods.ridge import Ridge
-from fewshot_cli.recipe_files import installed, recipe_content, recipe_path, yaml_value
+from fewshot_cli.recipe_files import DEFAULT_BACKBONE, installed, recipe_content, recipe_path, yaml_value
 
-DEFAULT_BACKBONE = "tf_efficientnet_lite0"
 DEFAULT_RECIPE = "bitfit"
 DEFAULT_RECIPE_FROM_BANK = "protonet"
 

@@ -1,10 +1,45 @@
 """Mistakes that are told before torch is imported: whatever can be seen without a tensor."""
 
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from fewshot_cli.cli.options import DEVICES
+
+NAMES_OR_PATHS = ("recipe", "method", "what", "name")
+"""The parameters that may be a path, or a name of something that is there without one."""
+LONGEST = 200
+"""Characters of a path that a message shows."""
+
+
+def check_paths(given: Mapping[str, Any]) -> None:
+    """Raises FewshotError for the first path among a command's parameters that no file can have, or nobody may see."""
+    from fewshot_cli.errors import FewshotError
+
+    for name, value in given.items():
+        for path in value if isinstance(value, list | tuple) else [value]:
+            if not isinstance(path, Path) and (name not in NAMES_OR_PATHS or not isinstance(path, str)):
+                continue
+            try:
+                os.lstat(path)
+            except (FileNotFoundError, NotADirectoryError):  # said where it is read or written
+                continue
+            except (OSError, ValueError) as error:
+                reason = error.strerror if isinstance(error, OSError) else str(error)
+                short = str(path) if len(str(path)) <= LONGEST else f"{str(path)[:LONGEST]}..."
+                raise FewshotError(f"'{short}' can't be used as a path: {reason}.", "Give another.") from None
+
+
+def check_plain_name(path: Path | None, option: str) -> None:
+    """Raises FewshotError for a name of bytes that are no text, where a library of others takes none."""
+    from fewshot_cli.errors import FewshotError
+
+    try:
+        str(path or "").encode()
+    except UnicodeEncodeError:
+        raise FewshotError(f"{option} '{path}' has bytes in its name that are no text.", "Give another.") from None
 
 
 def check_device(name: str) -> None:

@@ -57,7 +57,7 @@ def outputs_of(given: Mapping[str, Any]) -> Seen:
     """The outputs among a command's parameters that are there, and the records beside them, as they are now."""
     named = [value for name, value in given.items() if name in OUTPUTS and isinstance(value, Path)]
     found: Seen = {}
-    for path in (file for output in named for file in (output, output.with_name(f"{output.name}.run.json"))):
+    for path in (file for output in named for file in (output, Path(f"{output}.run.json"))):
         with suppress(OSError, ValueError):
             status = path.stat()
             found[path] = (status.st_ino, status.st_mtime_ns, status.st_size)

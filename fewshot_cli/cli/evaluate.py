@@ -43,7 +43,7 @@ def evaluate(
             help="How episodes are drawn.",
         ),
     ] = "fixed",
-    episodes: Annotated[int, typer.Option("--episodes", metavar="N", min=1, help="Of each data set.")] = 600,
+    episodes: Annotated[int, typer.Option("--episodes", metavar="N", min=1, max=10**6, help="Of each data set.")] = 600,
     way: Annotated[str | None, typer.Option("--way", metavar="N|all", help="Classes in an episode.")] = None,
     shots: Annotated[
         list[str] | None,

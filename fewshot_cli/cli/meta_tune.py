@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewshot_cli.cli import options
+from fewshot_cli.cli import early, options
 
 if TYPE_CHECKING:
     from fewshot_cli.images.datasets import Dataset
@@ -64,25 +64,32 @@ def meta_tune(
     bank. `torchrun --nproc-per-node N -m fewshot_cli meta-tune ...` shares out the episodes of each step. Scalars go to
     BANK.log.jsonl.
     """
+    from fewshot_cli.errors import FewshotError
+    from fewshot_cli.recipes import load_meta_recipe
+
+    if values not in ("float16", "float32"):
+        raise FewshotError(f"--values {values} is none of float16, float32.", "Leave it out for float16.")
+    what = load_meta_recipe(recipe, changes or (), backbone=backbone, image_size=image_size)
+    early.check_device(device)
+    early.check_weights(weights)
+    early.check_outputs([output])
+    early.check_plain_name(tensorboard, "--tensorboard")
+    practised = _read(data, split)
+    validated = _read(validate or [], None) + (_read(data, validation_split) if validation_split else ())
     progress = options.start(quiet, offline)
     where = options.source(weights, offline)
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.engine.devices import choose_device
     from fewshot_cli.engine.processes import joined
-    from fewshot_cli.errors import FewshotError
     from fewshot_cli.jobs.claim import claimed
     from fewshot_cli.jobs.compare import Means
     from fewshot_cli.jobs.meta_tune import Material, Output
     from fewshot_cli.jobs.meta_tune import meta_tune as job
-    from fewshot_cli.recipes import load_meta_recipe
     from fewshot_cli.reports.meta_tuning import meta_tuned
 
-    if values not in ("float16", "float32"):
-        raise FewshotError(f"--values {values} is none of float16, float32.", "Leave it out for float16.")
-    what = load_meta_recipe(recipe, changes or (), backbone=backbone, image_size=image_size)
     material = Material(
-        _read(data, split),
-        _read(validate or [], None) + (_read(data, validation_split) if validation_split else ()),
+        practised,
+        validated,
         tuple(str(path) for path in data),
         split,
         tuple(str(path) for path in validate or []),

@@ -91,7 +91,7 @@ def command(body: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(body)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        from fewshot_cli.cli import endings
+        from fewshot_cli.cli import early, endings
         from fewshot_cli.cli.outputs import check_outputs
         from fewshot_cli.errors import FewshotError
 
@@ -99,6 +99,7 @@ def command(body: Callable[P, None]) -> Callable[P, None]:
         outputs = endings.outputs_of(kwargs)
         try:
             with endings.ended_by_signals():
+                early.check_paths(kwargs)
                 check_outputs(body, kwargs)
                 body(*args, **kwargs)
                 sys.stdout.flush()

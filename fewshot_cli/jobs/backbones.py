@@ -1,16 +1,39 @@
 """The backbones there are."""
 
+import json
+from contextlib import suppress
+from fnmatch import fnmatchcase
+from importlib.metadata import version
+
 from fewshot_cli import __version__
-from fewshot_cli.engine.backbones import list_backbones
+from fewshot_cli.errors import FewshotError
+from fewshot_cli.files.atomic import write_atomically
+from fewshot_cli.files.cache import cache_folder
 from fewshot_cli.jobs.record import Report
-from fewshot_cli.recipes import DEFAULT_BACKBONE
 
 
 def backbones(pattern: str) -> Report:
-    """timm's pre-trained models whose names match the pattern."""
+    """timm's pre-trained models whose names match the pattern: they contain it; * and ? match as in file names."""
+    from fewshot_cli.recipe_files import DEFAULT_BACKBONE
+
     return {
         "command": "backbones",
         "version": __version__,
         "default": DEFAULT_BACKBONE,
-        "backbones": list_backbones(pattern),
+        "backbones": [name for name in _all_names() if fnmatchcase(name, f"*{pattern}*")],
     }
+
+
+def _all_names() -> list[str]:
+    """All names, remembered for each version of timm, which takes six seconds to import."""
+    path = cache_folder() / "backbones" / f"timm-{version('timm')}.json"
+    with suppress(OSError, ValueError):
+        names = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
+            return names
+    from fewshot_cli.engine.backbones import list_backbones
+
+    names = list_backbones()
+    with suppress(FewshotError):  # a cache that can't be written is only slower
+        write_atomically(path, json.dumps(names))
+    return names

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from fewshot_cli.engine.backbones import list_backbones
+
 HEAVY = ("torch", "timm", "scipy", "matplotlib", "huggingface_hub")
 WATCHED = f"""
 import json, sys
@@ -53,6 +55,18 @@ def test_what_needs_no_tensor_imports_none(words, watched):
     assert (code, heavy) == (0, []), output
 
 
+def test_names_of_backbones_are_remembered(watched):
+    first = watched("backbones", "resnet50", "--json")
+    again = watched("backbones", "resnet50", "--json")
+    assert again[0] == 0 and again[1] == [] and again[2] == first[2]
+
+
+@pytest.mark.parametrize("pattern", ["", "resnet50", "resnet50.a1", "vit_*_patch1?", "in1k", "RESNET", "[ab]", "none"])
+def test_remembered_names_are_found_as_timm_finds_them(fewshot, pattern):
+    found = json.loads(fewshot("backbones", pattern, "--json").stdout)["backbones"]
+    assert found == list_backbones(pattern)
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -76,6 +90,14 @@ def test_what_needs_no_tensor_imports_none(words, watched):
         (["push", "FILE", "nobody"], "OWNER/NAME"),
         (["pull", "nobody"], "OWNER/NAME"),
         (["demo", "--device", "tpu"], "tpu"),
+        (["meta-tune", "ridge", "--data", "DRAWN", "-o", "x"], "adapt to one task"),
+        (["meta-tune", "smat", "--data", "nowhere", "-o", "x"], "nowhere"),
+        (["meta-tune", "smat", "--data", "DRAWN", "-o", "x", "--set", "method.experts=0"], "method.experts"),
+        (["meta-tune", "smat", "--data", "DRAWN", "-o", "x", "--device", "tpu"], "tpu"),
+        (["eval", "ridge", "--data", "nowhere"], "nowhere"),
+        (["eval", "loar", "--data", "DRAWN"], "lora"),
+        (["eval", "ridge", "--data", "DRAWN", "--set", "protocol.x=["], "x"),
+        (["eval", "words", "DRAWN"], "not a delta file"),
         (["recipes", "check", "ridge", "--set", "method.strength=-1"], "method.strength"),
     ],
     ids=lambda words: " ".join(words) if isinstance(words, list) else "",
