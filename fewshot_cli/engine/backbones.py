@@ -41,6 +41,8 @@ class Backbone:
     source: Mapping[str, Tensor] = field(repr=False)
     licence: str
     overlay: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    classifier: frozenset[str] = frozenset()
+    """The names in `source` that are the classifier's, and so take no part in features."""
 
     @cached_property
     def params(self) -> Params:
@@ -50,6 +52,13 @@ class Backbone:
     @cached_property
     def fingerprint(self) -> str:
         return fingerprint(self.source)
+
+    @cached_property
+    def body_fingerprint(self) -> str:
+        """Identifies the weights without a classifier, the same whether or not the file that they were in had one."""
+        if not self.classifier:
+            return self.fingerprint
+        return fingerprint({name: values for name, values in self.source.items() if name not in self.classifier})
 
     @cached_property
     def moved_fingerprint(self) -> str:
@@ -114,7 +123,7 @@ def build_backbone(
     source = {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
     size = _size(name, image_size)
     try:
-        module = _with_weights(name, source, size)
+        module, classifier = _with_weights(name, source, size)
     except AssertionError as error:
         raise _wrong_size(name, image_size, error) from None
     except (RuntimeError, KeyError, AttributeError) as error:
@@ -126,7 +135,8 @@ def build_backbone(
     if _is_convolutional(module):
         module = module.to(memory_format=torch.channels_last)
     module = module.to(device or torch.device("cpu")).eval().requires_grad_(False)
-    backbone = Backbone(name, module, _preprocessing(module, image_size), feature_dim(module), source, licence_of(name))
+    look, licence = _preprocessing(module, image_size), licence_of(name)
+    backbone = Backbone(name, module, look, feature_dim(module), source, licence, classifier=classifier)
     if image_size:  # some architectures only notice in their forward pass
         try:
             backbone.frozen_features(torch.zeros(1, 3, *backbone.preprocessing.size, dtype=torch.uint8))
@@ -192,10 +202,12 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _with_weights(name: str, source: Mapping[str, Tensor], size: Mapping[str, Any]) -> nn.Module:
+def _with_weights(name: str, source: Mapping[str, Tensor], size: Mapping[str, Any]) -> tuple[nn.Module, frozenset[str]]:
+    """The model with the weights, and which of these are its classifier's."""
     module = _constructed(name, size)
     wanted = module.state_dict()
     body = _without_classifier(source, wanted, module)
+    classifier = frozenset(source.keys() - body.keys())
     for key, values in body.items():
         if key in wanted and wanted[key].is_floating_point() and not values.is_floating_point():
             raise FewshotError(
@@ -206,11 +218,11 @@ def _with_weights(name: str, source: Mapping[str, Tensor], size: Mapping[str, An
     complete = all(name in wanted or not buffer.is_meta for name, buffer in module.named_buffers())
     if complete and {key: v.shape for key, v in body.items()} == {key: v.shape for key, v in wanted.items()}:
         module.load_state_dict(body, assign=True)
-        return module
+        return module, classifier
     # As timm loads them: resampled position embeddings, renamed keys and so on. It skips what it doesn't find, leaving
     # random weights there, unless the number of classes is the weights' own, which without a classifier is 0.
     overlay = {"state_dict": body, "num_classes": 0, "custom_load": False, "url": "", "file": None, "hf_hub_id": None}
-    return _created(name, pretrained=True, pretrained_cfg_overlay=overlay, **size)
+    return _created(name, pretrained=True, pretrained_cfg_overlay=overlay, **size), classifier
 
 
 def _constructed(name: str, size: Mapping[str, Any]) -> nn.Module:

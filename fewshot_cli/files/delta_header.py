@@ -4,7 +4,15 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from fewshot_cli.engine.preprocessing import Preprocessing
 from fewshot_cli.files.rounding import Values
@@ -26,10 +34,26 @@ class BaseFacts(BaseModel):
     """timm's name."""
     fingerprint: str = Field(pattern=r"^[0-9a-f]{64}$")
     """SHA-256 of the weights; see engine.backbones.fingerprint."""
+    body: Digest | None = None
+    """The same without the classifier, where the weights were read with one."""
     size: int = Field(gt=0)
     """The number of its values."""
     licence: str
     preprocessing: Preprocessing
+
+    def is_on_weights(self, fingerprint: str, body: str) -> bool:
+        """Whether it is of the weights with this fingerprint, or with this one without their classifier."""
+        return self.fingerprint == fingerprint or (self.body or self.fingerprint) == body
+
+    def is_same_model(self, other: "BaseFacts") -> bool:
+        """Whether both are of one model with the same weights, whatever their classifier."""
+        return self.backbone == other.backbone and self.is_on_weights(
+            other.fingerprint, other.body or other.fingerprint
+        )
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_unknown(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in plain(self).items() if name != "body" or value is not None}
 
     @field_validator("preprocessing")
     @classmethod

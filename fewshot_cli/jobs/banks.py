@@ -85,7 +85,7 @@ def common_base(banks: Sequence[Path]) -> BaseFacts:
     """What all the banks are of. Raises FewshotError where they aren't of one, or two have the same name."""
     (first, base), *others = [(path, read_bank_header(path)[0].base) for path in banks]
     for path, other in others:
-        if (other.fingerprint, other.preprocessing) != (base.fingerprint, base.preprocessing):
+        if not other.is_same_model(base) or other.preprocessing != base.preprocessing:
             raise FewshotError(
                 f"{first} and {path} are banks of different backbones, or for different sizes of images.",
                 "To compare them, name each in a recipe of its own: `bank: FILE` in the recipe's file.",

@@ -145,7 +145,7 @@ def read_on_one_base(paths: Sequence[Path]) -> list[DeltaFile]:
     first = files[0].header.base
     for path, file in zip(paths, files, strict=True):
         base = file.header.base
-        if (base.backbone, base.fingerprint) != (first.backbone, first.fingerprint):
+        if not base.is_same_model(first):
             raise FewshotError(
                 f"{paths[0]} and {path} are on different bases: {first.backbone} with fingerprint "
                 f"{first.fingerprint[:12]}, and {base.backbone} with {base.fingerprint[:12]}.",
@@ -170,6 +170,7 @@ def facts_of(backbone: Backbone) -> BaseFacts:
     return BaseFacts(
         backbone=backbone.name,
         fingerprint=backbone.fingerprint,
+        body=backbone.body_fingerprint if backbone.classifier else None,
         size=total_size(backbone.params),
         licence=backbone.licence,
         preprocessing=backbone.preprocessing,
@@ -204,9 +205,10 @@ def check_fingerprint(
 ) -> None:
     """Raises FewshotError unless the weights are those that `path` was made for; `made` says how.
 
-    It names the first parameter that is other than one of `touched`, the hashes of what `path` changes.
+    A classifier among them is no part of the backbone: it may be another, or missing, unless `path` is of before files
+    said so. The error names the first parameter that is other than one of `touched`, the hashes of what `path` changes.
     """
-    if backbone.fingerprint != base.fingerprint:
+    if not base.is_on_weights(backbone.fingerprint, backbone.body_fingerprint):
         others = [name for name, digest in (touched or {}).items() if _hash_of(name, backbone) != digest]
         where = f", and {others[0]}, which it changes, is another" if others else ""
         where += f", as are {len(others) - 1} more" if len(others) > 1 else ""

@@ -249,3 +249,17 @@ def test_a_moved_backbone_keeps_its_identity_and_has_one_of_its_own_beside_it(ba
     assert backbone.moved_fingerprint == backbone.moved({}).moved_fingerprint == ""
     assert moved.moved_fingerprint != other.moved_fingerprint
     assert moved.moved_fingerprint == backbone.moved(moved.overlay).moved_fingerprint
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_efficientnet", "test_resnet"])
+def test_weights_with_and_without_their_classifier_are_one_body(name, random_weights):
+    weights = random_weights(name)
+    whole = build_backbone(name, weights)
+    assert whole.classifier and {key.rpartition(".")[2] for key in whole.classifier} == {"weight", "bias"}
+    body = {key: values for key, values in weights.items() if key not in whole.classifier}
+    other = weights | {key: values + 1 for key, values in weights.items() if key in whole.classifier}
+    without, another = build_backbone(name, body), build_backbone(name, other, image_size=64)
+    assert len({whole.fingerprint, without.fingerprint, another.fingerprint}) == 3
+    assert whole.body_fingerprint == without.body_fingerprint == without.fingerprint == another.body_fingerprint
+    moved = build_backbone(name, weights | {key: values + 1 for key, values in list(body.items())[:1]})
+    assert moved.body_fingerprint != whole.body_fingerprint

@@ -18,7 +18,7 @@ from fewshot_cli.files.sections import KeptHead
 from fewshot_cli.images.decode import load
 from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.jobs import adapt as adapting
-from fewshot_cli.jobs.loading import Source, load_backbone
+from fewshot_cli.jobs.loading import Source, load_backbone, read_on_one_base
 from fewshot_cli.recipes import DEFAULT_BACKBONE, Recipe, load_recipe, recipe_names
 
 QUICK = "method.tuning.optim.steps=2"
@@ -407,3 +407,47 @@ def test_the_backbone_is_loaded_from_where_the_source_says(weights):
     backbone = load_backbone("test_vit", Source(weights["test_vit"]), None, torch.device("cpu"))
     kept = load_file(weights["test_vit"])
     assert all(torch.equal(values, kept[name]) for name, values in backbone.params.items())
+
+
+@pytest.fixture
+def three(weights, tmp_path) -> dict[str, Path]:
+    """The tiny model's weights as they are, without the classifier, and with another one."""
+    whole = load_file(weights["test_vit"])
+    head = {name: values + 1 for name, values in whole.items() if name.startswith("head.")}
+    assert head
+    save_file({name: values for name, values in whole.items() if name not in head}, tmp_path / "body.safetensors")
+    save_file(whole | head, tmp_path / "other.safetensors")
+    return {
+        "whole": weights["test_vit"],
+        "body": tmp_path / "body.safetensors",
+        "other": tmp_path / "other.safetensors",
+    }
+
+
+def test_the_classifier_of_the_weights_does_not_matter(three, drawn, tmp_path, learn, predict):
+    answers = []
+    for made, path in three.items():
+        file = tmp_path / f"{made}.fewshot"
+        learn(drawn, file, weights_file=path)
+        assert (read_delta_file(file).header.base.body is None) == (made == "body")
+        answers += [predict(file, drawn, where=Source(used, offline=True))["predictions"] for used in three.values()]
+    labels = [[(row["label"], row["probability"]) for row in rows] for rows in answers]
+    assert len(labels) == 9 and all(found == labels[0] for found in labels)
+    assert read_on_one_base([tmp_path / f"{made}.fewshot" for made in three])
+
+
+def test_files_of_before_name_the_weights_as_they_were(three, drawn, tmp_path, learn, predict):
+    """They say nothing of the body: they know their very weights, and those made without a classifier the body."""
+    for made, refused in (("whole", {"body", "other"}), ("body", set())):
+        file = tmp_path / f"{made}.fewshot"
+        learn(drawn, file, weights_file=three[made])
+        found = read_delta_file(file)
+        base = found.header.base.model_copy(update={"body": None})
+        header = found.header.model_copy(update={"base": base})
+        write_delta_file(file, header, found.delta, found.head, "float32")
+        for name, path in three.items():
+            if name in refused:
+                with pytest.raises(FewshotError, match="not the ones"):
+                    predict(file, drawn, where=Source(path, offline=True))
+            else:
+                assert predict(file, drawn, where=Source(path, offline=True))["predictions"]
