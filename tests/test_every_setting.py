@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from fewshot_cli.engine.domains import AnySampler
 from fewshot_cli.engine.episodes import Pool
 from fewshot_cli.engine.flat import FlatBackbone
+from fewshot_cli.engine.model import Model
 from fewshot_cli.engine.practice import Domain, parted
 from fewshot_cli.engine.processes import Processes
 from fewshot_cli.engine.protocols import AnyProtocol
@@ -38,6 +39,12 @@ VALUES: dict[str, Any] = {
     "Logistic.inverse_strength": 1.0,
     "LDA.covariance": "within",
     "LDA.ridge": 3.0,
+    "TIM.ce": 1.0,
+    "TIM.marginal": 0.1,
+    "TIM.conditional": 1.0,
+    "TIM.scale": 5.0,
+    "TIM.lr": 1e-2,
+    "TIM.steps": 20,
     # what moves the backbone
     "Finetune.targets": "norm",
     "LoRA.targets": "fc1",
@@ -50,6 +57,20 @@ VALUES: dict[str, Any] = {
     "SHiRA.mask": "random",
     "SHiRA.density": 0.05,
     "SHiRA.targets": "fc1",
+    "KAdaptation.blocks": "all",
+    "KAdaptation.rank": 3,
+    "KAdaptation.size": 32,
+    "MoA.form": "lora",
+    "MoA.blocks": "all",
+    "MoA.ranks": [1, 2],
+    "MoA.size": 32,
+    "MoA.dropout": 0.0,
+    "MoA.router": 16,
+    "MoA.balance": 1.0,
+    "TSA.targets": "fc1",
+    "TSA.form": "vector",
+    "TSA.map": False,
+    "TSA.map_lr": 0.5,
     "Tuning.head": "prototypes",
     "Tuning.head_lr": 0.5,
     "Tuning.scale": 5.0,
@@ -166,7 +187,10 @@ SECTIONS = {
     "FOMAML.tuning",
     "Training.validation",
 }
-SECTIONS |= {f"{name}.tuning" for name in ("Finetune", "LoRA", "SAFT", "SHiRA", "MAMF")} | {"Tuning.optim"}
+TUNED = ("Finetune", "LoRA", "SAFT", "SHiRA", "KAdaptation", "MoA", "TSA", "MAMF")
+SECTIONS |= {f"{name}.tuning" for name in TUNED} | {"Tuning.optim"}
+    f"{name}.tuning" for name in ("Finetune", "LoRA", "SAFT", "SHiRA", "KAdaptation", "MoA", "TSA", "MAMF")
+} | {"Tuning.optim"}
 """What holds other settings and is none itself."""
 
 BASES: dict[str, dict[str, Any]] = {
@@ -177,6 +201,7 @@ BASES: dict[str, dict[str, Any]] = {
     "Tuning.head": {"method.tuning.optim.batch": None},
     "Exp3": {"training.sampler": {"name": "exp3"}, "training.batch": 2},
     "Ucb1": {"training.sampler": {"name": "ucb1"}, "training.batch": 2},
+    "TIM": {"method.steps": 50},
     "Views": {"training.views": {}},
     "MetaDataset": {"method.min_way": 4, "method.max_way": 5, "method.max_support": 30, "method.max_per_class": 8},
     "Incremental": {"method.base_way": 4, "method.way": 2, "method.sessions": 1},
@@ -284,12 +309,13 @@ def quick(model: type[BaseModel]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("method", "entry", "path"), [case for case in cases(METHODS) if case[1] not in SECTIONS])
-def test_settings_of_methods(method, entry, path, vit, easy):
-    support = easy(vit)
+def test_settings_of_methods(method, entry, path, vit, easy, pictures):
+    support, (queries, _) = easy(vit), pictures((2, 2, 2), seed=2)
 
     def outcome(content: dict[str, Any]) -> list[bytes]:
         learner = METHODS[method].model_validate(content["method"])
-        return list(tensors_in(learner.adapt(vit, support, Run(seed=3))))
+        adapted = learner.adapt(vit, support, Run(seed=3))
+        return [*tensors_in(adapted), *tensors_in(Model(vit, adapted).logits(queries))]
 
     held(outcome, {"method": quick(METHODS[method])}, entry, ".".join(("method", *path)))
 
