@@ -184,13 +184,10 @@ SECTIONS = {
     "Recipe.head",
     "MetaRecipe.method",
     "MetaRecipe.training",
-    "FOMAML.tuning",
     "Training.validation",
 }
 TUNED = ("Finetune", "LoRA", "SAFT", "SHiRA", "KAdaptation", "MoA", "TSA", "MAMF")
 SECTIONS |= {f"{name}.tuning" for name in TUNED} | {"Tuning.optim"}
-    f"{name}.tuning" for name in ("Finetune", "LoRA", "SAFT", "SHiRA", "KAdaptation", "MoA", "TSA", "MAMF")
-} | {"Tuning.optim"}
 """What holds other settings and is none itself."""
 
 BASES: dict[str, dict[str, Any]] = {
