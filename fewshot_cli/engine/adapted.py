@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -108,8 +108,14 @@ class Adapted:
     saved: dict[str, Tensor]
 
 
-def changes_of(settings: AdapterSettings, tensors: Mapping[str, Tensor], module: nn.Module, place: Path) -> Adapted:
-    """What the adapter in `place` with these tensors does to `module`.
+def changes_of(
+    settings: AdapterSettings,
+    tensors: Mapping[str, Tensor],
+    module: nn.Module,
+    place: Path,
+    called: Collection[str] | None = None,
+) -> Adapted:
+    """What the adapter in `place` with these tensors does to `module`, which calls the layers `called`, else all.
 
     Raises FewshotError for a layer that the model doesn't have, a tensor that doesn't fit it, and numbers that aren't.
     """
@@ -130,17 +136,21 @@ def changes_of(settings: AdapterSettings, tensors: Mapping[str, Tensor], module:
             layers.setdefault(layer, {})[ending] = values if ending == "shira_indices" else values.float()
         else:
             saved[name.removeprefix(PREFIX)] = values
-    read = _Reader(settings, place, _shapes(layers, kind, module, place))
+    read = _Reader(settings, place, _shapes(layers, kind, module, place, called))
     if kind == "VERA":
         read.project(projections)
     return Adapted({f"{layer}.weight": read.change(layer, layers[layer]) for layer in layers}, saved)
 
 
 def _shapes(
-    layers: Mapping[str, Mapping[str, Tensor]], kind: str, module: nn.Module, place: Path
+    layers: Mapping[str, Mapping[str, Tensor]],
+    kind: str,
+    module: nn.Module,
+    place: Path,
+    called: Collection[str] | None,
 ) -> dict[str, tuple[int, ...]]:
     """The shape of each layer's weight. Raises FewshotError unless the model has them all, of a kind that fits."""
-    parts, kinds = dict(module.named_modules()), layer_kinds(module)
+    parts, kinds = dict(module.named_modules()), layer_kinds(module, called)
     for layer, found in layers.items():
         if layer not in parts:
             raise FewshotError(

@@ -6,7 +6,7 @@ adapter_config.json what it is, and names tensors after the layers.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,14 +26,17 @@ CONVOLUTION = "convolution"
 OTHERWISE = "Use --format safetensors, the merged weights for plain timm, or --format onnx."
 
 
-def layer_kinds(module: nn.Module) -> dict[str, str]:
+def layer_kinds(module: nn.Module, called: Collection[str] | None = None) -> dict[str, str]:
     """What the layers are that PEFT can adapt, by name: linear ones, and convolutions that LoRA expresses exactly.
 
     PEFT's LoRA knows no dilation, and adds to what a layer gives: what computes with its weight, as weight
-    standardisation does, is left out.
+    standardisation does, is left out. So are layers that are not among the `called` ones, where these are known: the
+    model computes with their weights and never sees what PEFT adds.
     """
     kinds = {}
     for name, part in module.named_modules():
+        if called is not None and name not in called:
+            continue
         if isinstance(part, nn.Linear):
             kinds[name] = LINEAR
         elif isinstance(part, nn.Conv2d) and _is_plain(part):
@@ -56,13 +59,17 @@ class Adapter:
     whole: tuple[str, ...]
 
 
-def adapter_of(delta: Delta, module: nn.Module, moved: Mapping[str, Tensor]) -> Adapter:
+def adapter_of(
+    delta: Delta, module: nn.Module, moved: Mapping[str, Tensor], called: Collection[str] | None = None
+) -> Adapter:
     """The delta on `module` as LoRA, where it has changes of low rank, else as SHiRA; `moved` are the merged weights.
+
+    `called` are the names of the modules that the model calls, all where it is None.
 
     Changes that this kind can't express go along as whole modules. Raises FewshotError, which names the parameter,
     where there is no such module, where these are most of the model, and where PEFT has no adapter for any change.
     """
-    kinds = layer_kinds(module)
+    kinds = layer_kinds(module, called)
     layers = {name.removesuffix(".weight"): change for name, change in delta.items() if name.endswith(".weight")}
     low_rank = {
         name: change
@@ -75,9 +82,11 @@ def adapter_of(delta: Delta, module: nn.Module, moved: Mapping[str, Tensor]) -> 
         if isinstance(change, Sparse) and kinds.get(name) == LINEAR and len(change.positions)
     }
     adapted: Mapping[str, Change] = low_rank or sparse
-    others = [name for name in delta if name.removesuffix(".weight") not in adapted]
+    others = [
+        name for name, change in delta.items() if name.removesuffix(".weight") not in adapted and change.nonzeros()
+    ]
     if not adapted:
-        raise _nothing_to_adapt(delta, kinds)
+        raise _nothing_to_adapt(delta, kinds, module, called)
     whole = _whole_modules(others, module, adapted)
     settings, tensors = _lora(low_rank) if low_rank else _shira(sparse)
     for part in whole:
@@ -91,10 +100,19 @@ def _rank(change: LowRank) -> int:
     return change.left.shape[1]
 
 
-def _nothing_to_adapt(delta: Delta, kinds: Mapping[str, str]) -> FewshotError:
-    if not delta:
+def _nothing_to_adapt(
+    delta: Delta, kinds: Mapping[str, str], module: nn.Module, called: Collection[str] | None
+) -> FewshotError:
+    moving = {name: change for name, change in delta.items() if change.nonzeros()}
+    if not moving:
         return FewshotError("This classifier is a head only; PEFT has no adapter that changes nothing else.", OTHERWISE)
-    name, change = next(iter(delta.items()))
+    name, change = next(iter(moving.items()))
+    holder = name.rpartition(".")[0]
+    if isinstance(module.get_submodule(holder), nn.Linear | nn.Conv2d) and called is not None and holder not in called:
+        return FewshotError(
+            f"timm's model computes with {name} without calling the layer, so an adapter of PEFT has no effect there.",
+            OTHERWISE,
+        )
     form = {LowRank: "of low rank", Sparse: "sparse"}.get(type(change), "dense")
     layer = kinds.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
     where = f"of a {layer}" if layer else "not of a layer's weight"

@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
+from fewshot_cli.engine.classifiers import classifier_of
 from fewshot_cli.engine.preprocessing import Preprocessing
 from fewshot_cli.engine.types import Params
 from fewshot_cli.errors import FewshotError
@@ -24,6 +25,7 @@ from fewshot_cli.errors import FewshotError
 CPU_PIXELS = 8 * 224 * 224
 CPU_PICTURES = 32  # small ones: a pass is always filled, and more would be wasted on a handful of pictures
 GPU_PIXELS = 256 * 224 * 224
+CLASSES = 7  # of a model that is only looked at: any number that is no size of a layer
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,24 @@ class Backbone:
         """Identifies the weights that `moved` put in place of the base's; "" where it put none."""
         return fingerprint(self.overlay) if self.overlay else ""
 
+    @cached_property
+    def called(self) -> frozenset[str]:
+        """The modules that a forward pass calls, by name: what a layer that it doesn't call computes, nobody sees.
+
+        Some of timm's models take a layer's weight and compute with it themselves.
+        """
+        seen: set[str] = set()
+        hooks = [
+            part.register_forward_hook(lambda *_, name=name: seen.add(name))
+            for name, part in self.module.named_modules()
+        ]
+        try:
+            _look_at_nothing(self)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return frozenset(seen)
+
     def moved(self, weights: Mapping[str, Tensor]) -> "Backbone":
         """The same backbone with `weights` in place of those of its own: same module, same `fingerprint`."""
         return replace(self, overlay=dict(self.overlay) | dict(weights))
@@ -99,7 +119,22 @@ class Backbone:
         weights = dict(self.overlay) | dict(weights or {})
         if not weights:
             return self.module(images)  # type: ignore[no-any-return]
-        return functional_call(self.module, weights, (images,))  # type: ignore[no-any-return]
+        everywhere = {place: values for name, values in weights.items() for place in self._places.get(name, (name,))}
+        return functional_call(self.module, everywhere, (images,), tie_weights=False)  # type: ignore[no-any-return]
+
+    @cached_property
+    def _places(self) -> dict[str, list[str]]:
+        """Where each parameter is, one name for each layer that holds it.
+
+        torch would find them itself, and leave the base changed where one layer has two names, as in CoaT.
+        """
+        first: dict[int, str] = {}
+        found: dict[str, dict[tuple[int, str], str]] = {}
+        for place, parameter in self.module.named_parameters(remove_duplicate=False):
+            name = first.setdefault(id(parameter), place)
+            holder, _, own = place.rpartition(".")
+            found.setdefault(name, {}).setdefault((id(self.module.get_submodule(holder)), own), place)
+        return {name: list(places.values()) for name, places in found.items()}
 
     @torch.no_grad()
     def frozen_features(self, pictures: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
@@ -121,28 +156,87 @@ def build_backbone(
     """
     check_name(name)
     source = {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
-    size = _size(name, image_size)
     try:
-        module, classifier = _with_weights(name, source, size)
-    except AssertionError as error:
-        raise _wrong_size(name, image_size, error) from None
-    except (RuntimeError, KeyError, AttributeError) as error:
-        maybe = f", or can't be fitted to images of {image_size} pixels" if size else ""
+        backbone = _built(name, source, image_size, device)
+    except _CANT_BE_BUILT as error:
+        if image_size and (sizes := _sizes_that_work(name, source, image_size)):
+            raise _wrong_size(name, image_size, sizes) from None
         raise FewshotError(
-            f"These weights are not of {name}{maybe}: {_first_sentence(error)}",
-            "Give --backbone the name of the model they belong to" + (", or leave --image-size out." if size else "."),
+            f"These weights are not of {name}: {_first_sentence(error)}",
+            "Give --backbone the name of the model they belong to.",
         ) from None
-    if _is_convolutional(module):
-        module = module.to(memory_format=torch.channels_last)
-    module = module.to(device or torch.device("cpu")).eval().requires_grad_(False)
-    look, licence = _preprocessing(module, image_size), licence_of(name)
-    backbone = Backbone(name, module, look, feature_dim(module), source, licence, classifier=classifier)
     if image_size:  # some architectures only notice in their forward pass
         try:
-            backbone.frozen_features(torch.zeros(1, 3, *backbone.preprocessing.size, dtype=torch.uint8))
-        except (RuntimeError, AssertionError, IndexError) as error:
-            raise _wrong_size(name, image_size, error) from None
+            _look_at_nothing(backbone)
+        except _CANT_LOOK:
+            raise _wrong_size(name, image_size, _sizes_that_work(name, source, image_size)) from None
     return backbone
+
+
+_CANT_LOOK = (RuntimeError, AssertionError, IndexError, ValueError, ZeroDivisionError)
+_CANT_BE_BUILT = (*_CANT_LOOK, KeyError, AttributeError, TypeError)
+MOST_SIZES = 2
+"""That are named instead of one which a model can't take, beside its own."""
+MOST_TRIED = 8
+"""Sizes that are tried to find them; each takes as long as building the model."""
+
+
+def _built(
+    name: str, source: Mapping[str, Tensor], image_size: int | None, device: torch.device | None = None
+) -> Backbone:
+    """The model with the weights, which may still not take images of its size."""
+    module, classifier = _with_weights(name, source, _size(name, image_size))
+    if _is_convolutional(module):
+        _put_channels_last(module)
+    module = module.to(device or torch.device("cpu")).eval().requires_grad_(False)
+    for part in module.modules():
+        if isinstance(getattr(part, "attention_bias_cache", None), dict):
+            part.attention_bias_cache = _Forgetful()  # type: ignore[assignment]
+    look, licence = _preprocessing(module, image_size), licence_of(name)
+    return Backbone(name, module, look, feature_dim(module), source, licence, classifier=classifier)
+
+
+class _Forgetful(dict[str, Tensor]):
+    """In place of what timm's attention remembers of its biases: under other weights they are other ones."""
+
+    def __contains__(self, key: object) -> bool:
+        return False
+
+    def __deepcopy__(self, memo: object) -> "_Forgetful":
+        return _Forgetful()  # what is remembered may be in a graph, which can't be copied
+
+
+def _put_channels_last(module: nn.Module) -> None:
+    """Lays out the kernels of two-dimensional convolutions so; tensors of another rank stay as they are."""
+    for values in (*module.parameters(), *module.buffers()):
+        if values.ndim == 4:
+            values.data = values.data.contiguous(memory_format=torch.channels_last)
+
+
+def _look_at_nothing(backbone: Backbone) -> None:
+    backbone.frozen_features(torch.zeros(1, 3, *backbone.preprocessing.size, dtype=torch.uint8))
+
+
+def _sizes_that_work(name: str, source: Mapping[str, Tensor], image_size: int) -> list[int]:
+    """Sizes near one that a model can't take, and its own; none where the weights are at fault."""
+    own = _own_size(name)
+    steps = (8, 14, 16, 28, 32, 64)
+    near = {image_size // step * step + up for step in steps for up in (0, step)} - {0, image_size, own}
+    if not _takes(name, source, own):
+        return []
+    found = [own]
+    for size in sorted(near, key=lambda size: (abs(size - image_size), size))[:MOST_TRIED]:
+        if len(found) <= MOST_SIZES and _takes(name, source, size):
+            found.append(size)
+    return sorted(found)
+
+
+def _takes(name: str, source: Mapping[str, Tensor], size: int) -> bool:
+    try:
+        _look_at_nothing(_built(name, source, size))
+    except _CANT_BE_BUILT:
+        return False
+    return True
 
 
 def parameter_shapes(name: str, image_size: int) -> dict[str, tuple[int, ...]]:
@@ -153,8 +247,8 @@ def parameter_shapes(name: str, image_size: int) -> dict[str, tuple[int, ...]]:
     check_name(name)
     try:
         module = _constructed(name, _size(name, image_size))
-    except AssertionError as error:
-        raise _wrong_size(name, image_size, error) from None
+    except AssertionError:
+        raise _wrong_size(name, image_size, [_own_size(name)]) from None
     return {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
 
 
@@ -225,13 +319,13 @@ def _with_weights(name: str, source: Mapping[str, Tensor], size: Mapping[str, An
     return _created(name, pretrained=True, pretrained_cfg_overlay=overlay, **size), classifier
 
 
-def _constructed(name: str, size: Mapping[str, Any]) -> nn.Module:
+def _constructed(name: str, options: Mapping[str, Any]) -> nn.Module:
     """The model, where its constructor allows it without memory for its weights."""
     try:
         with torch.device("meta"), _WithoutInitialisation():
-            return _created(name, **size)
+            return _created(name, **options)
     except (NotImplementedError, RuntimeError):  # a constructor that computes with values
-        return _created(name, **size)
+        return _created(name, **options)
 
 
 class _WithoutInitialisation(TorchFunctionMode):
@@ -249,7 +343,7 @@ class _WithoutInitialisation(TorchFunctionMode):
 
 
 def _created(name: str, **options: Any) -> nn.Module:
-    return timm.create_model(name, num_classes=0, **options)
+    return timm.create_model(name, **{"num_classes": 0} | options)
 
 
 def _without_classifier(
@@ -262,9 +356,19 @@ def _without_classifier(
     return {key: value for key, value in source.items() if key in wanted or not key.startswith(beside)}
 
 
-def _wrong_size(name: str, image_size: int | None, error: Exception) -> FewshotError:
+def _own_size(name: str) -> int:
+    """The side of the images that timm's weights of this model were trained on."""
+    facts = timm.models.get_pretrained_cfg(name)
+    return int(facts.input_size[-1]) if facts else 224
+
+
+def _wrong_size(name: str, image_size: int, sizes: Sequence[int]) -> FewshotError:
+    listed = " and ".join(filter(None, [", ".join(map(str, sizes[:-1])), *map(str, sizes[-1:])]))
     return FewshotError(
-        f"{name} can't take images of {image_size} pixels: {_first_sentence(error)}", "Use another --image-size."
+        f"{name} can't take images of {image_size} pixels" + (f"; it takes {listed}." if sizes else "."),
+        f"Give --image-size {min(sizes, key=lambda size: abs(size - image_size))}."
+        if sizes
+        else "Use another --image-size.",
     )
 
 
@@ -301,20 +405,12 @@ def _preprocessing(module: nn.Module, image_size: int | None) -> Preprocessing:
     )
 
 
-def plain_timm_model(backbone: Backbone, way: int) -> tuple[nn.Module, str]:
-    """timm's own model of the backbone's name and image size with `way` outputs, and the name of its classifier.
+def plain_timm_model(backbone: Backbone, way: int) -> nn.Module:
+    """timm's own model of the backbone's name and image size with `way` outputs.
 
-    Its weights are random: it is what others would load an exported file into. Raises FewshotError where the model's
-    classifier is not a linear layer on the features.
+    Its weights are random: it is what others would load an exported file into.
     """
-    module = timm.create_model(backbone.name, **plain_options(backbone, way)).eval()
-    classifier = module.get_classifier()  # type: ignore[operator]
-    if not isinstance(classifier, nn.Linear) or classifier.in_features != backbone.dim:
-        raise FewshotError(
-            f"timm's {backbone.name} has no linear classifier on its features, so a head can't be put there.",
-            "Use --format onnx.",
-        )
-    return module, next(name for name, part in module.named_modules() if part is classifier)
+    return timm.create_model(backbone.name, **plain_options(backbone, way)).eval()
 
 
 def plain_options(backbone: Backbone, way: int) -> dict[str, Any]:
@@ -325,15 +421,33 @@ def plain_options(backbone: Backbone, way: int) -> dict[str, Any]:
 
 
 def classifier_name(backbone: Backbone) -> str:
-    """timm's name of the classifier that the backbone is without. Raises FewshotError where that is not one layer."""
-    name = backbone.module.pretrained_cfg.get("classifier")  # type: ignore[union-attr, operator]
-    if not isinstance(name, str):
-        raise FewshotError(f"timm's {backbone.name} has no single linear classifier.", "Use another model.")
-    return name
+    """timm's name of the linear classifier that the backbone is without.
+
+    Raises FewshotError where timm has another, which PEFT would have to adapt in parts.
+    """
+    plain = _constructed(backbone.name, plain_options(backbone, CLASSES))
+    classifier = classifier_of(plain, backbone.module.state_dict().keys(), backbone.name, CLASSES)
+    if not classifier.is_linear:
+        kinds = ", ".join(f"{name} ({type(part).__name__})" for name, part in classifier.parts.items())
+        raise FewshotError(
+            f"timm's {backbone.name} has no single linear classifier, but {kinds}; an adapter of PEFT can't hold that.",
+            "Use --format safetensors or --format onnx.",
+        )
+    return next(iter(classifier.layers))
+
+
+def state_with(backbone: Backbone, weights: Mapping[str, Tensor]) -> Params:
+    """The state of the backbone's module with `weights` in place of its own, by every name of a shared parameter."""
+    state = backbone.module.state_dict() | dict(backbone.overlay) | dict(weights)
+    names: dict[int, str] = {}
+    for name, parameter in backbone.module.named_parameters(remove_duplicate=False):
+        first = names.setdefault(id(parameter), name)
+        state[name] = state[first]
+    return state
 
 
 def merged_module(backbone: Backbone, weights: Mapping[str, Tensor]) -> nn.Module:
     """A copy of the backbone's module on the CPU, with `weights` in place of its own: what is exported."""
     module = copy.deepcopy(backbone.module).cpu().to(memory_format=torch.contiguous_format)
-    module.load_state_dict({name: values.cpu() for name, values in (module.state_dict() | dict(weights)).items()})
+    module.load_state_dict({name: values.cpu() for name, values in state_with(backbone, weights).items()})
     return module

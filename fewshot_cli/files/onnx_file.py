@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from fewshot_cli.engine.heads import Head
 from fewshot_cli.errors import FewshotError
 
+MOST_WORDS = 160
+"""Letters of an exporter's error that are told."""
+
 
 class Classifier(nn.Module):
     """Normalised images `(n, 3, height, width)` to logits `(n, way)`."""
@@ -41,14 +44,17 @@ def write_onnx(path: Path, classifier: Classifier, size: tuple[int, int], facts:
     example = torch.zeros(2, 3, *size, device=classifier.get_buffer("weight").device)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _quiet("torch.onnx", "onnxscript"):
         warnings.simplefilter("ignore")  # of the exporter about itself; what it wrote is proved afterwards
-        program = torch.onnx.export(
-            classifier.eval(),
-            (example,),
-            dynamo=True,
-            input_names=["images"],
-            output_names=["logits"],
-            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
-        )
+        try:
+            program = torch.onnx.export(
+                classifier.eval(),
+                (example,),
+                dynamo=True,
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+            )
+        except (torch.onnx.OnnxExporterError, RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+            raise _no_onnx("PyTorch can't export this network to ONNX", error) from None
     assert program is not None  # as documented for dynamo=True
     model = program.model_proto
     for key, value in facts.items():
@@ -57,12 +63,48 @@ def write_onnx(path: Path, classifier: Classifier, size: tuple[int, int], facts:
 
 
 def onnx_session(path: Path) -> Callable[[Tensor], Tensor]:
-    """Logits `(n, way)` of normalised images, as onnxruntime computes them on the CPU from the file."""
+    """Logits `(n, way)` of normalised images, as onnxruntime computes them on the CPU from the file.
+
+    Raises FewshotError, here or when asked, where onnxruntime can't run the graph.
+    """
     _check_installed()
     import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
-    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+    refusals = (
+        errors.Fail,
+        errors.InvalidGraph,
+        errors.InvalidArgument,
+        errors.NotImplemented,
+        errors.RuntimeException,
+    )
+    try:
+        session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    except refusals as error:
+        raise _no_onnx("onnxruntime can't load what PyTorch exported of this network", error) from None
+
+    def logits(images: Tensor) -> Tensor:
+        try:
+            return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+        except refusals as error:
+            raise _no_onnx(f"onnxruntime can't run the exported network on {len(images)} images", error) from None
+
+    return logits
+
+
+def _no_onnx(problem: str, error: Exception) -> FewshotError:
+    return FewshotError(
+        f"{problem}: {_reason(error)}",
+        "Use --format safetensors, the merged weights for timm; `fewshot predict` works in any case.",
+    )
+
+
+def _reason(error: Exception) -> str:
+    """The first words of the error at the root, since the exporter's own are advice for developers."""
+    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return line if len(line) < MOST_WORDS else line[:MOST_WORDS] + " ..."
 
 
 def _check_installed() -> None:

@@ -67,3 +67,14 @@ _WHOLE = frozenset(
         *(torch.uint16, torch.uint32, torch.uint64),
     }
 )
+
+
+def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, none on the memory of another, which safetensors can't keep."""
+    seen: set[int] = set()
+    found = {}
+    for name, values in tensors.items():
+        place = values.untyped_storage().data_ptr()
+        found[name] = values.clone() if place in seen else values
+        seen.add(place)
+    return found

@@ -15,11 +15,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fewshot_cli import __version__
-from fewshot_cli.engine.backbones import merged_module, plain_timm_model
+from fewshot_cli.engine.backbones import merged_module, plain_timm_model, state_with
+from fewshot_cli.engine.classifiers import classifier_of, classifier_values
 from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.files.atomic import check_writable, staged, staged_folder
 from fewshot_cli.files.onnx_file import Classifier, onnx_session, write_onnx
-from fewshot_cli.files.tensors import safetensors_bytes
+from fewshot_cli.files.tensors import safetensors_bytes, unshared
 from fewshot_cli.images.decode import ImageError
 from fewshot_cli.images.drawing import CLASSES, write_folder
 from fewshot_cli.images.folders import find_images
@@ -140,9 +141,13 @@ def _write_merged(path: Path, model: Loaded) -> Callable[[Tensor], Tensor]:
             "This classifier's head has a bias on features of unit norm, which timm's linear classifier can't express.",
             "Use --format onnx.",
         )
-    plain, classifier = plain_timm_model(model.backbone, len(model.classes))
-    weights = model.backbone.module.state_dict() | model.model.weights
-    weights |= {f"{classifier}.weight": head.weight, f"{classifier}.bias": head.bias}
+    way = len(model.classes)
+    plain = plain_timm_model(model.backbone, way)
+    body = state_with(model.backbone, model.model.weights)
+    classifier = classifier_of(plain, body.keys(), model.backbone.name, way)
+    blank = torch.zeros(1, 3, *model.backbone.preprocessing.size)
+    values = classifier_values(plain, classifier, head.to(torch.device("cpu")), blank)
+    weights = unshared(plain.state_dict() | body | values)
     path.write_bytes(safetensors_bytes(weights, description(model)))
     plain.load_state_dict(load_file(path), strict=True)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fewshot_cli import __version__
 from fewshot_cli.engine.adapters import KINDS, PREFIX, adapter_of
-from fewshot_cli.engine.backbones import Backbone, hub_repository, plain_options, plain_timm_model
+from fewshot_cli.engine.backbones import Backbone, classifier_name, hub_repository, plain_options, plain_timm_model
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.files.atomic import check_parent_writable
 from fewshot_cli.files.peft_folder import (
@@ -52,7 +52,7 @@ def write_adapter(draft: Path, model: Loaded, name: str, source: Source) -> Call
             "This classifier's head has a bias on features of unit norm, which timm's linear classifier can't express.",
             "Use --format onnx.",
         )
-    adapter = adapter_of(model.file.delta, backbone.module, model.model.weights)
+    adapter = adapter_of(model.file.delta, backbone.module, model.model.weights, backbone.called)
     plain, classifier = with_base(backbone, len(model.classes))
     saved = {f"{PREFIX}{classifier}.weight": head.weight, f"{PREFIX}{classifier}.bias": head.bias}
     base_model = hub_repository(backbone.name)
@@ -96,7 +96,8 @@ def write_adapter(draft: Path, model: Loaded, name: str, source: Source) -> Call
 
 def with_base(backbone: Backbone, way: int) -> tuple[nn.Module, str]:
     """timm's own model with the weights of the backbone and a random classifier, and the name of that, on the CPU."""
-    plain, classifier = plain_timm_model(backbone, way)
+    classifier = classifier_name(backbone)
+    plain = plain_timm_model(backbone, way)
     plain.load_state_dict(plain.state_dict() | backbone.module.state_dict())
     return plain, classifier
 

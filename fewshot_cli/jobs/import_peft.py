@@ -156,7 +156,7 @@ def _name_in(found: PeftFolder) -> str:
 
 
 def _read(found: PeftFolder, settings: AdapterSettings, backbone: Backbone, wanted: Wanted) -> _Read:
-    adapted = changes_of(settings, found.tensors, backbone.module, found.path)
+    adapted = changes_of(settings, found.tensors, backbone.module, found.path, backbone.called)
     classifier = classifier_name(backbone)
     weight = adapted.saved.pop(f"{classifier}.weight", None)
     if weight is None or weight.ndim != 2 or weight.shape[1] != backbone.dim:

@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, field_validator
 
 from fewshot_cli.engine.tuning_settings import Tuning
+from fewshot_cli.errors import FewshotError
 from fewshot_cli.methods.base import Method
 from fewshot_cli.methods.targets import check_pattern, targeted
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
     from torch import Tensor
 
+    from fewshot_cli.engine.attention import Rows
     from fewshot_cli.engine.backbones import Backbone
     from fewshot_cli.engine.deltas import LowRank
     from fewshot_cli.engine.types import Moved, Params, Run, Support
@@ -23,14 +27,16 @@ if TYPE_CHECKING:
 class LoRA(Method):
     """W + factor B A for every targeted matrix, A `(rank, in)` drawn, B `(out, rank)` zero at the start.
 
-    timm keeps query, key and value in one matrix; `parts` gives each of those named a pair (A, B) of its own, as LoRA
-    on separate projections has. A convolution's kernel counts as the matrix (out, in x height x width).
+    Without `targets` these are attention's projections that `parts` names, where the backbone has attention; else all
+    convolutions in its body that are not grouped, and all linear layers. A pattern names weights outright.
+    Where one matrix makes query, key and value, each of the `parts` gets a pair (A, B) of its own, as LoRA on separate
+    projections has. A convolution's kernel counts as the matrix (out, in x height x width).
     `factor` is alpha / rank, or alpha / sqrt(rank) as CLIP-LoRA (arXiv:2405.18541) and rsLoRA have it.
     Differs from the paper: no dropout on the input of A, since the change is merged into the weight in every step.
     """
 
     name: Literal["lora"] = "lora"
-    targets: str = r"attn\.qkv\.weight$|conv_pwl?\.weight$"
+    targets: str | None = None
     parts: tuple[Literal["q", "k", "v"], ...] = Field(default=("q", "v"), min_length=1)
     rank: int = Field(default=8, ge=1)
     alpha: float = Field(default=8.0, gt=0)
@@ -46,32 +52,45 @@ class LoRA(Method):
     def move(self, backbone: Backbone, support: Support, run: Run) -> Moved:
         import torch
 
+        from fewshot_cli.engine.attention import projections
         from fewshot_cli.engine.deltas import merge
+        from fewshot_cli.engine.matrices import low_rank_targets
         from fewshot_cli.engine.tuning import tune
         from fewshot_cli.engine.types import Moved
 
-        base = targeted(backbone, self.targets, min_dims=2)
-        start = self.start(base, torch.Generator().manual_seed(run.seed))
+        rows = projections(backbone.module)
+        if self.targets is None:
+            base = low_rank_targets(backbone, rows, self.parts)
+        else:
+            base = targeted(backbone, self.targets, min_dims=2)
+        blocks = {name: self._blocks(len(weight), rows.get(name, {})) for name, weight in base.items()}
+        base = {name: weight for name, weight in base.items() if blocks[name]}
+        if not base:
+            raise FewshotError(
+                f"What matches the targets '{self.targets}' in {backbone.name} makes none of {', '.join(self.parts)}.",
+                "Change --set method.parts or --set method.targets.",
+            )
+        start = self.start(base, blocks, torch.Generator().manual_seed(run.seed))
         trained, head = tune(
-            backbone, support, start, lambda params: merge(base, self.delta(params, base)), self.tuning, run
+            backbone, support, start, lambda params: merge(base, self.delta(params, base, blocks)), self.tuning, run
         )
-        return Moved(self.delta(trained, base), head)
+        return Moved(self.delta(trained, base, blocks), head)
 
-    def start(self, base: Params, rng: torch.Generator) -> Params:
+    def start(self, base: Params, blocks: Mapping[str, Rows], rng: torch.Generator) -> Params:
         """A and B of every block of rows, under "NAME/block/A" and "NAME/block/B": together they change nothing yet."""
         import torch
 
         params: Params = {}
         for name, weight in base.items():
             columns = weight[0].numel()
-            for block, rows in self._blocks(name, weight):
+            for block, rows in blocks[name].items():
                 bound = 1 / math.sqrt(columns)  # kaiming_uniform(a=sqrt(5)), the published initialisation
                 a = torch.empty(min(self.rank, columns), columns).uniform_(-bound, bound, generator=rng)
                 params[f"{name}/{block}/A"] = a.to(weight)
                 params[f"{name}/{block}/B"] = torch.zeros(len(rows), len(a)).to(weight)
         return params
 
-    def delta(self, params: Params, base: Params) -> dict[str, LowRank]:
+    def delta(self, params: Params, base: Params, blocks: Mapping[str, Rows]) -> dict[str, LowRank]:
         """The change of every matrix: its blocks' factors side by side, each reaching only its own rows."""
         import torch
 
@@ -79,21 +98,21 @@ class LoRA(Method):
 
         changes = {}
         for name, weight in base.items():
-            blocks = self._blocks(name, weight)
-            lefts = [_placed(self.factor * params[f"{name}/{block}/B"], rows, len(weight)) for block, rows in blocks]
-            rights = [params[f"{name}/{block}/A"] for block, _ in blocks]
+            parts = blocks[name].items()
+            lefts = [_placed(self.factor * params[f"{name}/{part}/B"], rows, len(weight)) for part, rows in parts]
+            rights = [params[f"{name}/{part}/A"] for part, _ in parts]
             changes[name] = LowRank(tuple(weight.shape), torch.cat(lefts, dim=1), torch.cat(rights))
         return changes
 
-    def _blocks(self, name: str, weight: Tensor) -> list[tuple[str, range]]:
-        if "qkv" not in name:
-            return [("all", range(len(weight)))]
-        third = len(weight) // 3
-        return [(part, range("qkv".index(part) * third, ("qkv".index(part) + 1) * third)) for part in self.parts]
+    def _blocks(self, height: int, rows: Rows) -> Rows:
+        """The rows of each pair of factors: those of `parts` where the matrix makes several of q, k and v, else all."""
+        import torch
+
+        if len(rows) > 1:
+            return {part: rows[part] for part in self.parts if part in rows}
+        return {"all": torch.arange(height)}
 
 
-def _placed(block: Tensor, rows: range, height: int) -> Tensor:
+def _placed(block: Tensor, rows: Tensor, height: int) -> Tensor:
     """`block` as the given rows of an otherwise zero matrix `(height, rank)`."""
-    import torch
-
-    return torch.nn.functional.pad(block, (0, 0, rows.start, height - rows.stop))
+    return block.new_zeros(height, block.shape[1]).index_copy(0, rows.to(block.device), block)

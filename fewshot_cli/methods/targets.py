@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 _NUMBERED = re.compile(r"^(blocks|stages|layers)\.(\d+)\.")
 
 
-def check_pattern(pattern: str) -> str:
+def check_pattern(pattern: str | None) -> str | None:
     """The pattern, if it is a regular expression; raises ValueError with where it is not."""
     try:
-        re.compile(pattern.replace("{last}", "0"))
+        re.compile((pattern or "").replace("{last}", "0"))
     except re.error as error:
         raise ValueError(f"not a regular expression: {error}") from None
     return pattern

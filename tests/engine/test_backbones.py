@@ -11,6 +11,7 @@ from fewshot_cli.engine.backbones import (
     Backbone,
     build_backbone,
     check_name,
+    classifier_name,
     fingerprint,
     hub_repository,
     list_backbones,
@@ -215,7 +216,7 @@ def test_a_merged_module_is_the_backbone_under_other_weights(backbone, pictures)
 
 def test_the_plain_timm_model_takes_merged_weights_and_a_head(backbone, pictures):
     images = backbone.normalised(pictures((1, 1, 1), seed=0)[0])
-    model, classifier = plain_timm_model(backbone, way=4)
+    model, classifier = plain_timm_model(backbone, way=4), classifier_name(backbone)
     head = torch.nn.Linear(backbone.dim, 4)
     head_weights = {f"{classifier}.{part}": values for part, values in head.state_dict().items()}
     model.load_state_dict(backbone.module.state_dict() | head_weights)
