@@ -1,11 +1,16 @@
-"""Writing a file so that there is never half of one."""
+"""Writing a file so that there is never half of one: the one place from which outputs go to disk."""
 
+import contextlib
+import errno
 import os
+import secrets
 import shutil
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from fewshot_cli.errors import FewshotError
 
@@ -14,50 +19,134 @@ from fewshot_cli.errors import FewshotError
 def staged(path: Path) -> Iterator[Path]:
     """A temporary file beside `path`, which takes its place at the end of the `with`, or disappears if that raises.
 
-    Whatever goes wrong, what was at `path` is still there. Raises FewshotError where the folder can't be written.
+    Whatever goes wrong, what was at `path` is still there. A link is followed, and stays. What is no regular file, as
+    a pipe or a device, is written to at the end. Raises FewshotError where that can't be done.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
-        os.close(descriptor)
+        if is_stream(path):
+            with tempfile.TemporaryDirectory() as name:
+                draft = Path(name) / "draft"
+                draft.touch()
+                yield draft
+                with draft.open("rb") as content, path.open("wb") as stream:
+                    shutil.copyfileobj(content, stream)
+            return
+        target = _followed(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = _made(target.parent, lambda draft: draft.touch(0o666, exist_ok=False))
+        try:
+            yield draft
+            _sync_file(draft)
+            draft.replace(target)
+            _sync_folder(target.parent)
+        finally:
+            draft.unlink(missing_ok=True)
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        raise
     except OSError as error:
         raise _unwritable(path, error) from None
-    draft = Path(name)
-    try:
-        yield draft
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
-        draft.chmod(0o666 & ~_umask())  # mkstemp makes it private
-        draft.replace(path)
-    except OSError as error:
-        raise _unwritable(path, error) from None
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 @contextmanager
 def staged_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path`, which takes its place at the end of the `with`, or disappears if that raises.
 
-    Whatever goes wrong, what was at `path` is still there; it is gone when the new folder is in its place. Raises
-    FewshotError where the folder above can't be written.
+    Whatever goes wrong, what was at `path` is still there; it is gone when the new folder is in its place. A link is
+    followed, and stays. Raises FewshotError where the folder above can't be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=".", suffix=".part", dir=path.parent))
+        target = _followed(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = _made(target.parent, Path.mkdir)
+        try:
+            yield draft
+            for item in draft.rglob("*"):
+                if item.is_file():
+                    _sync_file(item)
+            _sync_folder(draft)
+            _take_place(draft, target)
+            _sync_folder(target.parent)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
     except OSError as error:
         raise _unwritable(path, error) from None
+
+
+@contextmanager
+def growing(path: Path) -> Iterator[TextIO]:
+    """A text file to write line by line, which is at `path` once it is whole.
+
+    Until then it is `PATH.partial`, and stays that where the writing is interrupted: so nothing takes the place of what
+    was at `path` before, and nothing is lost. What is no regular file, as a pipe, gets every line at once. Text is
+    UTF-8, as `write_atomically` writes it. Raises FewshotError where it can't be written.
+    """
+    stream = is_stream(path)
+    target = path if stream else _followed(path)
+    partial = path if stream else partial_path(target)
     try:
-        yield draft
-        for item in draft.iterdir():
-            with item.open("rb") as file:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="", buffering=1) as file:
+            yield file
+            file.flush()
+            if not stream:
                 os.fsync(file.fileno())
-        draft.chmod(0o777 & ~_umask())  # mkdtemp makes it private
-        _take_place(draft, path)
+        if not stream:
+            partial.replace(target)
+            _sync_folder(target.parent)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise _unwritable(path, error) from None
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+
+
+def partial_path(path: Path) -> Path:
+    """Where the lines of a file are that is still growing."""
+    return path.with_name(f"{path.name}.partial")
+
+
+def is_stream(path: Path) -> bool:
+    """Whether there is something at `path` to be written to that is no regular file: a pipe, a terminal, a device.
+
+    What `/dev/stdout` and its like lead to is written to even if it is a file, as others may have written there.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not stat.S_ISDIR(mode) and (not stat.S_ISREG(mode) or path.absolute().is_relative_to("/dev"))
+
+
+def _followed(path: Path) -> Path:
+    """Where the file is, or would be, that a link at `path` leads to."""
+    try:
+        return path.resolve() if path.is_symlink() else path
+    except RuntimeError:  # what Python 3.11 and 3.12 make of it
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
+
+
+def _made(folder: Path, make: Callable[[Path], object]) -> Path:
+    """A path in the folder that nothing had, and that `make` has put something at, with the umask's permissions."""
+    while True:
+        draft = folder / f".{secrets.token_hex(6)}.part"
+        with contextlib.suppress(FileExistsError):
+            make(draft)
+            return draft
+
+
+def _sync_file(path: Path) -> None:
+    """Sees to it that the file is on the disk. It is opened for writing, since Windows syncs no other handle."""
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    """Sees to it that the names in the folder are on the disk, where the system has a way to say that."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _take_place(draft: Path, path: Path) -> None:
@@ -97,12 +186,17 @@ def check_writable(path: Path) -> None:
             raise FewshotError(f"{path} is a folder; the output must be a file.", hint)
     except OSError as error:  # a name that is too long, a folder that may not be looked into
         raise _unwritable(path, error) from None
+    if is_stream(path):
+        if not os.access(path, os.W_OK):
+            raise FewshotError(f"{path} can't be written: permission denied.", "Choose another output with -o.")
+        return
     check_parent_writable(path)
 
 
 def check_parent_writable(path: Path) -> None:
-    """Raises FewshotError where nothing can be put at `path`."""
+    """Raises FewshotError where nothing can be put at `path`, or where a link there leads to."""
     try:
+        path = _followed(path)
         existing = next(parent for parent in path.absolute().parents if parent.exists())
     except OSError as error:
         raise _unwritable(path, error) from None
@@ -116,9 +210,3 @@ def _unwritable(path: Path, error: OSError) -> FewshotError:
     return FewshotError(
         f"{path} can't be written: {error.strerror or error}.", "Choose another output with -o, or make room."
     )
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_cli import __version__
-from fewshot_cli.files.atomic import write_atomically
+from fewshot_cli.files.atomic import is_stream, write_atomically
 from fewshot_cli.images.folders import Folder
 
 if TYPE_CHECKING:
@@ -76,5 +76,7 @@ def run_path(output: Path) -> Path:
 
 
 def write_run(output: Path, report: Report) -> None:
-    """Leaves the report as `OUTPUT.run.json`."""
+    """Leaves the report as `OUTPUT.run.json`; a pipe or a device has nothing beside it."""
+    if is_stream(output):
+        return
     write_atomically(run_path(output), json.dumps(report, indent=2, ensure_ascii=False) + "\n")

@@ -1,11 +1,16 @@
 import os
+import stat
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.files.atomic import check_writable, staged, staged_folder, write_atomically
+from fewshot_cli.files.atomic import check_writable, growing, staged, staged_folder, write_atomically
 
+ROOT = Path(__file__).resolve().parents[2]
 needs_permissions = pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() == 0, reason="root may write anywhere")
 
 
@@ -135,3 +140,142 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path, monkey
     with pytest.raises(FewshotError, match="disk on fire"), staged_folder(place) as draft:
         (draft / "new").touch()
     assert list(tmp_path.rglob("*")) == [place, place / "old"]
+
+
+# --- what is on the disk, and when ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def order(monkeypatch) -> list[tuple[str, str]]:
+    """What is synced and what takes its place, in turn, by the kind of file and the name."""
+    seen: list[tuple[str, str]] = []
+    sync, replace, rename = os.fsync, Path.replace, Path.rename
+
+    def fsync(descriptor: int) -> None:
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        if not is_folder:
+            os.ftruncate(descriptor, os.fstat(descriptor).st_size)  # raises on a handle that can't write
+        seen.append(("sync", "folder" if is_folder else "file"))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", lambda one, other: seen.append(("place", other.name)) or replace(one, other))
+    monkeypatch.setattr(Path, "rename", lambda one, other: seen.append(("place", other.name)) or rename(one, other))
+    return seen
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_place_and_its_name_after(tmp_path, order):
+    write_atomically(tmp_path / "x", "content")
+    expected = [("sync", "file"), ("place", "x"), ("sync", "folder")]
+    assert order == (expected if os.name != "nt" else expected[:2])
+    order.clear()
+    with growing(tmp_path / "y") as file:
+        file.write("content")
+    expected = [("sync", "file"), ("place", "y"), ("sync", "folder")]
+    assert order == (expected if os.name != "nt" else expected[:2])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="syncs no folders")
+def test_a_folder_is_on_the_disk_before_it_takes_its_place_and_its_name_after(tmp_path, order):
+    with staged_folder(tmp_path / "x") as draft:
+        (draft / "a").write_text("a")
+        (draft / "below").mkdir()
+        (draft / "below" / "b").write_text("b")
+    assert order == [("sync", "file"), ("sync", "file"), ("sync", "folder"), ("place", "x"), ("sync", "folder")]
+
+
+def test_the_umask_is_never_touched(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "umask", None)
+    write_atomically(tmp_path / "x", "")
+    with staged_folder(tmp_path / "y"):
+        pass
+
+
+# --- links, pipes and devices -----------------------------------------------------------------------------------------
+
+needs_links = pytest.mark.skipif(os.name == "nt", reason="links and pipes of POSIX")
+
+
+@needs_links
+@pytest.mark.parametrize("is_there", [True, False])
+def test_links_are_followed_and_stay(tmp_path, is_there):
+    (tmp_path / "far").mkdir()
+    target, link = tmp_path / "far" / "target", tmp_path / "link"
+    if is_there:
+        target.write_text("old")
+    link.symlink_to(Path("far") / "target")
+    check_writable(link)
+    write_atomically(link, "new")
+    assert link.is_symlink() and target.read_text() == "new"
+    with growing(link) as file:
+        file.write("newer")
+    assert link.is_symlink() and target.read_text() == "newer"
+    (tmp_path / "folder").symlink_to("far", target_is_directory=True)
+    with staged_folder(tmp_path / "folder") as draft:
+        (draft / "x").touch()
+    assert (tmp_path / "folder").is_symlink() and [path.name for path in (tmp_path / "far").iterdir()] == ["x"]
+
+
+@needs_links
+def test_a_link_to_itself_or_where_nothing_can_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").touch()
+    (tmp_path / "in-a-file").symlink_to("file/x")
+    for name in ("loop", "in-a-file"):
+        for act in (check_writable, lambda path: write_atomically(path, "")):
+            with pytest.raises(FewshotError, match="can't be written"):
+                act(tmp_path / name)
+
+
+@needs_links
+def test_a_device_stays_what_it_is(tmp_path):
+    device = tmp_path / "null"  # never the machine's own: a fault would replace it by a file
+    try:
+        os.mknod(device, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        device.write_text("gone")
+    except OSError:
+        pytest.skip("may make no devices here")
+    check_writable(device)
+    write_atomically(device, "gone")
+    _grown(device, "gone")
+    assert stat.S_ISCHR(device.stat().st_mode) and list(tmp_path.iterdir()) == [device]
+
+
+@needs_links
+@pytest.mark.parametrize("write", [write_atomically, lambda path, text: _grown(path, text)])
+def test_a_pipe_is_written_to(tmp_path, write):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    check_writable(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        reader = pool.submit(pipe.read_text)
+        write(pipe, "content")
+        assert reader.result(30) == "content"
+    assert list(tmp_path.iterdir()) == [pipe] and stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def _grown(path: Path, text: str) -> None:
+    with growing(path) as file:
+        file.write(text)
+
+
+@needs_links
+def test_standard_output_is_written_to(tmp_path):
+    script = (
+        "from pathlib import Path\nfrom fewshot_cli.files.atomic import write_atomically, growing\n"
+        "write_atomically(Path('/dev/stdout'), 'one ')\n"
+        "with growing(Path('/dev/stdout')) as file: file.write('two')\n"
+    )
+    piped = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (piped.stdout, piped.stderr) == ("one two", "")
+
+
+def test_an_interrupted_growing_file_keeps_its_lines_beside_what_was_there(tmp_path):
+    (tmp_path / "x").write_text("old")
+    with pytest.raises(KeyboardInterrupt), growing(tmp_path / "x") as file:
+        file.write("first\n")
+        assert (tmp_path / "x.partial").read_text() == "first\n"
+        raise KeyboardInterrupt
+    assert (tmp_path / "x").read_text() == "old" and (tmp_path / "x.partial").read_text() == "first\n"
+    _grown(tmp_path / "x", "whole\n")
+    assert (tmp_path / "x").read_text() == "whole\n" and list(tmp_path.iterdir()) == [tmp_path / "x"]
