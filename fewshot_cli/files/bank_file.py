@@ -19,7 +19,7 @@ from fewshot_cli.errors import FewshotError
 from fewshot_cli.files.codec import BadCode, code_of, positions_in
 from fewshot_cli.files.delta_file import BaseFacts
 from fewshot_cli.files.kinds import BANK as KIND
-from fewshot_cli.files.signed import Malformed, read_signed, signed_bytes
+from fewshot_cli.files.signed import Malformed, read_signed, write_signed
 
 MOST_VALUES = 2**32
 """Delta and gates together: what a file of a few bytes can make a reader take memory for. ViT-L with 8 has 2.7e9."""
@@ -119,9 +119,7 @@ def write_bank(
     the header.
     """
     stored = dict(_coded(header, delta, gates, tensors, _DTYPES[values]))
-    content = signed_bytes(KIND, header, stored)
-    path.write_bytes(content)
-    return len(content)
+    return write_signed(path, KIND, header, stored)
 
 
 def read_bank(path: Path) -> Bank:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fewshot_cli.files.atomic import staged
 from fewshot_cli.files.kinds import Kind
-from fewshot_cli.files.signed import read_signed, signed_bytes
+from fewshot_cli.files.signed import read_signed, write_signed
 
 KIND = Kind("fewshot-checkpoint", 1, "checkpoint", "fewshot meta-tune RECIPE --data DIR... -o BANK")
 
@@ -53,9 +53,8 @@ def write_checkpoint(path: Path, facts: Checkpoint, bank: dict[str, Tensor], mem
     """Puts the checkpoint at `path`. Raises FewshotError where that fails; then the last one is still there."""
     tensors = {f"{BANK}{name}": values for name, values in bank.items()}
     tensors |= {f"{MEMORY}{name}": values for name, values in memory.items()}
-    content = signed_bytes(KIND, facts, tensors)
     with staged(path) as draft:
-        draft.write_bytes(content)
+        write_signed(draft, KIND, facts, tensors)
 
 
 def read_checkpoint(path: Path) -> Restored:

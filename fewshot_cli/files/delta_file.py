@@ -49,7 +49,7 @@ from fewshot_cli.files.sections import (
     graft_in,
     support_in,
 )
-from fewshot_cli.files.signed import Malformed, read_signed, signed_bytes
+from fewshot_cli.files.signed import Malformed, read_signed, write_signed
 
 __all__ = [
     "HEAD_VALUES",
@@ -123,14 +123,11 @@ def write_delta_file(
     if isinstance(kept, Head):
         tensors |= coded_head(kept, head_values)
     if graft is None and support is None:
-        content = signed_bytes(KIND, stored, tensors)
-    else:
-        facts = _facts(kept) if isinstance(kept, KeptHead) else None
-        sections = {"graft": graft and graft.facts, "transductive": facts, "support": support is not None}
-        sectioned = SectionedHeader.model_validate(dict(stored) | sections)
-        content = signed_bytes(SECTIONED_DELTA, sectioned, tensors | coded_sections(graft, support, values))
-    path.write_bytes(content)
-    return len(content)
+        return write_signed(path, KIND, stored, tensors)
+    facts = _facts(kept) if isinstance(kept, KeptHead) else None
+    sections = {"graft": graft and graft.facts, "transductive": facts, "support": support is not None}
+    sectioned = SectionedHeader.model_validate(dict(stored) | sections)
+    return write_signed(path, SECTIONED_DELTA, sectioned, tensors | coded_sections(graft, support, values))
 
 
 def _facts(head: KeptHead) -> TransductiveFacts:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
-import torch
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.files.kinds import Kind, check_kind, header_of, strict_json, unreadable
-from fewshot_cli.files.tensors import safetensors_bytes
+from fewshot_cli.files.tensors import bytes_of, write_safetensors
 
 HeaderType = TypeVar("HeaderType", bound=BaseModel)
 OlderType = TypeVar("OlderType", bound=BaseModel)
@@ -31,12 +30,11 @@ def taken(tensors: dict[str, Tensor], name: str) -> Tensor:
     return tensors.pop(name)
 
 
-def signed_bytes(kind: Kind, header: BaseModel, tensors: Mapping[str, Tensor]) -> bytes:
-    """The file of this kind with these tensors, the same for the same content."""
-    stored = {name: values.detach().cpu().contiguous() for name, values in tensors.items()}
+def write_signed(path: Path, kind: Kind, header: BaseModel, tensors: Mapping[str, Tensor]) -> int:
+    """Writes the file of this kind with these tensors, the same for the same content, and gives its size in bytes."""
     text = header.model_dump_json()
-    metadata = {"format": kind.format, "version": str(kind.version), "header": text, "sha256": _digest(text, stored)}
-    return safetensors_bytes(stored, metadata)
+    metadata = {"format": kind.format, "version": str(kind.version), "header": text, "sha256": _digest(text, tensors)}
+    return write_safetensors(path, tensors, metadata)
 
 
 def read_signed(
@@ -90,5 +88,5 @@ def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         values = tensors[name]
         digest.update(json.dumps([name, str(values.dtype), list(values.shape)]).encode())
-        digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(bytes_of(values))
     return digest.hexdigest()

@@ -1,8 +1,10 @@
 """Safetensors files whose bytes follow from their content alone, and tensors of files that others wrote."""
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import torch
 from safetensors.torch import save
@@ -15,17 +17,39 @@ COMPUTED_WITH = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """A safetensors file of the tensors and the metadata, the same for the same content.
+    """A safetensors file of the tensors and the metadata, the same for the same content."""
+    content = io.BytesIO()
+    _write(content, tensors, metadata)
+    return content.getvalue()
 
-    The library writes metadata in an order that changes from run to run; here it is as given.
-    """
-    on_cpu = {name: values.detach().cpu().contiguous() for name, values in tensors.items()}
-    content = save(on_cpu, dict(metadata))
-    start = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:start]) | {"__metadata__": dict(metadata)}
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
+    """Writes what `safetensors_bytes` gives, one tensor after another, and gives its size in bytes."""
+    with path.open("wb") as file:
+        _write(file, tensors, metadata)
+        return file.tell()
+
+
+def bytes_of(values: Tensor) -> memoryview:
+    """The values as they lie in memory, without a copy where they are on the CPU in the order of their axes."""
+    flat = values.detach().cpu().contiguous().reshape(-1)
+    return memoryview(flat.view(torch.uint8).numpy()) if len(flat) else memoryview(b"")
+
+
+def _write(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Header and tensors as the library orders and names them, but metadata as given: there, their order changes from
+    run to run. The library asks for all the bytes at once, which for a checkpoint are gigabytes."""
+    empty = save({name: torch.empty(0, dtype=values.dtype) for name, values in tensors.items()})
+    header: dict[str, Any] = json.loads(empty[8 : 8 + int.from_bytes(empty[:8], "little")])
+    end = 0
+    for name, entry in header.items():
+        start, end = end, end + tensors[name].numel() * tensors[name].element_size()
+        entry |= {"shape": list(tensors[name].shape), "data_offsets": [start, end]}
+    text = json.dumps(header | {"__metadata__": dict(metadata)}, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of eight
-    return len(text).to_bytes(8, "little") + text + content[start:]
+    file.write(len(text).to_bytes(8, "little") + text)
+    for name in header:
+        file.write(bytes_of(tensors[name]))
 
 
 def numbers_in(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

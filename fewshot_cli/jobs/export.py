@@ -20,7 +20,7 @@ from fewshot_cli.engine.classifiers import classifier_of, classifier_values
 from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.files.atomic import check_writable, staged, staged_folder
 from fewshot_cli.files.onnx_file import Classifier, onnx_session, write_onnx
-from fewshot_cli.files.tensors import safetensors_bytes, unshared
+from fewshot_cli.files.tensors import unshared, write_safetensors
 from fewshot_cli.images.decode import ImageError
 from fewshot_cli.images.drawing import CLASSES, write_folder
 from fewshot_cli.images.folders import find_images
@@ -148,7 +148,7 @@ def _write_merged(path: Path, model: Loaded) -> Callable[[Tensor], Tensor]:
     blank = torch.zeros(1, 3, *model.backbone.preprocessing.size)
     values = classifier_values(plain, classifier, head.to(torch.device("cpu")), blank)
     weights = unshared(plain.state_dict() | body | values)
-    path.write_bytes(safetensors_bytes(weights, description(model)))
+    write_safetensors(path, weights, description(model))
     plain.load_state_dict(load_file(path), strict=True)
 
     def answers(images: Tensor) -> Tensor:
