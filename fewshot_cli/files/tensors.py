@@ -33,7 +33,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
 def bytes_of(values: Tensor) -> memoryview:
     """The values as they lie in memory, without a copy where they are on the CPU in the order of their axes."""
     flat = values.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy()) if len(flat) else memoryview(b"")
+    return flat.view(torch.uint8).numpy().data if len(flat) else memoryview(b"")
 
 
 def _write(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
