@@ -1,10 +1,24 @@
-"""`fewshot doctor FOLDER`"""
+"""`fewshot doctor FOLDER|ZIP|LIST`"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from fewshot_cli.cli import options
 
 
 @options.command
-def doctor(folder: options.Folder, json: options.Json = False, quiet: options.Quiet = False) -> None:
+def doctor(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER|ZIP|LIST", help="Class folders, a zip of such, or a .csv, .tsv or .jsonl of path and label."
+        ),
+    ],
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
     """Name every problem image and what to do.
 
     Among them are unreadable, truncated and turned ones, duplicates, and classes with a single image.

@@ -80,6 +80,8 @@ def _at_home(value: Any) -> Any:
             return value.expanduser()
         except RuntimeError:  # nobody is called so
             return value
+    if isinstance(value, str) and value.startswith(("~/", "~\\")):  # a name, or a path: NAME|FILE
+        return str(_at_home(Path(value)))
     return [_at_home(each) for each in value] if isinstance(value, list) else value
 
 

@@ -1,6 +1,6 @@
 """What is wrong, or worth knowing, in a folder of labelled images; nothing is changed and no model is needed."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +9,11 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from fewshot_cli.images.copies import Look, copies, look
-from fewshot_cli.images.datasets import Dataset
+from fewshot_cli.images.copies import Look, Looks, look
 from fewshot_cli.images.decode import DAMAGE, BadFile, ImageError, orientation, upright_rgb
-from fewshot_cli.images.folders import left_out, read_folder
+from fewshot_cli.images.depth import Levels
+from fewshot_cli.images.folders import Folder, Item, name_is_text
 from fewshot_cli.images.loading import in_order
-from fewshot_cli.images.stored import Stored, StoredFile
 
 Severity = Literal["error", "skipped", "warning", "note"]
 Kind = (
@@ -32,8 +31,8 @@ Kind = (
         "rotated",
         "cmyk",
         "alpha",
+        "rescaled",
         "sixteen-bit",
-        "value-range",
         "animated",
     ]
 )
@@ -46,6 +45,7 @@ SEVERITIES: dict[Kind, Severity] = {
     "empty-file": "skipped",
     "truncated": "skipped",
     "not-an-image": "skipped",
+    "not-read": "skipped",
     "too-large": "skipped",
     "unreadable": "skipped",
     "outside": "skipped",
@@ -57,8 +57,8 @@ SEVERITIES: dict[Kind, Severity] = {
     "rotated": "note",
     "cmyk": "note",
     "alpha": "note",
+    "rescaled": "note",
     "sixteen-bit": "note",
-    "value-range": "note",
     "animated": "note",
 }
 TINY = 32  # pixels
@@ -81,53 +81,26 @@ class Finding:
         return SEVERITIES[self.kind]
 
 
-@dataclass(frozen=True)
-class Item:
-    """A picture and its class."""
-
-    stored: Stored
-    label: str
-
-    @property
-    def path(self) -> Path:
-        """Where it lies; in a zip that is "archive.zip: cats/1.jpg"."""
-        return Path(self.stored.name)
-
-
-@dataclass(frozen=True)
-class Examined:
-    """Labelled pictures to examine; `loose` lie outside of any class, `left_out` are leftovers."""
-
-    root: Path
-    classes: tuple[str, ...]
-    items: tuple[Item, ...]
-    loose: tuple[Path, ...] = ()
-    left_out: tuple[Path, ...] = ()
-
-    @classmethod
-    def of_folder(cls, root: Path) -> "Examined":
-        """Raises FewshotError where the folder holds no classes."""
-        folder = read_folder(root, allow_empty=True)
-        items = tuple(Item(StoredFile(item.path), item.label) for item in folder.items)
-        return cls(root, folder.classes, items, folder.loose, tuple(left_out(root)))
-
-    @classmethod
-    def of(cls, dataset: Dataset) -> "Examined":
-        items = tuple(Item(sample.stored, dataset.classes[sample.label]) for sample in dataset.samples)
-        return cls(dataset.root, dataset.classes, items)
-
-
-def checkup(folder: Examined, progress: Callable[[int, int], None] = lambda done, total: None) -> list[Finding]:
-    """The findings, what stops `adapt` first; `progress` is told how many of how many files are done."""
+def checkup(folder: Folder, progress: Callable[[int, int], None] = lambda done, total: None) -> list[Finding]:
+    """The findings in a folder, what stops `adapt` first; `progress` is told how many of how many files are done."""
     visits: list[_Visit] = []
-    for visit in in_order(_visit, folder.items):
-        visits.append(visit)
-        progress(len(visits), len(folder.items))
+    pictures = _Pictures()
+    with Looks() as looks:
+        for visit, seen in in_order(_visit, folder.items):
+            visits.append(visit)
+            if seen is not None and pictures.first(visit):
+                looks.add(seen)
+            progress(len(visits), len(folder.items))
+        near = looks.copies()
     findings = [finding for visit in visits for finding in visit.findings]
     findings += _same_bytes(visits)
-    findings += _same_pictures(visits)
+    findings += pictures.same(near)
+    findings += [
+        Finding(folder.root / label, label, "class-name", "its name is not text in UTF-8", "Rename it.")
+        for label in folder.classes
+        if not name_is_text(label)
+    ]
     findings += _thin_classes(folder, visits)
-    findings += _names(folder)
     findings += [
         Finding(path, "", "outside", "lies outside of any class folder", "Move it into the folder of its class.")
         for path in folder.loose
@@ -141,24 +114,34 @@ def checkup(folder: Examined, progress: Callable[[int, int], None] = lambda done
 
 @dataclass(frozen=True, eq=False)
 class _Visit:
-    """What is kept of a file once it has been read: nothing to compare where it gives no picture."""
+    """What is kept of a file once it has been read; no digest where it gives no picture."""
 
     item: Item
     findings: list[Finding]
     digest: str = ""
-    look: Look | None = None
 
 
-def _visit(item: Item) -> _Visit:
+def _visit(item: Item) -> tuple[_Visit, Look | None]:
     try:
         with item.stored.opened() as image:
             # In this order: reading the pixels may change mode, size and orientation; counting frames moves on.
             findings = _header_findings(item, image)
-            draft = upright_rgb(image, (2 * TINY, 2 * TINY))
-            findings += _content_findings(item, image, draft.range)
-        return _Visit(item, findings, item.stored.content_hash(), look(draft.image))
+            deep = any(finding.kind == "sixteen-bit" for finding in findings)
+            small = upright_rgb(image, (2 * TINY, 2 * TINY))
+            if deep and small.levels is not None and not small.levels.usual:
+                findings = [finding for finding in findings if finding.kind != "sixteen-bit"]
+                findings.append(_rescaled(item, small.levels))
+            findings += _content_findings(item, image)
+        return _Visit(item, findings, item.stored.content_hash()), look(small.image)
     except ImageError as error:
-        return _Visit(item, [Finding(item.path, item.label, error.kind, error.reason, error.remedy)])
+        return _Visit(item, [Finding(item.path, item.label, error.kind, error.reason, error.remedy)]), None
+
+
+def _rescaled(item: Item, levels: Levels) -> Finding:
+    problem = f"holds less than its numbers can, and {levels} became black to white"
+    return Finding(
+        item.path, item.label, "rescaled", problem, "Nothing to do if it looks right; else save it in 8 bits."
+    )
 
 
 def _header_findings(item: Item, image: Image.Image) -> list[Finding]:
@@ -176,11 +159,8 @@ def _header_findings(item: Item, image: Image.Image) -> list[Finding]:
     return [Finding(item.path, item.label, *what) for what in found]
 
 
-def _content_findings(item: Item, image: Image.Image, range_: str) -> list[Finding]:
+def _content_findings(item: Item, image: Image.Image) -> list[Finding]:
     found: list[tuple[Kind, str, str]] = []
-    if range_:
-        problem = f"values of more than 8 bits, of which {range_} were taken for black to white"
-        found.append(("value-range", problem, "Save it in 8 bits if it looks too bright or too dark that way."))
     if image.has_transparency_data and np.asarray(image.convert("RGBA").getchannel("A")).min() < 255:
         found.append(("alpha", "partly transparent, put on white", "Save it on the background that you want."))
     # An MPO is a photo with a second view or a depth map behind it, as many phones make.
@@ -212,17 +192,28 @@ def _same_bytes(visits: list[_Visit]) -> list[Finding]:
     return found
 
 
-def _same_pictures(visits: list[_Visit]) -> list[Finding]:
-    """One finding for each picture that shows what an earlier one shows, in other bytes."""
-    first_of = {visit.digest: visit for visit in reversed(visits) if visit.look is not None}
-    kept = [visit for visit in visits if first_of.get(visit.digest) is visit]
-    twins: dict[int, list[Item]] = defaultdict(list)
-    for first, second in copies([visit.look for visit in kept if visit.look is not None]):
-        twins[second].append(kept[first].item)
-    return [
-        _copy(kept[i].item, twins[i], ("near-duplicate", "cross-class-near-copy"), "nearly the same picture as")
-        for i in sorted(twins)
-    ]
+class _Pictures:
+    """The pictures that differ in their bytes, in the order in which they are looked at."""
+
+    def __init__(self) -> None:
+        self._digests: set[str] = set()
+        self._items: list[Item] = []
+
+    def first(self, visit: _Visit) -> bool:
+        """Whether no picture before had these bytes; then it is one of them."""
+        if visit.digest in self._digests:
+            return False
+        self._digests.add(visit.digest)
+        self._items.append(visit.item)
+        return True
+
+    def same(self, pairs: list[tuple[int, int]]) -> list[Finding]:
+        """One finding for each picture that shows what an earlier one shows, in other bytes."""
+        twins: dict[int, list[Item]] = defaultdict(list)
+        for first, second in pairs:
+            twins[second].append(self._items[first])
+        kinds: tuple[Kind, Kind] = ("near-duplicate", "cross-class-near-copy")
+        return [_copy(self._items[i], twins[i], kinds, "nearly the same picture as") for i in sorted(twins)]
 
 
 def _copy(item: Item, twins: list[Item], kinds: tuple[Kind, Kind], what: str) -> Finding:
@@ -238,10 +229,11 @@ def _copy(item: Item, twins: list[Item], kinds: tuple[Kind, Kind], what: str) ->
     return Finding(item.path, item.label, kinds[0], f"{what} {twins[0].path}", remedy, twins[0].path)
 
 
-def _thin_classes(folder: Examined, visits: list[_Visit]) -> list[Finding]:
+def _thin_classes(folder: Folder, visits: list[_Visit]) -> list[Finding]:
     found = []
+    counts = Counter(visit.item.label for visit in visits if visit.digest)
     for label in folder.classes:
-        count = sum(visit.item.label == label and visit.look is not None for visit in visits)
+        count = counts[label]
         where = folder.root / label
         if count == 0:
             remedy = "Put images into it, or remove the folder."
@@ -250,12 +242,3 @@ def _thin_classes(folder: Examined, visits: list[_Visit]) -> list[Finding]:
             remedy = "Add more: with one image, accuracy can't be estimated."
             found.append(Finding(where, label, "single-image", "a single image that can be read", remedy))
     return found
-
-
-def _names(folder: Examined) -> list[Finding]:
-    """The classes whose name no file of text can hold, as bytes that are no Unicode give it."""
-    return [
-        Finding(folder.root / label, label, "class-name", f"{label!r} is not text in Unicode", "Rename the folder.")
-        for label in folder.classes
-        if any("\ud800" <= character <= "\udfff" for character in label)
-    ]

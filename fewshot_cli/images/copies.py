@@ -1,13 +1,17 @@
 """Which pictures are copies of one another: re-encoded, resized or slightly cropped, and what merely looks alike."""
 
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from tempfile import TemporaryFile
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 Floats = npt.NDArray[np.float32]
+Places: TypeAlias = npt.NDArray[np.intp]
 
 SIDE = 32
 # Tuned on 5300 photos, sketches, paintings and textures, each with copies at JPEG quality 50, at half size, cropped by
@@ -19,17 +23,16 @@ CONTRAST = (0.82, 1.2)
 SHIFT, STRETCH = 0.75, 1.7  # pixels of 32; 1.7 is a crop of 5 %
 COLOUR_CHANGE = 8.0  # grey levels, of the mean of red, green or blue
 LEAST_DETAIL = 3.0  # grey levels of deviation: an empty sheet looks like every other
-CHUNK, MANY = 1024, 16384  # hashes are compared so many by so many: 80 MB at once
+KEPT = 257  # of a grey level: thumbnails are kept in steps of 1/257
+CHUNK, ACROSS = 512, 4096  # pictures compared at once: a few tens of MB, however many there are
 
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What is kept of a picture to find its copies, 1.1 KB: `grey` (32, 32) blurred, `hash` (63,) of ±1, the deviation
-    of its greys, and its mean `colour` (3,)."""
+    """What is kept of a picture to find its copies: `grey` (32, 32) blurred, `hash` (63,) of ±1, mean `colour` (3,)."""
 
-    grey: npt.NDArray[np.uint8]
-    hash: npt.NDArray[np.int8]
-    deviation: float
+    grey: Floats
+    hash: Floats
     colour: Floats
 
 
@@ -38,56 +41,79 @@ def look(image: Image.Image) -> Look:
     thumbnail = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR), dtype=np.float32)
     grey = thumbnail @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     waves = (_COSINES @ grey @ _COSINES.T).ravel()[1:]
-    blurred = _blurred(grey)
-    signs = np.where(waves > np.median(waves), 1, -1).astype(np.int8)
-    return Look(np.rint(blurred).astype(np.uint8), signs, float(blurred.std()), thumbnail.mean((0, 1)))
+    return Look(_blurred(grey), np.where(waves > np.median(waves), 1, -1).astype(np.float32), thumbnail.mean((0, 1)))
 
 
-def copies(looks: Sequence[Look]) -> list[tuple[int, int]]:
-    """The pairs i < j of pictures that show the same, sorted.
-
-    Three sieves, each finer and slower: a perceptual hash (the signs of the lowest waves, against their median), the
-    correlation of two thumbnails, and the same after one is moved, stretched and brightened onto the other.
-    """
-    if len(looks) < 2:
-        return []
-    colours = np.stack([look.colour for look in looks])
-    detailed = np.array([look.deviation > LEAST_DETAIL for look in looks])
-    found: list[tuple[int, int]] = []
-    for first, second in _close_hashes(np.stack([look.hash for look in looks])):
-        alike = detailed[first] & detailed[second]
-        alike &= np.abs(colours[first] - colours[second]).max(axis=1) < COLOUR_CHANGE
-        first, second = first[alike], second[alike]
-        pictures, others = (_greys([looks[i] for i in of.tolist()]) for of in (first, second))
-        alike = (_normal(pictures) * _normal(others)).sum(axis=1) > ROUGH_LIKENESS
-        first, second, pictures, others = first[alike], second[alike], pictures[alike], others[alike]
-        alike = _same_when_aligned(pictures, others) & _same_when_aligned(others, pictures)
-        found += zip(first[alike].tolist(), second[alike].tolist(), strict=True)
-    return sorted(found)
+def copies(looks: Iterable[Look]) -> list[tuple[int, int]]:
+    """The pairs i < j of pictures that show the same, sorted; see `Looks.copies`."""
+    with Looks() as kept:
+        for one in looks:
+            kept.add(one)
+        return kept.copies()
 
 
-def _greys(looks: Sequence[Look]) -> Floats:
-    """The greys `(n, 32, 32)` of some pictures."""
-    return np.array([look.grey for look in looks], dtype=np.float32).reshape(-1, SIDE, SIDE)
+class Looks:
+    """The looks of many pictures, to find copies among: 20 bytes each in memory, and thumbnails in a temporary file."""
+
+    def __init__(self) -> None:
+        self._hashes = array("Q")
+        self._colours = array("f")
+        self._file = TemporaryFile(prefix="fewshot-")  # noqa: SIM115  closed by __exit__
+
+    def __enter__(self) -> "Looks":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, look: Look) -> None:
+        """One more."""
+        self._hashes.append(int.from_bytes(np.packbits(look.hash > 0).tobytes(), "big"))
+        self._colours.extend(look.colour.tolist())
+        self._file.write(np.rint(look.grey * KEPT).astype(np.uint16).tobytes())
+
+    def copies(self) -> list[tuple[int, int]]:
+        """The pairs i < j of pictures that show the same, sorted.
+
+        Three sieves, each finer and slower: a perceptual hash (the signs of the lowest waves, against their median),
+        the correlation of two thumbnails, and the same after one is moved, stretched and brightened onto the other.
+        """
+        if len(self._hashes) < 2:
+            return []
+        self._file.flush()
+        greys = np.memmap(self._file, np.uint16, "r", shape=(len(self._hashes), SIDE, SIDE))
+        colours = np.array(self._colours, dtype=np.float32).reshape(-1, 3)
+        found: list[tuple[int, int]] = []
+        for first, second in _close(np.array(self._hashes, dtype=np.uint64), colours):
+            alike = _same(*(greys[places].astype(np.float32) / np.float32(KEPT) for places in (first, second)))
+            found += zip(first[alike].tolist(), second[alike].tolist(), strict=True)
+        return sorted(found)
 
 
-def _normal(greys: Floats) -> Floats:
-    """The pictures `(n, 32 x 32)` without their mean, of length 1."""
-    flat: Floats = greys.reshape(len(greys), SIDE * SIDE) - greys.mean(axis=(1, 2))[:, None]
-    flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
-    return flat
+def _same(pictures: Floats, others: Floats) -> npt.NDArray[np.bool_]:
+    """Which pairs of thumbnails `(pairs, 32, 32)` show the same."""
+    flat = [one.reshape(len(one), -1) for one in (pictures, others)]
+    normal = [one - one.mean(axis=1, keepdims=True) for one in flat]
+    lengths = [np.maximum(np.linalg.norm(one, axis=1), 1e-6) for one in normal]
+    likeness = np.einsum("np,np->n", *normal) / (lengths[0] * lengths[1])
+    detailed = [one.std(axis=1) > LEAST_DETAIL for one in flat]
+    same: npt.NDArray[np.bool_] = (likeness > ROUGH_LIKENESS) & detailed[0] & detailed[1]
+    ones, twos = pictures[same], others[same]
+    same[same] = _same_when_aligned(ones, twos) & _same_when_aligned(twos, ones)
+    return same
 
 
-def _close_hashes(hashes: npt.NDArray[np.int8]) -> Iterator[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]:
-    """Pairs i < j whose hashes differ in few bits, in handfuls; with signs, a product counts equal minus other bits."""
-    nearest = hashes.shape[1] - 2 * HASH_DISTANCE
-    for start in range(0, len(hashes), CHUNK):
-        some = hashes[start : start + CHUNK].astype(np.float32)
-        for behind in range(start, len(hashes), MANY):
-            equal = some @ hashes[behind : behind + MANY].astype(np.float32).T >= nearest
-            first, second = np.nonzero(np.triu(equal, 1 + start - behind))
+def _close(hashes: npt.NDArray[np.uint64], colours: Floats) -> Iterator[tuple[Places, Places]]:
+    """Pairs i < j whose hashes differ in few bits and whose colours are near, in handfuls of CHUNK at most."""
+    for row in range(0, len(hashes), CHUNK):
+        for column in range(row, len(hashes), ACROSS):
+            differing = np.bitwise_count(hashes[row : row + CHUNK, None] ^ hashes[None, column : column + ACROSS])
+            first, second = np.nonzero(differing <= HASH_DISTANCE)
+            first, second = first + row, second + column
+            near = (first < second) & (np.abs(colours[first] - colours[second]).max(axis=1) < COLOUR_CHANGE)
+            first, second = first[near], second[near]
             for i in range(0, len(first), CHUNK):
-                yield first[i : i + CHUNK] + start, second[i : i + CHUNK] + behind
+                yield first[i : i + CHUNK], second[i : i + CHUNK]
 
 
 def _same_when_aligned(pictures: Floats, others: Floats) -> npt.NDArray[np.bool_]:

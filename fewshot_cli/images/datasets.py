@@ -9,8 +9,8 @@ from typing import Literal
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.images.folders import nfc
 from fewshot_cli.images.found import Found, Groups, read_json, some
+from fewshot_cli.images.sources import EXPECTED, found_at
 from fewshot_cli.images.stored import Stored
-from fewshot_cli.images.trees import EXPECTED, class_folders, found_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def _part(found: Found, split: str | None) -> Found:
         raise FewshotError(f"{found.root} holds parts of a data set ({', '.join(found.parts)}), not classes.", hint)
     if split not in found.parts:
         raise FewshotError(f"{found.name} has no split {split!r}.", hint)
-    return class_folders(found.parts[split], found.name)
+    return found.parts[split]()
 
 
 def _by_number(groups: Groups, numbers: Mapping[str, int]) -> dict[str, tuple[int, ...]]:

@@ -21,9 +21,10 @@ import numpy.typing as npt
 from PIL import Image, ImageCms, ImageFile
 
 from fewshot_cli.engine.preprocessing import Preprocessing
+from fewshot_cli.images.depth import Levels, in_eight_bits, levels_of, lower_mode, may_be_narrow, raw_mode, with_lower
 
 Pixels = npt.NDArray[np.uint8]
-BadFile = Literal["unreadable", "truncated", "empty-file", "not-an-image", "too-large"]
+BadFile = Literal["unreadable", "truncated", "empty-file", "not-an-image", "not-read", "too-large"]
 
 LARGEST = 200_000_000  # pixels: above every phone and camera of today, below what fills a laptop's memory
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM", "QOI", "PSD")
@@ -36,9 +37,6 @@ HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"
 # margin of 1, 0.9 with 1.2, 0.75 with 1.4 and 0.1 with 3. With 1.5 the common case, 4000 x 3000 pixels for 256, would
 # no longer be read at 1/8, and take a third longer. See benchmarks/decode.py.
 DRAFT_MARGIN = 1.4
-
-WHITES = (1.0, 255.0, 1023.0, 4095.0, 16383.0, 65535.0)  # the largest values of floats and of 8, 10, 12, 14, 16 bits
-OUTLIERS = 0.001  # the share of a picture's values that may lie above its white: dead pixels, rounding
 
 # EXIF orientation -> what makes the picture upright
 TURNS = {
@@ -96,12 +94,17 @@ def load_array(picture: Pixels, preprocessing: Preprocessing) -> Pixels:
 
     Raises ImageError for an array of any other kind.
     """
+    return prepare(image_of(picture), preprocessing)
+
+
+def image_of(picture: Pixels) -> Image.Image:
+    """The image with these colours, `(height, width, 3)` in RGB; raises ImageError for an array of any other kind."""
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
         what = f"an array of {picture.dtype} and shape {picture.shape}, not RGB in 8 bits"
         raise ImageError("not-an-image", what, "Convert it to uint8 of shape (height, width, 3).")
     if picture.shape[0] * picture.shape[1] > LARGEST:
         raise _too_large(picture.shape[1], picture.shape[0])
-    return prepare(Image.fromarray(picture), preprocessing)
+    return Image.fromarray(picture)
 
 
 def decode(path: Path, at_least: tuple[int, int] | None = None) -> Image.Image:
@@ -147,14 +150,13 @@ class Draft:
     """An upright RGB picture, perhaps at a fraction: in `image`, `box` is what holds the `whole` (width, height).
 
     A side of 3001 pixels at 1/8 comes as 376 pixels, of which the picture fills 375.125; without that, crisp edges land
-    half a pixel off.
+    half a pixel off. `levels` are what became black and white, where that was more than 8 bits.
     """
 
     image: Image.Image
     box: tuple[float, float, float, float]
     whole: tuple[int, int]
-    range: str = ""
-    """What was taken for black and white, where the type of the stored values doesn't say."""
+    levels: Levels | None = None
 
 
 def upright_rgb(image: Image.Image, at_least: tuple[int, int] | None = None) -> Draft:
@@ -166,14 +168,19 @@ def upright_rgb(image: Image.Image, at_least: tuple[int, int] | None = None) -> 
         height, width = at_least if orientation(image) not in SWAPS_SIDES else at_least[::-1]
         if drafted := image.draft(None, (width, height)):
             fraction = stored[0] / drafted[1][2]
-    deep = ";16" in str(getattr(image, "tile", ""))
+    raw, file = raw_mode(image), getattr(image, "fp", None)
     image.load()
     turned = orientation(image)  # after loading: Pillow turns TIFF by itself and then says 1
-    rgb, range_ = _in_range(image, deep)
+    levels = None
+    if lower_mode(raw) and file is not None and may_be_narrow(image):
+        image, levels = _deep_colours(image, raw, file)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image, levels = _deep_greys(image)
+    rgb = _rgb(image)
     if turned in TURNS:
         rgb = rgb.transpose(TURNS[turned])
     if fraction == 1:
-        return Draft(rgb, (0, 0, *rgb.size), rgb.size, range_)
+        return Draft(rgb, (0, 0, *rgb.size), rgb.size, levels)
     whole = stored[::-1] if turned in SWAPS_SIDES else stored
     # What a fraction leaves over lies to the right and below, before turning.
     left = rgb.width - whole[0] / fraction if turned in (2, 3, 6, 7) else 0
@@ -239,10 +246,6 @@ def file_bytes(path: Path, largest: int) -> bytes | None:
 
 _COPY_AGAIN = "Copy or download it again, or delete it."
 _SMALLER = f"Save a smaller copy; the limit is {LARGEST // 1_000_000} megapixels."
-_OTHER_KIND = re.compile(
-    "unknown pixel mode|not supported|unsupported|unknown compression|decoder .* not available", re.I
-)
-"""How Pillow says that a file is whole, but of a kind that it doesn't read."""
 _OTHER_FORMAT = "Remove it from the folder, or save it as JPEG or PNG if it is a picture."
 
 
@@ -288,17 +291,37 @@ def _identified(file: BinaryIO, name: str) -> Image.Image:
             continue
         file.seek(0)
         try:
-            return _small_enough(reader(file, name))
+            return _small_enough(_whole(reader(file, name)))
         except (OSError, *DAMAGE) as error:
+            if _NOT_READ.search(str(error)) or (format_ == "PSD" and isinstance(error, KeyError)):
+                raise _of_kind_not_read(format_) from error
             damage = damage if format_ in WEAKLY_SIGNED else error
     if start[4:8] == b"ftyp" and start[8:12] in HEIC_BRANDS:
         file.seek(0)
         return _small_enough(_heic_reader()(file, name))
-    if damage is not None and _OTHER_KIND.search(str(damage)):
-        raise ImageError("not-an-image", f"a kind of picture that isn't read ({damage})", "Save it as PNG or JPEG.")
     if damage is not None:
         raise ImageError("truncated", "the file is damaged or ends too early", _COPY_AGAIN) from damage
     raise ImageError("not-an-image", "not an image that can be read", _OTHER_FORMAT)
+
+
+_NOT_READ = re.compile(
+    "unknown pixel mode|unknown data organization|cannot handle .*(layers|layer images)"
+    "|Unsupported BMP (compression|pixel depth)"
+)
+"""What Pillow says of whole files that it doesn't read: numbers of a type, a depth or a compression that it lacks."""
+_REDUCED = 254  # the TIFF tag of what a picture is; the lowest bit says a small copy of another one
+
+
+def _of_kind_not_read(format_: str | None) -> ImageError:
+    return ImageError("not-read", f"a {format_} of a kind that isn't read", "Save it as PNG or JPEG.")
+
+
+def _whole(image: Image.Image) -> Image.Image:
+    """The image; raises ImageError for the raw file of a camera, of which nothing but its thumbnail would be read."""
+    if image.format == "TIFF" and int(image.tag_v2.get(_REDUCED) or 0) & 1:  # type: ignore[attr-defined]
+        reason = "a camera's raw file, of which only a preview could be read"
+        raise ImageError("not-read", reason, "Save it as PNG or JPEG.")
+    return image
 
 
 def _small_enough(image: Image.Image) -> Image.Image:
@@ -339,35 +362,19 @@ def _explained(error: OSError) -> ImageError:
         )
     if "truncated" in str(error).lower():
         return ImageError("truncated", "the file ends too early (truncated)", _COPY_AGAIN)
+    if _NO_DECODER.search(str(error)):
+        return _of_kind_not_read("picture")
     return ImageError("truncated", "the file is damaged or ends too early", _COPY_AGAIN)
+
+
+_NO_DECODER = re.compile(r"decoder \S+ not available")
 
 
 # --- colours -------------------------------------------------------------------------------------------------------
 
 
-def _in_range(image: Image.Image, deep: bool) -> tuple[Image.Image, str]:
-    """A loaded image of any mode in RGB, values deeper than 8 bits scaled; and which range was assumed, if one was.
-
-    `deep` says that colours were stored in 16 bits, of which Pillow keeps the upper 8.
-    """
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        values = np.nan_to_num(np.asarray(image).astype(np.float32), posinf=0.0, neginf=0.0)
-        low, high = value_range(values, 1.0 if image.mode == "F" else 255.0)
-        scaled = np.clip((values - low) * (255 / (high - low)), 0, 255)
-        usual = (0.0, 1.0) if image.mode == "F" else (0.0, 65535.0)
-        assumed = "" if (low, high) == usual and values.max() <= high else f"{low:g} to {high:g}"
-        return Image.fromarray(np.rint(scaled).astype(np.uint8)).convert("RGB"), assumed
-    rgb = _rgb(image)
-    if deep:
-        brightest = int(np.asarray(rgb).max())
-        for bits in (10, 12, 14):
-            if 0 < brightest <= (white := (1 << bits - 8) - 1):
-                return rgb.point([min(255, round(255 * value / white)) for value in range(256)] * 3), f"{bits} bits"
-    return rgb, ""
-
-
 def _rgb(image: Image.Image) -> Image.Image:
-    """A loaded image of 8 bits in RGB, whatever its mode: white under what is transparent."""
+    """A loaded image of any mode in RGB: white under what is transparent."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image.copy()
     if image.mode == "LAB":
@@ -381,20 +388,29 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def value_range(values: npt.NDArray[np.float32], least: float) -> tuple[float, float]:
-    """What is black and what is white in a picture whose type doesn't say: a camera's 12 bits may come in 16.
+def _deep_greys(image: Image.Image) -> tuple[Image.Image, Levels]:
+    """Grey of 16 or 32 bits or of floats in 8 bits, and what became black and white."""
+    values = np.asarray(image)
+    levels = levels_of(values)
+    greys = in_eight_bits(values, levels)
+    white_is_zero = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
+    return Image.fromarray(255 - greys if white_is_zero else greys), levels
 
-    White is the smallest of 1, 255, 1023, 4095, 16383 and 65535, from `least` on, that the picture keeps below, but for
-    one value in a thousand or a hundredth of itself; what is brighter is white, too. With negative or still larger
-    numbers the darkest pixel is black and the brightest white.
-    """
-    darkest, brightest = float(values.min()), float(values.max())
-    for white in WHITES:
-        if white >= least and darkest >= 0:
-            few = brightest > 1.01 * white and float(np.mean(values > white)) <= OUTLIERS
-            if brightest <= 1.01 * white or few:
-                return 0.0, white
-    return darkest, max(brightest, darkest + 1e-6)
+
+def _deep_colours(image: Image.Image, raw: str, file: BinaryIO) -> tuple[Image.Image, Levels | None]:
+    """A loaded image of 16 bits a colour whose upper 8 say little, from all of them; as it was where these do do."""
+    file.seek(0)
+    deep = with_lower(image, raw, type(image)(file, ""))  # type: ignore[arg-type, call-arg]
+    levels = levels_of(deep[..., :3]) if deep is not None else Levels(0, 65535)
+    if deep is None or levels == Levels(0, 65535):
+        return image, None
+    scaled = in_eight_bits(deep[..., :3], levels)
+    if deep.shape[2] == 4:
+        scaled = np.concatenate([scaled, np.asarray(image)[..., 3:]], axis=2)
+    return Image.fromarray(scaled), levels
+
+
+_PHOTOMETRIC = 262  # the TIFF tag; 0 says that 0 is white, which Pillow heeds up to 8 bits
 
 
 # --- geometry, as in timm.data.transforms_factory.transforms_imagenet_eval ------------------------------------------

@@ -2,12 +2,14 @@
 
 import os
 import unicodedata
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.images.leftovers import is_leftover, is_ours
+from fewshot_cli.images.leftovers import OURS, counted, is_ours, passed_over
+from fewshot_cli.images.stored import Stored, StoredFile
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic"}
@@ -20,31 +22,41 @@ ARRANGE = "Make one sub-folder per class, named after the class, and put its ima
 
 @dataclass(frozen=True)
 class Item:
-    """One file and the class that its folder says."""
+    """One picture and the class that its folder, or its list, says."""
 
-    path: Path
+    stored: Stored
     label: str
+
+    @property
+    def path(self) -> Path:
+        """Of its file; for one that is in no file of its own, a name for messages."""
+        return Path(self.stored.name)
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of labelled images: sorted class names, items sorted by class and path, images outside of any class."""
+    """Labelled images: sorted class names, items sorted by class and path, images outside of any class.
+
+    `left_out` counts by name what lies among them and is passed over, see images/leftovers.py.
+    """
 
     root: Path
     classes: tuple[str, ...]
     items: tuple[Item, ...]
     loose: tuple[Path, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_folder(root: Path, allow_empty: bool = False) -> Folder:
     """The labelled files below `root`, the same on every file system; their contents are not looked at.
 
-    Every file counts, so that one that is no image is reported instead of overlooked. Only leftovers are passed over,
-    and a folder of nothing but files of ours is no class. Names are brought to Unicode NFC; folders whose names become
-    equal are one class. Links are followed, never in circles.
+    Every file counts that is neither hidden, nor left over by some program, nor one of ours: one that is no image is
+    reported instead of overlooked. A folder of nothing but files of ours is no class. Names are
+    brought to Unicode NFC; folders whose names become equal are one class. Links are followed, never in circles.
     Raises FewshotError when there is no folder, no class or a single one, or an empty class (unless `allow_empty`).
     """
-    folders, files = entries(_existing_folder(root))
+    folders, files, left_out = entries(_existing_folder(root))
+    left_out = [*left_out]
     ancestors = {identity(root), *_ancestors(root)}
     class_folders: dict[str, list[Path]] = {}
     for folder in folders:
@@ -57,21 +69,21 @@ def read_folder(root: Path, allow_empty: bool = False) -> Folder:
     items: list[Item] = []
     for label in sorted(class_folders):
         visited = set(ancestors)
-        paths = [path for folder in class_folders[label] for path in _files_below(folder, visited)]
+        paths = [path for folder in class_folders[label] for path in _files_below(folder, visited, left_out)]
         if not paths and not allow_empty:
             raise FewshotError(
                 f"The class {label!r} is empty: no file in {class_folders[label][0]}.",
                 "Put images into it, or remove the folder.",
             )
-        items += [Item(path, label) for path in sorted(paths, key=order)]
-    return Folder(root, tuple(sorted(class_folders)), tuple(items), loose)
+        items += [Item(StoredFile(path), label) for path in sorted(paths, key=order)]
+    return Folder(root, tuple(sorted(class_folders)), tuple(items), loose, counted(left_out))
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
     """The files given, missing ones too, and those inside the folders given; in the order given, each once."""
     found: dict[str, Path] = {}
     for path in paths:
-        inside = sorted(_files_below(path, set(_ancestors(path))), key=order) if path.is_dir() else [path]
+        inside = sorted(_files_below(path, set(_ancestors(path)), []), key=order) if path.is_dir() else [path]
         for file in inside:
             found.setdefault(os.path.abspath(file), file)  # noqa: PTH100  Path.absolute keeps "..", resolve follows links
     return list(found.values())
@@ -80,45 +92,60 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
 # --- walking -------------------------------------------------------------------------------------------------------
 
 
-def _files_below(folder: Path, visited: set[str]) -> Iterator[Path]:
-    """Every file in `folder` and below, unordered; folders in `visited` are passed over, and those entered join it."""
+def _files_below(folder: Path, visited: set[str], left_out: list[str]) -> Iterator[Path]:
+    """Every file in `folder` and below, unordered; folders in `visited` are passed over, and those entered join it.
+
+    What names left out were left out as joins `left_out`.
+    """
     waiting = [folder]
     while waiting:
         current = waiting.pop()
         if identity(current) in visited:
             continue
         visited.add(identity(current))
-        folders, files = entries(current)
-        waiting += reversed(folders)
-        yield from files
+        inside = entries(current)
+        left_out += inside.left_out
+        waiting += reversed(inside.folders)
+        yield from inside.files
 
 
 def _holds_only_ours(folder: Path) -> bool:
     """Whether fewshot wrote something into the folder, or below, and nothing else is there but leftovers."""
-    folders, files = entries(folder)
+    folders, files, left_out = entries(folder)
     if files or any(inside.is_symlink() or not _holds_only_ours(inside) for inside in folders):
         return False
-    return bool(folders) or any(is_ours(path.name) for path in folder.iterdir())
+    return bool(folders) or OURS in left_out
 
 
-def left_out(root: Path) -> list[Path]:
-    """The leftovers in a folder and below, a folder of them once, sorted."""
-    found: list[Path] = []
-    for current, folders, files in os.walk(root):
-        found += [Path(current, name) for name in (*folders, *files) if is_leftover(name)]
-        folders[:] = [name for name in folders if not is_leftover(name)]
-    return sorted(found, key=order)
+class Entries(NamedTuple):
+    """What is in a folder: folders and files, sorted, and what the others are left out as."""
+
+    folders: list[Path]
+    files: list[Path]
+    left_out: list[str]
 
 
-def entries(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The folders and the files in `folder`, sorted, links followed, leftovers left out; a broken link is a file."""
+def entries(folder: Path) -> Entries:
+    """What is in `folder`, links followed; a broken link is a file. Raises FewshotError where it can't be read."""
     try:
-        inside = sorted((path for path in folder.iterdir() if not is_leftover(path.name)), key=order)
+        everything = sorted(folder.iterdir(), key=order)
     except OSError as error:
         raise FewshotError(f"The folder {folder} can't be read: {error.strerror}.", "Check its permissions.") from error
-    folders = [path for path in inside if path.is_dir()]
-    files = [path for path in inside if path.is_file() or (path.is_symlink() and not path.exists())]
-    return folders, files
+    found = Entries([], [], [])
+    for path in everything:
+        if kind := passed_over(path.name):
+            found.left_out.append(kind)
+        elif path.is_dir():
+            found.folders.append(path)
+        elif path.is_file() or (path.is_symlink() and not path.exists()):
+            ours = path.suffix.lower() not in IMAGE_SUFFIXES and is_ours(path)
+            found.left_out.append(OURS) if ours else found.files.append(path)
+    return found
+
+
+def name_is_text(name: str) -> bool:
+    """Whether a name is text that a file can carry: not bytes that are no UTF-8, as old archives leave."""
+    return name == name.encode(errors="replace").decode()
 
 
 def nfc(name: str) -> str:
@@ -168,5 +195,7 @@ def _check_classes(root: Path, class_folders: dict[str, list[Path]], loose: tupl
         (label,) = class_folders
         raise FewshotError(
             f"{root} has a single class, {label!r}; telling apart takes two.",
-            "Add a second sub-folder, for instance 'other' with pictures of anything else.",
+            f"If the folders in it are the classes, point at {nested[0]}."
+            if nested
+            else "Add a second sub-folder, for instance 'other' with pictures of anything else.",
         )

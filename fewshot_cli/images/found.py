@@ -16,8 +16,9 @@ Groups = Mapping[str, Sequence[str]]  # names of classes under the name of the g
 class Found:
     """A data set before its split is taken and the files beside it are read; everything goes by the classes' names.
 
-    `pictures` gives those of a class in order. `splits` is None where a file beside it may say them. `parts` are the
-    folders of its splits, by name, where it lies in such: one of them is what to read.
+    `pictures` gives those of a class in order. `splits` is None where a file beside it may say them. `parts` read
+    its splits, by name, where it lies in folders of them: one of them is what to read. `loose` are images outside of
+    any class, and `left_out` counts by name what is passed over, see images/leftovers.py.
     """
 
     name: str
@@ -28,7 +29,9 @@ class Found:
     superclasses: Groups = field(default_factory=dict)
     splits: Groups | None = None
     usual_split: str | None = None
-    parts: Mapping[str, Path] = field(default_factory=dict)
+    parts: Mapping[str, Callable[[], "Found"]] = field(default_factory=dict)
+    loose: tuple[Path, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_json(path: Path) -> dict[str, Any]:

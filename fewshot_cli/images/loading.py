@@ -14,7 +14,7 @@ from fewshot_cli.images.decode import ImageError, Pixels, load
 Given = TypeVar("Given")
 Result = TypeVar("Result")
 
-RULES = 2  # of decoding; raised when the same file and the same Pillow come to give other pixels
+RULES = 3  # of decoding; raised when the same file and the same Pillow come to give other pixels
 DECODERS = ("pillow", "pillow-heif")  # packages that decide what a file decodes to, and which files do
 LOOK_AHEAD = 64  # results that may wait for the consumer; at 224 pixels about 10 MB
 

@@ -2,7 +2,8 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +62,7 @@ class Stored(ABC):
 
     @abstractmethod
     def opened(self) -> AbstractContextManager[Image.Image]:
-        """The image with its header read and no pixel yet; raises ImageError when there is none."""
+        """The picture as it is stored, no pixel of it read yet; whatever goes wrong inside is raised as ImageError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ class StoredFile(Stored):
         return Content(decode.content_hash(self.path), self.path) if content is None else Content.of_bytes(content)
 
     def opened(self) -> AbstractContextManager[Image.Image]:
-        """The image in the file."""
+        """The picture as it is stored."""
         return decode.opened(self.path)
 
 
@@ -99,6 +100,7 @@ class StoredPixels(Stored):
         picture = self.pixels()
         return Content(hashlib.sha256(str(picture.shape).encode() + picture.tobytes()).hexdigest(), picture)
 
-    def opened(self) -> AbstractContextManager[Image.Image]:
-        """The pixels as an image."""
-        return nullcontext(Image.fromarray(self.pixels()))
+    @contextmanager
+    def opened(self) -> Iterator[Image.Image]:
+        """The picture as it is stored."""
+        yield decode.image_of(self.pixels())

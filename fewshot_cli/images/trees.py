@@ -1,6 +1,5 @@
-"""What lies where: which folders and files are data sets, and which are classes of one."""
+"""What lies where: which folders and files are data sets, and which are classes of one. On disk and in zips alike."""
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,56 +7,18 @@ from pathlib import Path
 from typing import Literal
 
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.images.drawn import DRAWN, drawn_pictures
-from fewshot_cli.images.folders import IMAGE_SUFFIXES, SPLITS, entries, identity, nfc, read_folder
-from fewshot_cli.images.found import Found, some
-from fewshot_cli.images.lists import listed
-from fewshot_cli.images.meta_dataset import meta_dataset
-from fewshot_cli.images.stored import Stored, StoredFile
-from fewshot_cli.images.zips import zipped
-
-EXPECTED = (
-    "Expected: a folder with one sub-folder per class, a folder of such folders, a .zip of class folders, a .csv, .tsv "
-    "or .jsonl list with path and label, or a Meta-Dataset folder (dataset_spec.json beside .h5 files)."
-)
-
-
-def found_at(path: Path) -> list[Found]:
-    """The data sets at a path, by the rules of `read_datasets`; raises FewshotError where there is no such path."""
-    if path.is_dir():
-        return _found_in(_look(path), "")
-    if path == Path(DRAWN) and not path.exists():
-        return [drawn_pictures()]
-    if not path.exists():
-        raise FewshotError(f"There is no {path}.", "Check the path; relative paths start at the current folder.")
-    if path.suffix.lower() == ".zip":
-        if found := zipped(path, nfc(path.stem)):
-            return [found]
-        raise FewshotError(
-            f"{path} has no images in class folders.", "Zip a folder with one sub-folder per class: photos/cat/1.jpg"
-        )
-    if path.suffix.lower() in (".csv", ".tsv", ".jsonl"):
-        return [listed(path)]
-    raise FewshotError(f"{path} is no data set.", EXPECTED)
-
-
-def class_folders(root: Path, name: str) -> Found:
-    """The data set in a folder with one sub-folder per class."""
-    folder = read_folder(root)
-    pictures: dict[str, list[Stored]] = {label: [] for label in folder.classes}
-    for item in folder.items:
-        pictures[item.label].append(StoredFile(item.path))
-    return Found(name, root, folder.classes, pictures.__getitem__)
+from fewshot_cli.images.folders import SPLITS
+from fewshot_cli.images.found import some
 
 
 @dataclass(frozen=True)
-class _Tree:
+class Tree:
     """A folder's shape: whether it holds images itself, its zips, its folders, whether Meta-Dataset specifies it."""
 
     path: Path
     images: bool
     zips: Sequence[Path]
-    folders: Sequence["_Tree"]
+    folders: Sequence["Tree"]
     specified: bool
 
 
@@ -65,24 +26,9 @@ Reading = Literal["classes", "one class", "data sets", "unclear", "nothing"]
 Role = Literal["class", "data set", "either", "nothing"]
 
 
-def _look(folder: Path, above: frozenset[str] = frozenset()) -> _Tree:
-    folders, files = entries(folder)
-    above |= {identity(folder)}
-    names = {file.name for file in files}
-    if names & {"dataset_spec.json", "dataset_spec.pkl"}:
-        return _Tree(folder, False, (), (), True)
-    return _Tree(
-        folder,
-        any(file.suffix.lower() in IMAGE_SUFFIXES for file in files),
-        [file for file in files if file.suffix.lower() == ".zip"],
-        [_look(inside, above) for inside in folders if identity(inside) not in above],
-        False,
-    )
-
-
-def _reading(tree: _Tree) -> Reading:
+def reading(tree: Tree) -> Reading:
     """What a folder is when it is read by itself; the majority of what it holds decides."""
-    roles = Counter(_role(folder) for folder in tree.folders)
+    roles = Counter(role(folder) for folder in tree.folders)
     classes, sets, either = roles["class"], roles["data set"] + len(tree.zips), roles["either"]
     if sets > classes:
         return "data sets"
@@ -93,41 +39,35 @@ def _reading(tree: _Tree) -> Reading:
     return "classes" if classes + either > 1 else "one class"
 
 
-def _role(tree: _Tree) -> Role:
+def role(tree: Tree) -> Role:
     """What a folder is to the one that holds it."""
     if tree.specified:
         return "data set"
-    reading = _reading(tree)
-    if reading in ("one class", "nothing"):
-        return "class" if tree.images or reading == "one class" else "nothing"
-    return "either" if tree.images or reading == "unclear" else "data set"
+    found = reading(tree)
+    if found in ("one class", "nothing"):
+        return "class" if tree.images or found == "one class" else "nothing"
+    return "either" if tree.images or found == "unclear" else "data set"
 
 
-def _found_in(tree: _Tree, name: str) -> list[Found]:
-    """The data sets in a folder whose path below the one asked about is `name`, "" for that one."""
-    own_name = name or nfc(os.path.basename(os.path.abspath(tree.path)))  # noqa: PTH100, PTH119  "." has a name, too
-    if tree.specified:
-        return [meta_dataset(tree.path, own_name)]
-    reading = _reading(tree)
-    if reading in ("classes", "one class") or (reading == "nothing" and tree.images):
-        return [class_folders(tree.path, own_name)]  # which says best what is wrong with fewer than two classes
-    sets = [folder for folder in tree.folders if _role(folder) in ("data set", "either")]
-    if reading == "unclear":
+def data_sets_in(tree: Tree) -> list[Tree]:
+    """The folders that are data sets in one that is read as such. Raises FewshotError where it is unclear."""
+    sets = [folder for folder in tree.folders if role(folder) in ("data set", "either")]
+    if reading(tree) == "unclear":
         raise _unclear(tree, sets)
-    if sets and not tree.zips and all(_is_part(folder) for folder in sets):
-        return [Found(own_name, tree.path, (), lambda label: (), parts={nfc(one.path.name): one.path for one in sets})]
-    within = f"{name}/" if name else ""
-    found = [one for folder in sets for one in _found_in(folder, within + nfc(folder.path.name))]
-    # A zip without pictures may be anything; only one that is asked for by name has to have some.
-    return found + [inside for file in tree.zips if (inside := zipped(file, within + nfc(file.stem)))]
+    return sets
 
 
-def _is_part(tree: _Tree) -> bool:
-    return tree.path.name.casefold() in SPLITS and not tree.specified and _reading(tree) == "classes"
+def are_parts(tree: Tree, sets: Sequence[Tree]) -> bool:
+    """Whether all that a folder holds are the splits of one data set: folders called train, test and the like."""
+    return bool(sets) and not tree.zips and all(map(_is_part, sets))
 
 
-def _unclear(tree: _Tree, sets: Sequence[_Tree]) -> FewshotError:
-    classes = [folder.path.name for folder in tree.folders if _role(folder) == "class"]
+def _is_part(tree: Tree) -> bool:
+    return tree.path.name.casefold() in SPLITS and not tree.specified and reading(tree) == "classes"
+
+
+def _unclear(tree: Tree, sets: Sequence[Tree]) -> FewshotError:
+    classes = [folder.path.name for folder in tree.folders if role(folder) == "class"]
     others = [*(folder.path for folder in sets), *tree.zips]
     names = [path.name for path in others]
     return FewshotError(

@@ -3,84 +3,140 @@
 import struct
 import zipfile
 import zlib
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from threading import Lock
-from typing import TypeAlias
 
 from PIL import Image
 
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.images import decode
 from fewshot_cli.images.decode import ImageError
-from fewshot_cli.images.folders import IMAGE_SUFFIXES, SPLITS, nfc
+from fewshot_cli.images.folders import IMAGE_SUFFIXES, nfc
 from fewshot_cli.images.found import Found
-from fewshot_cli.images.leftovers import is_leftover
+from fewshot_cli.images.leftovers import OURS, counted, is_our_name, passed_over
 from fewshot_cli.images.stored import Content, Stored
-
-Members: TypeAlias = dict[tuple[str, ...], list[zipfile.ZipInfo]]
-"""What lies in a zip by the parts of its folder's path."""
+from fewshot_cli.images.trees import Tree, are_parts, data_sets_in, reading, role
 
 LARGEST_MEMBER = 500_000_000  # bytes that one picture in a zip may unfold to
 
 
 def zipped(path: Path, name: str) -> Found | None:
-    """The data set in a zip file; None where no folder in it holds an image.
+    """The data set in a zip file, read as the folder that was zipped; None where no folder in it holds an image.
 
-    A folder with images is a class, and what lies in folders below belongs to it, as in folders that are not zipped.
-    Images beside all classes, in the folder that holds them, have no label. Folders between the top and a class are
-    its superclass. Raises FewshotError where the zip is damaged, encrypted or holds train/ and test/.
+    Where that is several data sets, they are superclasses of one, whose classes are called "set/class".
     """
     archive = Archive(path)
-    members: Members = {}
-    for member in archive.members():
-        place = PurePosixPath(nfc(member.filename.replace("\\", "/")))  # as some tools on Windows write it
-        if place.suffix.lower() in IMAGE_SUFFIXES and not any(map(is_leftover, place.parts)):
-            if member.flag_bits & 1:
-                raise FewshotError(f"{path} is encrypted: {place}.", "Unzip it, and zip it again without a password.")
-            members.setdefault(place.parts[:-1], []).append(member)
-    classes = _class_folders(members)
-    if not classes:
-        return None
-    common = _common_beginning([parts[:-1] for parts in classes])
-    _check_no_splits(path, [parts[common:] for parts in classes])
-    pictures: dict[str, list[Stored]] = {}
+    top = _unzipped(archive)
+    tree = _tree(top, path)
+    while (inner := _wrapped(tree)) is not None:
+        tree, top = inner, top.folders[inner.path.name]
+    return None if reading(tree) == "nothing" else _found(archive, name, top, tree)
+
+
+def _wrapped(tree: Tree) -> Tree | None:
+    """The folder that holds all classes or data sets of a zip, where its top folder holds nothing but this one."""
+    folders = [folder for folder in tree.folders if role(folder) != "nothing"]
+    alone = len(folders) == 1 and reading(folders[0]) in ("classes", "data sets", "unclear")
+    return folders[0] if alone and not are_parts(tree, folders) else None
+
+
+def _found(archive: "Archive", name: str, top: "_Inside", tree: Tree) -> Found:
+    left_out = counted(top.all_left_out())
+    loose = tuple(tree.path / file for file in sorted(top.files) if _is_image(file))
+    if reading(tree) in ("classes", "one class"):
+        pictures = {
+            label: _pictures(archive, label, inside)
+            for label, inside in top.folders.items()
+            if any(inside.all_files()) or OURS not in inside.all_left_out()
+        }
+        return Found(name, archive.path, tuple(pictures), pictures.__getitem__, loose=loose, left_out=left_out)
+    sets = data_sets_in(tree)
+    if are_parts(tree, sets):
+        parts = {one.path.name: partial(_found, archive, name, top.folders[one.path.name], one) for one in sets}
+        return Found(name, archive.path, (), lambda label: (), parts=parts, left_out=left_out)
+    of_sets: dict[str, Sequence[Stored]] = {}
     superclasses: dict[str, list[str]] = {}
-    for parts, inside in classes.items():
-        label = "/".join(parts[common:])
-        pictures[label] = [ZipMember(archive, one) for one in sorted(inside, key=lambda one: nfc(one.filename))]
-        superclasses.setdefault("/".join(parts[common:-1]), []).append(label)
-    return Found(
-        name, path, tuple(pictures), pictures.__getitem__, superclasses={} if "" in superclasses else superclasses
-    )
+    for one in sets:
+        found = _found(archive, name, top.folders[one.path.name], one)
+        if found.parts:
+            raise FewshotError(
+                f"{one.path} holds parts of a data set ({', '.join(found.parts)}), not classes.",
+                "Zip each data set by itself.",
+            )
+        for label in found.classes:
+            of_sets[f"{one.path.name}/{label}"] = found.pictures(label)
+        for group, labels in (found.superclasses or {"": found.classes}).items():
+            superclasses[f"{one.path.name}/{group}".rstrip("/")] = [f"{one.path.name}/{label}" for label in labels]
+    return Found(name, archive.path, tuple(of_sets), of_sets.__getitem__, superclasses=superclasses, left_out=left_out)
 
 
-def _class_folders(
-    members: dict[tuple[str, ...], list[zipfile.ZipInfo]],
-) -> dict[tuple[str, ...], list[zipfile.ZipInfo]]:
-    """The members of each class by its folder, which is the highest with images in it, but not the one above all."""
-    folders = {parts for parts in members if parts}
-    above_all = {top for top in folders if all(parts[: len(top)] == top for parts in folders)}
-    for top in above_all:
-        if len({parts[len(top)] for parts in folders if len(parts) > len(top)}) > 1:
-            folders.discard(top)  # its own images lie outside of any class
-    classes: Members = {}
-    for parts in sorted(folders):
-        highest = next(parts[:depth] for depth in range(1, len(parts) + 1) if parts[:depth] in folders)
-        classes.setdefault(highest, []).extend(members[parts])
-    return classes
+@dataclass
+class _Inside:
+    """A folder in a zip: its files and folders by name, and what others are left out as."""
+
+    files: dict[str, zipfile.ZipInfo] = field(default_factory=dict)
+    folders: dict[str, "_Inside"] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+
+    def all_files(self) -> Iterator[zipfile.ZipInfo]:
+        yield from self.files.values()
+        for folder in self.folders.values():
+            yield from folder.all_files()
+
+    def all_left_out(self) -> Iterator[str]:
+        yield from self.left_out
+        for folder in self.folders.values():
+            yield from folder.all_left_out()
 
 
-def _check_no_splits(path: Path, classes: Sequence[tuple[str, ...]]) -> None:
-    """Raises FewshotError where the classes lie in folders called train, test and the like."""
-    first = sorted({parts[0] for parts in classes})
-    if all(len(parts) > 1 for parts in classes) and all(name.casefold() in SPLITS for name in first):
-        raise FewshotError(
-            f"{path} holds parts of a data set ({', '.join(first)}), not classes.",
-            f"Zip one of them by itself, or unzip it and point at its folder {first[0]}.",
-        )
+def _unzipped(archive: "Archive") -> _Inside:
+    """The folder that unzipping would give. Raises FewshotError for an encrypted file in it."""
+    top = _Inside()
+    left_out: set[tuple[str, ...]] = set()
+    for member in archive.members():
+        parts = _place(member).parts
+        folder = top
+        for depth, part in enumerate(parts, 1):
+            if kind := passed_over(part):
+                if parts[:depth] not in left_out:  # a folder counts once, whatever is in it
+                    left_out.add(parts[:depth])
+                    folder.left_out.append(kind)
+                break
+            if depth < len(parts) or member.is_dir():
+                folder = folder.folders.setdefault(part, _Inside())
+            elif not _is_image(part) and is_our_name(part):
+                folder.left_out.append(OURS)
+            else:
+                if member.flag_bits & 1:
+                    problem = f"{archive.path} is encrypted: {_place(member)}."
+                    raise FewshotError(problem, "Unzip it, and zip it again without a password.")
+                folder.files[part] = member
+    return top
+
+
+def _tree(inside: _Inside, path: Path) -> Tree:
+    folders = [_tree(inside.folders[name], path / name) for name in sorted(inside.folders)]
+    return Tree(path, any(map(_is_image, inside.files)), (), folders, False)
+
+
+def _pictures(archive: "Archive", label: str, inside: _Inside) -> list[Stored]:
+    """The pictures of a class, and of folders in it, in order. Raises FewshotError where it is empty."""
+    if not any(inside.all_files()):
+        raise FewshotError(f"The class {label!r} in {archive.path} is empty.", "Put images into it, or leave it out.")
+    return [ZipMember(archive, one) for one in sorted(inside.all_files(), key=lambda one: str(_place(one)))]
+
+
+def _place(member: zipfile.ZipInfo) -> PurePosixPath:
+    """Where unzipping puts a member; some tools on Windows write backslashes."""
+    return PurePosixPath(nfc(member.filename.replace("\\", "/")))
+
+
+def _is_image(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 class Archive:
@@ -97,8 +153,8 @@ class Archive:
             ) from None
 
     def members(self) -> list[zipfile.ZipInfo]:
-        """What is in it; of members with the same name the last, as when unzipping."""
-        return list({member.filename: member for member in self._zip.infolist() if not member.is_dir()}.values())
+        """The files and folders in it; of members with the same name the last, as when unzipping."""
+        return list({member.filename: member for member in self._zip.infolist()}.values())
 
     def read(self, member: zipfile.ZipInfo) -> bytes:
         """The bytes of a member, never more than LARGEST_MEMBER; raises ImageError."""
@@ -140,11 +196,8 @@ class ZipMember(Stored):
         """The unzipped bytes, with the hash of the file, if it were one."""
         return Content.of_bytes(self.archive.read(self.member))
 
-    def opened(self) -> AbstractContextManager[Image.Image]:
-        """The image in the zip."""
-        return decode.opened(self.archive.read(self.member))
-
-
-def _common_beginning(paths: Sequence[tuple[str, ...]]) -> int:
-    """How many parts all the paths begin with in common."""
-    return next((i for i, parts in enumerate(zip(*paths, strict=False)) if len(set(parts)) > 1), min(map(len, paths)))
+    @contextmanager
+    def opened(self) -> Iterator[Image.Image]:
+        """The picture as it is stored."""
+        with decode.opened(self.archive.read(self.member)) as image:
+            yield image

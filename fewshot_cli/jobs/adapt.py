@@ -30,8 +30,7 @@ from fewshot_cli.files.delta_file import (
 from fewshot_cli.files.head_tensors import narrowest_head
 from fewshot_cli.files.rounding import Values
 from fewshot_cli.files.sections import KeptSupport, graft_as_stored, kept_graft, kept_support
-from fewshot_cli.images.folders import Folder, read_folder
-from fewshot_cli.images.stored import StoredFile
+from fewshot_cli.images.folders import Folder, name_is_text, read_folder
 from fewshot_cli.jobs.banks import Start, Starts
 from fewshot_cli.jobs.estimate import HeldOut, Rounding, held_out
 from fewshot_cli.jobs.features import Embedded, embed
@@ -94,7 +93,7 @@ def adapt(
     start = starts.of(recipe)
     recipe, backbone = start.recipe, start.base
     watch.lap("load")
-    stored = [StoredFile(item.path) for item in labelled.items]
+    stored = [item.stored for item in labelled.items]
     embedded = embed(start.backbone, stored, cache, progress, decode=not start.learner.head_only)
     used, copies = _distinct(labelled, embedded)
     support = _support(labelled, embedded, used, backbone)
@@ -165,6 +164,7 @@ def adapt(
         "images": len(support),
         "per_class": {name: {"n": labels.count(name)} for name in labelled.classes},
         "skipped": skipped(labelled, embedded) + copies,
+        "left_out": dict(labelled.left_out),
         "folder": str(folder.absolute()),
         "file": str(output),
         "bytes": size,
@@ -223,7 +223,7 @@ def _without_folders(recipe: Recipe) -> Recipe:
 def _check_names(labelled: Folder) -> None:
     """Raises FewshotError for a class whose name a file can't carry: bytes that are no UTF-8, as old archives leave."""
     for name in labelled.classes:
-        if name != name.encode(errors="replace").decode():
+        if not name_is_text(name):
             raise FewshotError(f"The folder name {name!r} in {labelled.root} is not UTF-8.", "Rename the folder.")
 
 

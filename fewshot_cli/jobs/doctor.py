@@ -1,19 +1,22 @@
-"""Every problem image of a folder, a list or a zip, and what to do."""
+"""Every problem image of a folder, a zip or a list, and what to do."""
 
 from collections import Counter
 from pathlib import Path
 
 from fewshot_cli import __version__
-from fewshot_cli.images.checkup import Examined, Finding, checkup
-from fewshot_cli.images.datasets import read_datasets
+from fewshot_cli.images.checkup import Finding, checkup
+from fewshot_cli.images.sources import read_labelled
 from fewshot_cli.jobs.progress import Progress
 
 Report = dict[str, object]
 
 
 def doctor(root: Path, progress: Progress) -> Report:
-    """The findings, what would stop `adapt` first. Raises FewshotError where there are no classes."""
-    folder = _examined(root)
+    """The findings in a folder, a zip or a list, what would stop `adapt` first.
+
+    Raises FewshotError where it holds no classes, or what `adapt` refuses as a whole.
+    """
+    folder = read_labelled(root, allow_empty=True)
     with progress.track("examining images") as advance:
         findings = checkup(folder, advance)
     return {
@@ -22,18 +25,10 @@ def doctor(root: Path, progress: Progress) -> Report:
         "folder": str(root),
         "classes": list(folder.classes),
         "images": len(folder.items),
-        "left_out": [str(path) for path in folder.left_out],
+        "left_out": dict(folder.left_out),
         "counts": dict(Counter(finding.severity for finding in findings)),
         "findings": [_row(finding) for finding in findings],
     }
-
-
-def _examined(root: Path) -> Examined:
-    if not root.is_file():
-        return Examined.of_folder(root)
-    dataset, *others = read_datasets(root)
-    assert not others, "a file is one data set"
-    return Examined.of(dataset)
 
 
 def _row(finding: Finding) -> dict[str, str | None]:

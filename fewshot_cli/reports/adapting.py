@@ -5,7 +5,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from fewshot_cli.reports.layout import classes, facts, interval, percent, size, skipped_files
+from fewshot_cli.reports.layout import classes, facts, interval, left_out, percent, size, skipped_files
 
 CAUTION = "rather too low, since each was judged by what was learned from the others"
 
@@ -33,6 +33,7 @@ def adapted(report: dict[str, Any]) -> RenderableType:
         ("classes", classes(report["classes"])),
         ("images", f"{report['images']}, {spread} a class"),
         *skipped_files(report["skipped"]),
+        *left_out(report["left_out"]),
         ("method", f"{_named(report)} on {report['backbone']}; {moved}"),
         *bank,
         ("expect", accuracy),

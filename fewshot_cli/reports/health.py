@@ -5,6 +5,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from fewshot_cli.reports.layout import passed_over
+
 STYLES = {"error": "bold red", "skipped": "yellow", "warning": "yellow", "note": "dim"}
 MEANING = {
     "error": "adapt stops here",
@@ -17,13 +19,11 @@ MEANING = {
 def examined(report: dict[str, Any]) -> RenderableType:
     """The findings under how much they matter, each with its remedy."""
     checked = Text(f"{report['images']} files in {len(report['classes'])} classes", style="dim")
-    if left_out := report["left_out"]:
-        names = sorted({path.replace("\\", "/").rpartition("/")[2] for path in left_out})
-        more = ", ..." if len(names) > 3 else ""
-        checked.append(f"; {len(left_out)} left out, which are no pictures of yours: {', '.join(names[:3])}{more}")
-    if not report["findings"]:
-        return Group(checked, Text("Nothing is wrong.", style="bold green"))
     lines: list[Text] = [checked]
+    if report["left_out"]:
+        lines.append(Text(f"Passed over: {passed_over(report['left_out'])}.", style="dim"))
+    if not report["findings"]:
+        return Group(*lines, Text("Nothing is wrong.", style="bold green"))
     for severity, style in STYLES.items():
         found = [finding for finding in report["findings"] if finding["severity"] == severity]
         if found:

@@ -55,6 +55,19 @@ def skipped_files(skipped: list[dict[str, str]], most: int = 10) -> list[tuple[s
     return rows
 
 
+def left_out(counts: dict[str, int]) -> list[tuple[str, str]]:
+    """A row for what lay among the pictures and was passed over; none where nothing did."""
+    return [("passed over", passed_over(counts))] if counts else []
+
+
+def passed_over(counts: dict[str, int], most: int = 5) -> str:
+    """How many files and folders were passed over, and the names of most of them."""
+    total = sum(counts.values())
+    named = ", ".join(f"{name} ({count})" for name, count in list(counts.items())[:most])
+    more = ", ..." if len(counts) > most else ""
+    return f"{total} that systems and programs leave among pictures: {named}{more}"
+
+
 def as_yaml(content: dict[str, Any]) -> Text:
     """Nested settings as YAML, in the order they have."""
     import yaml

@@ -258,18 +258,28 @@ def test_the_demo_goes_the_whole_way(fewshot, tmp_path):
     assert again.exit_code == 2 and "not an empty folder" in again.stderr
 
 
-def test_a_tilde_is_the_home_folder_wherever_it_stands(fewshot, call, tmp_path, monkeypatch):
+def test_a_tilde_is_the_home_folder_wherever_it_stands(fewshot, call, file, drawn, weights, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     assert fewshot(*call["predict"], "--csv=~/rows.csv").exit_code == 0
     assert (tmp_path / "rows.csv").exists() and not (tmp_path / "~").exists()
+    shutil.copy(file, tmp_path / "x.fewshot")
+    for arguments in (("inspect", "~/x.fewshot"), ("eval", "~/x.fewshot", drawn, "--weights", weights)):
+        assert fewshot(*arguments).exit_code == 0, arguments
 
 
-def test_the_doctor_reads_a_zip_and_says_what_it_left_out(fewshot, drawn, tmp_path):
+def test_the_doctor_reads_a_zip_and_says_what_it_left_out(fewshot, weights, drawn, tmp_path):
     shutil.make_archive(str(tmp_path / "drawn"), "zip", drawn)
     report = json.loads(fewshot("doctor", tmp_path / "drawn.zip", "--json").stdout)
-    assert report["images"] == 9 and report["classes"] == ["cat", "house", "star"] and report["left_out"] == []
+    assert report["images"] == 9 and report["classes"] == ["cat", "house", "star"] and report["left_out"] == {}
     folder = shutil.copytree(drawn, tmp_path / "folder")
     (folder / "@eaDir").mkdir()
-    assert "1 left out, which are no pictures of yours: @eaDir" in fewshot("doctor", folder).stdout
+    passed_over = "1 that systems and programs leave among pictures: @eaDir (1)"
+    assert passed_over in fewshot("doctor", folder).stdout
+    tiny = ("--backbone", "test_vit", "--weights", weights, "--image-size", "64")
+    learned = fewshot("adapt", folder, "--recipe", "ridge", *tiny, "-o", folder / "x.fewshot")
+    assert " ".join(learned.stdout.split()).count(passed_over) == 1, learned.stderr
+    assert json.loads((folder / "x.fewshot.run.json").read_text())["left_out"] == {"@eaDir": 1}
+    report = json.loads(fewshot("doctor", folder, "--json").stdout)
+    assert report["left_out"] == {"outputs and records": 2, "@eaDir": 1} and report["findings"] == []

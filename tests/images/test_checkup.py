@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fewshot_cli.images.checkup import SEVERITIES, Examined, checkup
+from fewshot_cli.images.checkup import SEVERITIES, checkup
 from fewshot_cli.images.copies import copies, look
 from fewshot_cli.images.decode import decode
 from fewshot_cli.images.drawing import CLASSES, draw, write_folder
+from fewshot_cli.images.sources import read_labelled
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 
@@ -27,7 +28,7 @@ def root(tmp_path) -> Path:
 
 def kinds(root: Path) -> dict[str, str]:
     """The one finding of each file or class folder, by name."""
-    found = checkup(Examined.of_folder(root))
+    found = checkup(read_labelled(root, allow_empty=True))
     assert len({finding.path for finding in found}) == len(found), found
     assert all(finding.problem and finding.remedy for finding in found)
     return {finding.path.name: finding.kind for finding in found}
@@ -35,12 +36,12 @@ def kinds(root: Path) -> dict[str, str]:
 
 def test_clean_pictures_give_no_finding(tmp_path):
     write_folder(tmp_path, CLASSES, per_class=12, seed=1)
-    assert checkup(Examined.of_folder(tmp_path)) == []
+    assert checkup(read_labelled(tmp_path, allow_empty=True)) == []
 
 
 def test_progress_is_told(root):
     told = []
-    checkup(Examined.of_folder(root), lambda done, total: told.append((done, total)))
+    checkup(read_labelled(root, allow_empty=True), lambda done, total: told.append((done, total)))
     assert told == [(i, 15) for i in range(1, 16)]
 
 
@@ -56,7 +57,7 @@ def test_files_that_give_no_picture(root):
         "notes.txt": "not-an-image",
         "broken.jpg": "unreadable",
     }
-    assert {finding.severity for finding in checkup(Examined.of_folder(root))} == {"skipped"}
+    assert {finding.severity for finding in checkup(read_labelled(root, allow_empty=True))} == {"skipped"}
 
 
 def test_files_worth_a_note(root):
@@ -98,7 +99,7 @@ def test_thin_classes_and_images_outside(root):
         "outside.jpg": "outside",
         "lone": "single-image",
     }
-    assert [finding.severity for finding in checkup(Examined.of_folder(root))][:2] == ["error", "error"]
+    assert [finding.severity for finding in checkup(read_labelled(root, allow_empty=True))][:2] == ["error", "error"]
 
 
 def test_copies_in_and_across_classes(root):
@@ -107,7 +108,7 @@ def test_copies_in_and_across_classes(root):
     shutil.copy(original, root / "cup" / "stray.jpg")
     decode(root / "cat" / "cat-001.jpg").save(root / "cat" / "z-weak.jpg", quality=50)
     decode(root / "cat" / "cat-002.jpg").resize((64, 64)).save(root / "tree" / "z-small.png")
-    found = {finding.path.name: finding for finding in checkup(Examined.of_folder(root))}
+    found = {finding.path.name: finding for finding in checkup(read_labelled(root, allow_empty=True))}
     assert {name: (finding.kind, finding.other.name) for name, finding in found.items()} == {
         "cat-000.jpg": ("duplicate", "again.jpg"),
         "stray.jpg": ("cross-class-copy", "again.jpg"),
@@ -166,7 +167,7 @@ def test_changed_copies_of_real_pictures_are_found(name, changed, least):
 def test_different_real_pictures_are_not_copies(name, most):
     if not (SHARED / "data" / name).is_dir():
         pytest.skip("needs ../shared/data")
-    found = Counter(finding.kind for finding in checkup(Examined.of_folder(SHARED / "data" / name)))
+    found = Counter(finding.kind for finding in checkup(read_labelled(SHARED / "data" / name, allow_empty=True)))
     assert set(found) <= {"near-duplicate"}
     assert found.total() <= most
 

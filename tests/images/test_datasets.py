@@ -12,9 +12,12 @@ import unicodedata
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from fewshot_cli.engine.preprocessing import Preprocessing
@@ -24,10 +27,19 @@ from fewshot_cli.images import meta_dataset
 from fewshot_cli.images.datasets import Dataset, read_datasets
 from fewshot_cli.images.decode import ImageError, load, prepare
 from fewshot_cli.images.drawing import CLASSES, draw, write_folder
+from fewshot_cli.images.folders import nfc
+from fewshot_cli.images.leftovers import left_over
+from fewshot_cli.images.lists import listed
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 OMNIGLOT = SHARED / "data" / "omniglot" / "omniglot_background_small.zip"
 SMALL = Preprocessing((32, 32), 1.0, "center", "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+TEXT = st.text(
+    st.characters(codec="utf-8", exclude_characters="\\\0/.~", exclude_categories=["Cs"]), min_size=1, max_size=8
+)
+TEXT = TEXT.filter(lambda text: text.strip() and not left_over(text))
 
 
 def make(root: Path, *paths: str) -> Path:
@@ -197,6 +209,12 @@ def written(path: Path, text: str, encoding: str = "utf-8") -> Path:
         "id;Filename; Class \n1;b/2.jpg;cat\n2;b/10.jpg;cat\n3;c.jpg;7\n",
         "image\tclass_name\nb/2.jpg\tcat\nb/10.jpg\tcat\nc.jpg\t7\nc.jpg\t7\n",
         'label,path\n"cat","b/2.jpg"\n"cat",b/10.jpg\n7,c.jpg',
+        "sep=;\r\npath;label\r\nb/2.jpg;cat\r\nb/10.jpg;cat\r\nc.jpg;7\r\n",
+        '\ufeff"sep=;"\npath;label\nb/2.jpg;cat\nb/10.jpg;cat\nc.jpg;7\n',
+        "sep=,\npath,label\nb/2.jpg,cat\nb/10.jpg,cat\nc.jpg,7\n",
+        "path,label\nb\\2.jpg,cat\nb\\10.jpg,cat\nc.jpg,7\n",
+        "path,label\nb/2.jpg,cat,\nb/10.jpg,cat,,\n,\nc.jpg,7\n",
+        "path,label\nb/2.jpg,cat\nb/10.jpg,cat\nc.jpg,7\nb/@eaDir/2.jpg/SYNO.jpg,cat\nb/._2.jpg,cat\n",
     ],
 )
 def test_a_csv_list(tmp_path, text):
@@ -252,6 +270,9 @@ def test_a_json_lines_list(tmp_path):
         ("path,label\na.jpg,cat\nb.jpg,dog\na.jpg,dog\n", "line 4: a.jpg is labelled 'dog' here and 'cat' before"),
         ("path,label\na.jpg,cat\n", "has a single class"),
         ("path,label\n", "has no class"),
+        ("path,label\na.jpg,cat\nb.jpg,animal, sea\n", "line 3: 3 cells, and the header names 2 columns"),
+        ("sep=;\npath;label\na.jpg;cat\nb.jpg\n", "line 4: too few columns"),
+        ("sep=;\nwhere;label\na.jpg;cat\n", "line 2: there is no column path"),
     ],
 )
 def test_a_wrong_csv_list(tmp_path, text, problem):
@@ -271,11 +292,61 @@ def test_a_wrong_csv_list(tmp_path, text, problem):
         ('{"path": "a.jpg", "label": ["cat"]}', "line 2: the label is no text"),
         ('{"path": "a.jpg", "label": true}', "line 2: the label is no text"),
         ('{"path": "a.jpg", "label": ""}', "line 2: the label is empty"),
+        ('{"path": "a.jpg", "label": NaN}', "line 2: the label is NaN"),
+        ('{"path": "a.jpg", "label": -Infinity}', "line 2: the label is -Infinity"),
+        ('{"path": "a.jpg", "label": null}', "line 2: the label is null"),
+        ('{"path": null, "label": "cat"}', "line 2: the path is null"),
     ],
 )
 def test_a_wrong_json_lines_list(tmp_path, line, problem):
     text = '{"path": "z.jpg", "label": "dog"}\n' + line
     assert problem in problem_with(written(tmp_path / "a.jsonl", text)).problem
+
+
+def test_a_list_as_spreadsheets_write_it(tmp_path):
+    """Unicode text: tabs, in UTF-16. A file of backslashes is that file where there is one."""
+    make(tmp_path, "b\\2.jpg")
+    for name, encoding in (("a.tsv", "utf-8"), ("b.csv", "utf-16"), ("c.csv", "utf-8-sig")):
+        path = written(tmp_path / name, "path\tlabel\nb\\2.jpg\tÄpfel\na\\2.jpg\tcat\n", encoding)
+        assert only(path).classes == ("cat", "Äpfel")
+        names = [sample.stored.name for sample in only(path).samples]
+        assert names == [str(tmp_path / "a" / "2.jpg"), str(tmp_path / "b\\2.jpg")]
+
+
+@given(
+    rows=st.lists(st.tuples(TEXT, TEXT), min_size=2, max_size=6, unique_by=lambda row: row[0].strip()),
+    dialect=st.sampled_from([",", ";", "\t", "|"]),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+)
+def test_what_a_program_writes_as_csv_or_json_is_what_is_read(rows, dialect, quoting):
+    expected = [(nfc(label.strip()), Path(where.strip())) for where, label in rows]
+    with TemporaryDirectory() as folder:
+        for suffix in ("csv", "jsonl"):
+            path = Path(folder) / f"a.{suffix}"
+            with path.open("w", newline="", encoding="utf-8") as file:
+                if suffix == "csv":
+                    csv.writer(file, delimiter=dialect, quoting=quoting).writerows([("path", "label"), *rows])
+                else:
+                    file.writelines(json.dumps({"path": where, "label": label}) + "\n" for where, label in rows)
+            found = listed(path)
+            read = [
+                (label, Path(Path(one.name).name.strip())) for label in found.classes for one in found.pictures(label)
+            ]
+            assert sorted(read) == sorted(expected)
+
+
+@given(
+    content=st.binary(max_size=200), start=st.sampled_from([b"", b"path,label\n", b"sep=;\n", b"\xff\xfe", b'{"path":'])
+)
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
+def test_any_bytes_are_a_list_or_a_sentence(suffix, start, content):
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"a.{suffix}"
+        path.write_bytes(start + content)
+        try:
+            assert all(listed(path).classes)
+        except FewshotError as error:
+            assert error.hint
 
 
 def test_a_list_that_is_no_text(tmp_path):
@@ -293,24 +364,73 @@ def test_a_zip_of_class_folders(tmp_path):
     assert [sample.stored.name for sample in dataset.samples] == [
         f"{path}: top/cat/a.jpg",
         f"{path}: top/cat/b.PNG",
+        f"{path}: top/cat/notes.txt",  # reported as no image, as in a folder
         f"{path}: top/dog/2.png",
     ]
     assert dataset.superclasses == {}
 
 
-def test_superclasses_follow_from_the_folders_in_a_zip(tmp_path):
-    path = zipped(tmp_path / "a.zip", *(f"all/{name}/1.png" for name in ("Latin/a", "Latin/b", "Greek/a", "x/y/z")))
+def test_data_sets_in_a_zip_are_superclasses(tmp_path):
+    names = ("Latin/a", "Latin/b", "Greek/a", "Greek/c/deep", "x/y/z", "x/y/w")
+    path = zipped(tmp_path / "a.zip", *(f"all/{name}/1.png" for name in names))
     dataset = only(path)
-    assert dataset.classes == ("Greek/a", "Latin/a", "Latin/b", "x/y/z")
-    assert dataset.superclasses == {"Greek": (0,), "Latin": (1, 2), "x/y": (3,)}
+    assert dataset.classes == ("Greek/a", "Greek/c", "Latin/a", "Latin/b", "x/y/w", "x/y/z")
+    assert dataset.superclasses == {"Greek": (0, 1), "Latin": (2, 3), "x/y": (4, 5)}
     written(tmp_path / "a.superclass.json", '{"mine": ["Latin/b", "Greek/a"]}')
-    assert only(path).superclasses == {"mine": (0, 2)}
+    assert only(path).superclasses == {"mine": (0, 3)}
     written(tmp_path / "a.superclass.json", "{}")
     assert only(path).superclasses == {}
-    uneven = zipped(tmp_path / "b.zip", "Latin/a/1.png", "Latin/1.png", "Greek/a/1.png")
-    assert (only(uneven).classes, only(uneven).superclasses) == (("Greek/a", "Latin"), {})
     alone = zipped(tmp_path / "c.zip", "all/Latin/a/1.png", "all/Latin/b/1.png")
     assert (only(alone).classes, only(alone).superclasses) == (("a", "b"), {})
+
+
+SHAPES = [
+    ("cat/1.jpg", "cat/close/2.jpg", "dog/1.jpg"),
+    ("cover.jpg", "cat/1.jpg", "dog/1.jpg"),
+    ("cat/photos/1.jpg", "dog/photos/2.jpg"),
+    ("cat/1.jpg", "cat/@eaDir/1.jpg/SYNOPHOTO_THUMB_M.jpg", "dog/1.jpg", "@eaDir/dog/1.jpg", "#recycle/old/1.jpg"),
+    ("cat/1.jpg", "dog/1.jpg", "bird/crow/1.jpg", "bird/owl/1.jpg"),
+    ("train/cat/1.jpg", "train/dog/1.jpg", "val/cat/1.jpg", "val/dog/1.jpg"),
+    ("data/train/cat/1.jpg", "data/train/dog/1.jpg", "data/val/cat/1.jpg", "data/val/dog/1.jpg"),
+    ("cat/1.jpg", "dog/1.jpg", "fish/cod/1.jpg", "fish/eel/1.jpg", "bird/crow/1.jpg", "bird/owl/1.jpg"),
+    ("cat/1.jpg", "cat/old/1.jpg", "cat/young/1.jpg", "dog/1.jpg"),
+    ("cat/1.jpg", "cat/notes.txt", "cat/x.fewshot", "dog/1.jpg", "dog/1.csv"),
+    ("all/cat/1.jpg",),
+    ("1.jpg", "2.jpg"),
+]
+
+
+@pytest.mark.parametrize("split", [None, "train"])
+@pytest.mark.parametrize("names", SHAPES, ids=lambda names: names[0])
+def test_a_zip_is_read_as_its_folder(tmp_path, names, split):
+    """The same classes with the same pictures, or neither of them."""
+
+    def seen(path):
+        try:
+            dataset = only(path, split)
+        except FewshotError as error:
+            known = [word for word in ("parts of a data set", "as many classes") if word in error.problem]
+            return known or "refused"
+        return labelled(dataset)
+
+    make(tmp_path / "a", *names)
+    zipped(tmp_path / "a.zip", *names)
+    zipped(tmp_path / "wrapped" / "a.zip", *(f"photos/{name}" for name in names))
+    assert seen(tmp_path / "a") == seen(tmp_path / "a.zip") == seen(tmp_path / "wrapped" / "a.zip")
+
+
+def test_cases_of_the_shared_folder():
+    cases = SHARED / "cases"
+    if not cases.is_dir():
+        pytest.skip("needs ../shared/cases")
+    for name, count in [("synology_eaDir", 18), ("class_with_subfolder", 18), ("stray_cover_in_top_folder", 18)]:
+        dataset = only(cases / f"zip_{name}.zip")
+        assert dataset.classes == ("dolphin", "sunflower", "watch"), name
+        assert len(dataset.samples) == count, name
+    assert "parts of a data set (train, val)" in problem_with(cases / "zip_train_val.zip").problem
+    assert len(only(cases / "zip_train_val.zip", "train").samples) == 12
+    error = problem_with(cases / "csv_unquoted_comma_merges_labels.csv")
+    assert "line 2: 3 cells, and the header names 2" in error.problem
 
 
 def test_a_zip_as_windows_may_write_it(tmp_path):

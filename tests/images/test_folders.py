@@ -130,3 +130,10 @@ def test_find_images_keeps_the_order_given_and_lists_each_file_once(tmp_path, mo
     monkeypatch.chdir(tmp_path)
     given = [Path("z.jpg"), Path("in"), tmp_path / "in" / "b.jpg", Path("in/../z.jpg"), Path("missing.jpg")]
     assert find_images(given) == [Path("z.jpg"), Path("in/a/c.jpg"), Path("in/b.jpg"), Path("missing.jpg")]
+
+
+def test_a_folder_around_the_classes_is_pointed_past(tmp_path):
+    make(tmp_path, "photos/cover.jpg", "photos/cat/1.jpg", "photos/dog/1.jpg")
+    with pytest.raises(FewshotError, match="single class, 'photos'") as caught:
+        read_folder(tmp_path)
+    assert f"point at {tmp_path / 'photos'}." in caught.value.hint

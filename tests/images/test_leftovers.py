@@ -1,6 +1,5 @@
 """What lies in folders, zips and lists of pictures and is none, and data sets as drives and spreadsheets leave them."""
 
-import io
 import zipfile
 from pathlib import Path
 
@@ -11,11 +10,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.images.checkup import Examined, checkup
+from fewshot_cli.images import copies as copies_module
+from fewshot_cli.images.checkup import checkup
+from fewshot_cli.images.copies import Looks, copies, look
 from fewshot_cli.images.datasets import read_datasets
-from fewshot_cli.images.decode import ImageError, decode
-from fewshot_cli.images.folders import left_out, read_folder
-from fewshot_cli.images.leftovers import is_leftover
+from fewshot_cli.images.decode import ImageError, decode, opened, upright_rgb
+from fewshot_cli.images.drawing import CLASSES, draw
+from fewshot_cli.images.folders import read_folder
+from fewshot_cli.images.leftovers import HIDDEN, LEFTOVERS, OURS, is_our_name, left_over, passed_over
+from fewshot_cli.images.sources import read_labelled
 
 CASES = Path(__file__).resolve().parents[3] / "shared" / "cases"
 LEFT = (
@@ -43,7 +46,7 @@ def test_what_systems_leave_is_no_class_and_no_picture(tmp_path, where):
         picture(tmp_path / name)
     folder = read_folder(tmp_path)
     assert folder.classes == ("cat", "dog") and len(folder.items) == 2
-    assert len(left_out(tmp_path)) == len(LEFT)
+    assert sum(folder.left_out.values()) == len(LEFT)
 
 
 def test_it_is_no_class_and_no_picture_in_a_zip_either(tmp_path):
@@ -55,9 +58,35 @@ def test_it_is_no_class_and_no_picture_in_a_zip_either(tmp_path):
     assert dataset.classes == ("cat", "dog") and len(dataset.samples) == 2
 
 
-@pytest.mark.parametrize("name", ["cat", "DSC_001.JPG", "train.png", "lost and found", "a.tiff", "icon", "snapshot"])
+@pytest.mark.parametrize(
+    "name",
+    ["cat", "DSC_001.JPG", "train.png", "lost and found", "a.tiff", "icon", "snapshot", "recycled", "o", "Originals"],
+)
 def test_names_of_classes_and_pictures_are_none(name):
-    assert not is_leftover(name)
+    assert passed_over(name) is None
+
+
+def test_a_leftover_is_known_by_name_whatever_its_case():
+    for name, kind in [("@EADIR", "@eaDir"), ("._1.jpg", "._*"), ("MVI_01.THM", "*.thm"), (".cache", HIDDEN)]:
+        assert passed_over(name) == kind
+    assert passed_over("Icon\r") and left_over(".cache") is None
+    names = [name for names in LEFTOVERS.values() for name in names]
+    assert all(left_over(name.replace("*", "x")) for name in names)
+    assert len({name.casefold() for name in names}) == len(names)
+
+
+def test_files_that_are_signed_are_ours_whatever_they_are_called(tmp_path, vit, random_bank):
+    """An output may be called as one likes, and a picture too: one that says so by its name is looked at."""
+    for name in ("cat/1.png", "dog/1.png"):
+        picture(tmp_path / name)
+    random_bank(tmp_path / "cat" / "mine", vit)
+    (tmp_path / "cat" / "notes").write_text("of cats")
+    folder = read_folder(tmp_path)
+    assert [item.path.name for item in folder.items] == ["1.png", "notes", "1.png"]
+    assert folder.left_out == {OURS: 1}
+    assert is_our_name("x.partial-3") and not is_our_name("x.partially") and not is_our_name("x.png")
+    random_bank(tmp_path / "cat" / "mine.png", vit)
+    assert len(read_folder(tmp_path).items) == 4
 
 
 def test_files_of_ours_are_no_images_and_a_folder_of_them_is_no_class(tmp_path):
@@ -129,9 +158,9 @@ def test_a_list_of_tabs_may_say_so_in_its_name(tmp_path):
 
 
 def test_a_row_longer_than_the_header_is_refused(tmp_path):
-    with pytest.raises(FewshotError, match=r"line 3: 3 columns, and the header names 2"):
+    with pytest.raises(FewshotError, match=r"line 3: 3 cells, and the header names 2"):
         listed(tmp_path, "path,label\na/1.png,cat\nb/1.png,animal, sea\n")
-    with pytest.raises(FewshotError, match="line 2: 3 columns"):
+    with pytest.raises(FewshotError, match="line 2: 3 cells"):
         read_datasets(case("csv_unquoted_comma_merges_labels.csv"))
 
 
@@ -169,7 +198,7 @@ def test_colours_in_16_bits_are_not_black_either(tmp_path):
     assert not path.exists() or np.asarray(decode(path)).max() > 200
     content = _png_of_16_bits(np.full((8, 8, 3), (4095, 2048, 0)))
     (tmp_path / "a.png").write_bytes(content)
-    assert np.asarray(decode(tmp_path / "a.png"))[0, 0].tolist() == [255, 136, 0]
+    assert np.asarray(decode(tmp_path / "a.png"))[0, 0].tolist() == [255, 128, 0]  # 2048 of 4095, from all 16 bits
     (tmp_path / "b.png").write_bytes(_png_of_16_bits(np.full((8, 8, 3), (65535, 4095, 0))))
     assert np.asarray(decode(tmp_path / "b.png"))[0, 0].tolist() == [255, 15, 0]
 
@@ -182,10 +211,81 @@ def _png_of_16_bits(colours: np.ndarray) -> bytes:
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    height, width, _ = colours.shape
+    height, width, deep = colours.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in colours)
-    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2 if deep == 3 else 6, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def greys(values: np.ndarray, path: Path) -> np.ndarray:
+    Image.fromarray(values).save(path)
+    return np.asarray(decode(path).convert("L")).astype(int)
+
+
+def test_sixteen_bits_that_use_their_range_stay_as_they_are(tmp_path):
+    """Also where a few bright pixels alone say so: stars, or a reflection."""
+    values = np.random.default_rng(0).integers(0, 40_000, (200, 200)).astype(np.uint16)
+    values[0, 0] = 65535
+    expected = np.rint(values.astype(np.float32) * (255 / 65535)).astype(int)
+    assert (greys(values, tmp_path / "a.png") == expected).all()
+    values = np.clip(values, 0, 16_000)
+    values[0, 0] = 20_000
+    assert greys(values, tmp_path / "b.tif").max() == round(20_000 / 257)
+
+
+@pytest.mark.parametrize("kind", ["png", "tif"])
+@pytest.mark.parametrize(
+    ("low", "high", "type_"),
+    [(28_000, 31_000, np.uint16), (290, 310, np.float32), (-1000, 3000, np.float32), (0, 3.7, np.float32)],
+    ids=["thermal", "kelvin", "x-ray", "light"],
+)
+def test_a_small_part_of_a_range_becomes_all_of_it(tmp_path, low, high, type_, kind):
+    if kind == "png" and type_ == np.float32:
+        pytest.skip("a PNG holds no floats")
+    ramp = np.linspace(low, high, 10_000).reshape(100, 100)
+    dead = ramp.astype(type_)
+    dead[0, :3], dead[-1, -1] = 0, high  # pixels that don't work
+    found = greys(dead, tmp_path / f"a.{kind}")
+    assert np.abs(found - (ramp - low) / (high - low) * 255)[1:].max() <= 2
+
+
+def test_what_is_no_number_is_black_and_says_nothing_of_the_range(tmp_path):
+    values = np.linspace(290, 310, 10_000, dtype=np.float32).reshape(100, 100)
+    values[:10] = np.nan
+    found = greys(values, tmp_path / "a.tif")
+    assert (found[:10] == 0).all() and found[10, 0] == 0 and found[-1, -1] == 255
+    assert (greys(np.full((8, 8), np.nan, dtype=np.float32), tmp_path / "b.tif") == 0).all()
+
+
+def test_pictures_of_one_value_are_not_stretched(tmp_path):
+    assert (greys(np.full((8, 8), 65535, dtype=np.uint16), tmp_path / "a.png") == 255).all()
+    assert (greys(np.full((8, 8), 32768, dtype=np.uint16), tmp_path / "b.png") == 128).all()
+
+
+def test_sixteen_bits_where_zero_is_white(tmp_path):
+    """X-rays are often kept so; Pillow heeds it up to 8 bits."""
+    ramp = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
+    for compression in (None, "tiff_lzw"):
+        Image.fromarray(ramp).save(tmp_path / "a.tif", tiffinfo={262: 0}, compression=compression)
+        found = np.asarray(decode(tmp_path / "a.tif").convert("L"))
+        assert found.ravel().tolist() == list(range(255, -1, -1))
+
+
+@given(bits=st.sampled_from([8, 10, 12, 14, 16]), seed=st.integers(0, 99), alpha=st.booleans(), bright=st.booleans())
+def test_colours_in_16_bits_are_scaled_together(bits, seed, alpha, bright):
+    """What uses its range is read as ever, bit for bit; what doesn't keeps its hue and all of its shades."""
+    top = 2**bits - 1
+    values = np.random.default_rng(seed).integers(top // 2 if bright else 0, top + 1, (9, 11, 4 if alpha else 3))
+    values[0, 0, 0] = top
+    if alpha:
+        values[..., 3] = 65535
+    with opened(_png_of_16_bits(values)) as image:
+        draft = upright_rgb(image)
+    found = np.asarray(draft.image).astype(int)
+    if bits == 16:
+        assert (found == values[..., :3] >> 8).all() and draft.levels is None
+    else:
+        assert np.abs(found - values[..., :3] * 255 / top).max() <= 0.5 + 1e-3
 
 
 def test_one_value_just_over_white_leaves_a_picture_as_it_is(tmp_path):
@@ -201,8 +301,15 @@ def test_one_value_just_over_white_leaves_a_picture_as_it_is(tmp_path):
 def test_a_whole_picture_of_a_kind_that_is_not_read_is_not_called_damaged():
     with pytest.raises(ImageError) as caught:
         decode(case("tiff_rgb_float32.tif"))
-    assert caught.value.kind == "not-an-image" and "isn't read" in caught.value.reason
+    assert caught.value.kind == "not-read" and "isn't read" in caught.value.reason
     assert "PNG or JPEG" in caught.value.remedy
+
+
+def test_the_raw_file_of_a_camera_is_not_read_as_its_thumbnail(tmp_path):
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "a.tif", tiffinfo={254: 1})
+    with pytest.raises(ImageError, match="raw file") as caught:
+        decode(tmp_path / "a.tif")
+    assert caught.value.kind == "not-read"
 
 
 # --- doctor ----------------------------------------------------------------------------------------------------------
@@ -216,11 +323,10 @@ def test_the_doctor_reads_zips_and_lists_as_adapt_and_eval_do(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for file in sorted(tmp_path.rglob("*.png")):
             archive.write(file, file.relative_to(tmp_path))
-    expected = sorted(finding.kind for finding in checkup(Examined.of_folder(tmp_path)))
+    expected = sorted(finding.kind for finding in checkup(read_labelled(tmp_path, allow_empty=True)))
     assert {"cross-class-copy", "not-an-image", "single-image"} <= set(expected)
     for name in ("a.zip", "list.csv"):
-        (dataset,) = read_datasets(tmp_path / name)
-        assert sorted(finding.kind for finding in checkup(Examined.of(dataset))) == expected
+        assert sorted(finding.kind for finding in checkup(read_labelled(tmp_path / name))) == expected
 
 
 def test_the_doctor_names_what_it_assumed_of_values(tmp_path):
@@ -228,8 +334,8 @@ def test_the_doctor_names_what_it_assumed_of_values(tmp_path):
         (tmp_path / name).mkdir()
         values = np.random.default_rng(len(name)).integers(0, 4096, (64, 64)).astype(np.uint16)
         Image.fromarray(values).save(tmp_path / name / f"{name}.png")
-    kinds = [finding.kind for finding in checkup(Examined.of_folder(tmp_path))]
-    assert kinds.count("value-range") == 2
+    kinds = [finding.kind for finding in checkup(read_labelled(tmp_path, allow_empty=True))]
+    assert kinds.count("rescaled") == 2
 
 
 def test_the_doctor_finds_names_that_adapt_refuses(tmp_path):
@@ -238,12 +344,28 @@ def test_the_doctor_finds_names_that_adapt_refuses(tmp_path):
         picture(tmp_path / b"d\xffg".decode("utf-8", "surrogateescape") / "2.png")
     except OSError:
         pytest.skip("this file system takes Unicode only")
-    found = [finding for finding in checkup(Examined.of_folder(tmp_path)) if finding.kind == "class-name"]
+    found = [finding for finding in checkup(read_labelled(tmp_path, allow_empty=True)) if finding.kind == "class-name"]
     assert [finding.severity for finding in found] == ["error"]
 
 
 def test_half_a_million_looks_fit_into_memory():
-    from fewshot_cli.images.copies import look
+    """What stays in memory of each picture is its hash and its colour: 20 bytes."""
+    one = look(Image.new("RGB", (40, 40), "red"))
+    with Looks() as looks:
+        for _ in range(100):
+            looks.add(one)
+        kept = (looks._hashes, looks._colours)
+        assert sum(len(numbers) * numbers.itemsize for numbers in kept) == 100 * 20
+    assert looks._file.closed
 
-    one = look(Image.open(io.BytesIO(_png_of_16_bits(np.full((8, 8, 3), 4095)))).convert("RGB"))
-    assert one.grey.nbytes + one.hash.nbytes + one.colour.nbytes < 1_200
+
+def test_copies_are_found_however_many_are_compared_at_once(monkeypatch):
+    """Blocks of any size give the pairs that all against all give."""
+    pictures = [draw(label, seed, 64) for label in CLASSES[:4] for seed in range(6)]
+    seen = [look(one) for picture in pictures for one in (picture, picture.resize((40, 40)))]
+    everything = copies(seen)
+    assert set(everything) >= {(i, i + 1) for i in range(0, len(seen), 2)}
+    for chunk, across in ((1, 1), (5, 3), (7, 64)):
+        monkeypatch.setattr(copies_module, "CHUNK", chunk)
+        monkeypatch.setattr(copies_module, "ACROSS", across)
+        assert copies(seen) == everything
