@@ -12,7 +12,7 @@ from fewshot_cli.engine.mistakes import merged
 from fewshot_cli.engine.settings import Settings
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.methods import AnyHead, AnyMetaMethod, AnyMethod
-from fewshot_cli.methods.base import Learner, Method, MoveThenHead
+from fewshot_cli.methods.base import Learner, Method, MoveThenHead, TransductiveMethod
 from fewshot_cli.methods.meta import EpisodicMethod
 from fewshot_cli.methods.ridge import Ridge
 from fewshot_cli.recipe_files import DEFAULT_BACKBONE, installed, recipe_content, recipe_path, yaml_value
@@ -67,6 +67,11 @@ class Recipe(Settings):
         if self.method is None or self.head is None:
             return self.method or self.head or Ridge()
         return MoveThenHead(self.method, self.head) if isinstance(self.method, Method) else self.method
+
+    @property
+    def is_transductive(self) -> bool:
+        """Whether its head answers about all queries at once, so that an answer depends on what else is asked."""
+        return any(isinstance(part, TransductiveMethod) for part in (self.method, self.head))
 
     @property
     def method_name(self) -> str:

@@ -65,6 +65,11 @@ def kept_support(features: Tensor, labels: Tensor) -> KeptSupport:
     return KeptSupport(_half("a feature", features.cpu()), labels.cpu())
 
 
+def graft_bytes(graft: Graft | None) -> int:
+    """What the graft's parameters take in the file, as float16."""
+    return 0 if graft is None else 2 * sum(values.numel() for values in graft.params.values())
+
+
 def graft_as_stored(graft: Graft | None, values: Values) -> Graft | None:
     """The graft as it is read back: float16, where changes are not kept as float32."""
     if graft is None or values == "float32":

@@ -20,6 +20,7 @@ from fewshot_cli.engine.statistics import balanced_accuracy, calibration_errors,
 from fewshot_cli.engine.types import Adapted, Chosen, Images, Run, Support
 from fewshot_cli.files.delta_file import delta_bytes, head_bytes
 from fewshot_cli.files.journal import Results
+from fewshot_cli.files.sections import graft_bytes
 from fewshot_cli.methods.base import (
     TASKS_AT_ONCE,
     ClosedFormMethod,
@@ -58,7 +59,7 @@ class Ground:
     def bytes(self, adapted: Adapted) -> int:
         """What a delta file takes for the answer, besides its header: its head and both deltas, in one."""
         delta = delta_bytes(plus(self.delta, adapted.delta)) if adapted.delta else self._delta_bytes
-        return delta + head_bytes(adapted.head)
+        return delta + head_bytes(adapted.head) + graft_bytes(adapted.graft)
 
     def episodes(self, seed: int, numbers: Sequence[int]) -> list[Episode]:
         return [self.protocol.episode(self.pool, seed, number) for number in numbers]
@@ -79,7 +80,7 @@ def answer_block(method: Learner, ground: Ground, seed: int, start: int) -> Resu
         answers = [_grown(method.growing, ground, episode) for episode in episodes]
     else:
         answers = [
-            [_single(method, ground, episode.sessions[0], Run(_seed(seed, number)))]
+            [_single(method, ground, episode, Run(_seed(seed, number)))]
             for number, episode in zip(numbers, episodes, strict=True)
         ]
     return [_columns(of_session) for of_session in zip(*answers, strict=True)]
@@ -104,12 +105,15 @@ def _stacked(method: ClosedFormMethod, ground: Ground, sessions: Sequence[Sessio
     }
 
 
-def _single(method: Learner, ground: Ground, session: Session, run: Run) -> dict[str, float]:
+def _single(method: Learner, ground: Ground, episode: Episode, run: Run) -> dict[str, float]:
+    """The one session of an episode; all its queries are asked about at once."""
     begin = time.perf_counter()
+    session = episode.sessions[0]
+    names = tuple(ground.pool.classes[c] for c in episode.classes[: session.way])
     backbone, device = ground.backbone, ground.features.device
     rows = torch.from_numpy(session.support)
     labels = torch.from_numpy(session.support_labels).to(device)
-    support = Support(Chosen(ground.images, rows), labels, ground.features[rows.to(device)], session.way)
+    support = Support(Chosen(ground.images, rows), labels, ground.features[rows.to(device)], session.way, names)
     model = Model(backbone, method.adapt(backbone, support, run))
     query = torch.from_numpy(session.query)
     answers = torch.from_numpy(session.query_labels).to(device)

@@ -61,6 +61,7 @@ def compared(
         "sources": list(question.sources),
         "split": question.split,
         **alone,
+        "transductive": [name for name, recipe in recipes.items() if recipe.is_transductive],
         "recipes": {name: recipe.model_dump() for name, recipe in recipes.items()},
         "fingerprints": {job.ground.backbone.name: job.ground.backbone.fingerprint for job in jobs},
         "banks": {job.start.recipe.bank: job.start.bank for job in jobs if job.start.bank},

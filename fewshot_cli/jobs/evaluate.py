@@ -9,6 +9,7 @@ import torch
 
 from fewshot_cli import __version__
 from fewshot_cli.engine.statistics import calibration_error, confusion_matrix, wilson
+from fewshot_cli.engine.transductive import TransductiveHead
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.files.atomic import write_atomically
 from fewshot_cli.files.cache import FeatureCache
@@ -52,6 +53,7 @@ def evaluate(
         "folder": str(folder),
         "backbone": model.backbone.name,
         "method": model.file.header.method,
+        "transductive": isinstance(model.model.adapted.head, TransductiveHead),
         "classes": list(model.classes),
         "images": len(labels),
         "skipped": skipped(labelled, embedded),

@@ -42,7 +42,9 @@ COSTS = "per task: expected calibration error (ECE), -ln p of the true class, ti
 def meaning(report: Report) -> str:
     """What a cell of the table of accuracies is."""
     episodes = report["episodes"]
-    return f"accuracy in %, mean ± 95 % interval (Student's t) over {counted(episodes, 'episode')} per data set"
+    what = f"accuracy in %, mean ± 95 % interval (Student's t) over {counted(episodes, 'episode')} per data set"
+    names = report.get("transductive")  # which records of earlier versions don't have
+    return f"{what}; transductive, answering about all queries of a task at once: {said(names)}" if names else what
 
 
 def comparisons(report: Report) -> str:

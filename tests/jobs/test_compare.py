@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from fewshot_cli.engine.backbones import parameter_shapes
 from fewshot_cli.engine.episodes import Pool
 from fewshot_cli.engine.processes import Processes
 from fewshot_cli.engine.protocols import Fixed
@@ -24,7 +25,10 @@ from fewshot_cli.jobs.loading import Source
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.jobs.protocols_asked import protocols
 from fewshot_cli.jobs.repeat import repeat
+from fewshot_cli.methods.finetune import Finetune
+from fewshot_cli.methods.tim import TIM
 from fewshot_cli.recipes import load_recipe
+from fewshot_cli.reports.markdown import markdown
 
 CPU = torch.device("cpu")
 LABELS = ("cat", "fish", "house", "star", "tree")
@@ -352,3 +356,42 @@ def test_mistakes_in_a_protocol_name_the_option(facts, says):
     _, mistake = caught.value.problem.split("\n")
     assert says in mistake
     assert not any(word in mistake for word in ("constrained", "literal[", "int:", "union"))
+
+
+def test_transductive_recipes_are_marked_and_see_all_queries_of_a_task(run, sets, monkeypatch):
+    seen = []
+    original = TIM.answers
+
+    def counted(self, features, labels, way, queries):
+        seen.append((len(features), len(queries)))
+        return original(self, features, labels, way, queries)
+
+    monkeypatch.setattr(TIM, "answers", counted)
+    report = run(sets, "tim", "protonet", episodes=2)
+    assert report["transductive"] == ["tim"]
+    assert set(seen) == {(6, 9)}  # three classes, two shots, three queries each
+    assert "transductive, answering about all queries of a task at once: tim" in markdown(report)
+    assert "transductive" not in markdown(run(sets, episodes=2))
+
+
+def test_what_moves_and_grafts_cost_is_counted_with_the_head(run, sets):
+    report = run(sets, "moa", changes=("method.tuning.optim.steps=0", "method.form=lora"), episodes=1)
+    (size, _) = (found["bytes"][0] for found in report["results"]["moa"].values())
+    ranks, router = 1 + 2 + 4 + 8, 256 * (64 + 1 + 4) + 1
+    blocks = sum(name.endswith("attn.qkv.weight") for name in parameter_shapes("test_vit", 64))
+    assert size > 2 * -(-blocks // 2) * (ranks * (64 + 192) + router)
+
+
+def test_a_method_hears_the_names_of_the_classes(run, sets, monkeypatch):
+    heard = []
+    original = Finetune.move
+
+    def listening(self, backbone, support, run):
+        heard.append(support.classes)
+        return original(self, backbone, support, run)
+
+    monkeypatch.setattr(Finetune, "move", listening)
+    run(sets, "finetune", changes=("method.tuning.optim.steps=0",), episodes=2)
+    assert all(len(names) == 3 == len(set(names)) for names in heard) and len(heard) == 4
+    folders = {path.name for path in (sets / "day").iterdir()}
+    assert {name for names in heard for name in names} <= folders
