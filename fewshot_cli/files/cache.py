@@ -22,7 +22,8 @@ Pixels = npt.NDArray[np.uint8]
 
 def cache_folder() -> Path:
     """The folder named by FEWSHOT_CACHE, or the user's cache folder."""
-    return Path(os.environ.get("FEWSHOT_CACHE") or platformdirs.user_cache_dir("fewshot", appauthor=False))
+    named = os.path.expanduser(os.environ.get("FEWSHOT_CACHE", ""))  # noqa: PTH111  no shell has seen it in some files
+    return Path(named or platformdirs.user_cache_dir("fewshot", appauthor=False))
 
 
 class FeatureCache:

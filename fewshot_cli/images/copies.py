@@ -24,7 +24,8 @@ SHIFT, STRETCH = 0.75, 1.7  # pixels of 32; 1.7 is a crop of 5 %
 COLOUR_CHANGE = 8.0  # grey levels, of the mean of red, green or blue
 LEAST_DETAIL = 3.0  # grey levels of deviation: an empty sheet looks like every other
 KEPT = 257  # of a grey level: thumbnails are kept in steps of 1/257
-CHUNK, ACROSS = 512, 4096  # pictures compared at once: a few tens of MB, however many there are
+ROWS, ACROSS = 32, 4096  # hashes compared at once: what a processor's cache holds
+CHUNK = 512  # pairs of thumbnails compared at once: a few tens of MB, however many pictures there are
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,9 +106,9 @@ def _same(pictures: Floats, others: Floats) -> npt.NDArray[np.bool_]:
 
 def _close(hashes: npt.NDArray[np.uint64], colours: Floats) -> Iterator[tuple[Places, Places]]:
     """Pairs i < j whose hashes differ in few bits and whose colours are near, in handfuls of CHUNK at most."""
-    for row in range(0, len(hashes), CHUNK):
+    for row in range(0, len(hashes), ROWS):
         for column in range(row, len(hashes), ACROSS):
-            differing = np.bitwise_count(hashes[row : row + CHUNK, None] ^ hashes[None, column : column + ACROSS])
+            differing = np.bitwise_count(hashes[row : row + ROWS, None] ^ hashes[None, column : column + ACROSS])
             first, second = np.nonzero(differing <= HASH_DISTANCE)
             first, second = first + row, second + column
             near = (first < second) & (np.abs(colours[first] - colours[second]).max(axis=1) < COLOUR_CHANGE)

@@ -1,5 +1,6 @@
 """Where a recipe begins: at a frozen backbone, or at a bank on it."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +65,7 @@ class Starts:
                 self._backbones[which] = load_backbone(recipe.backbone, self.source, recipe.image_size, self.device)
             backbone = self._backbones[which]
             return Start(recipe, backbone, backbone, recipe.learner)
-        path = Path(recipe.bank)
+        path = Path(os.path.expanduser(recipe.bank))  # noqa: PTH111  of no such user it stays as it is
         if path not in self._banks:
             bank = read_bank(path)
             agreeing(recipe, bank.header.base, path)

@@ -154,6 +154,10 @@ def test_the_environment_says_where_it_lies(tmp_path, monkeypatch):
     assert cache_folder() == tmp_path / "here"
     FeatureCache().save("model", features(0))
     assert [path.name for path in (tmp_path / "here").iterdir()] == ["features.sqlite"]
+    monkeypatch.setenv("FEWSHOT_CACHE", "~/here")  # as in files of settings, which no shell reads
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert cache_folder() == tmp_path / "here"
     monkeypatch.delenv("FEWSHOT_CACHE")
     assert "fewshot" in cache_folder().parts
 

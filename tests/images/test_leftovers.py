@@ -365,7 +365,8 @@ def test_copies_are_found_however_many_are_compared_at_once(monkeypatch):
     seen = [look(one) for picture in pictures for one in (picture, picture.resize((40, 40)))]
     everything = copies(seen)
     assert set(everything) >= {(i, i + 1) for i in range(0, len(seen), 2)}
-    for chunk, across in ((1, 1), (5, 3), (7, 64)):
+    for chunk, rows, across in ((1, 1, 1), (5, 4, 3), (7, 9, 64)):
         monkeypatch.setattr(copies_module, "CHUNK", chunk)
+        monkeypatch.setattr(copies_module, "ROWS", rows)
         monkeypatch.setattr(copies_module, "ACROSS", across)
         assert copies(seen) == everything

@@ -56,6 +56,13 @@ def rewritten(bank: Path, path: Path, edit: Callable[[dict[str, Any]], object]) 
 # --- a classifier ----------------------------------------------------------------------------------------------------
 
 
+def test_a_bank_that_a_recipe_names_may_lie_in_the_home_folder(banks, drawn, tmp_path, learn, monkeypatch):
+    monkeypatch.setenv("HOME", str(banks["dense"].parent))
+    monkeypatch.setenv("USERPROFILE", str(banks["dense"].parent))
+    report = learn(drawn, tmp_path / "x.fewshot", "protonet", bank="~/dense.bank")
+    assert report["bank"]["digest"] == read_bank(banks["dense"]).digest
+
+
 @every_kind
 @pytest.mark.parametrize("recipe", ["protonet", "ridge", "finetune", "lora"])
 def test_a_file_made_from_a_bank_is_complete_on_the_original_base(
