@@ -4,7 +4,7 @@ timm's classifiers are a linear layer, a 1x1 convolution, either of them behind 
 which the logits are averaged: on the same features, or each on features of its own.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -70,22 +70,47 @@ def _outputs(layer: nn.Module) -> int:
 
 
 @torch.no_grad()
-def classifier_values(plain: nn.Module, classifier: Classifier, head: Head, images: Tensor) -> dict[str, Tensor]:
+def classifier_values(
+    plain: nn.Module, classifier: Classifier, head: Head, images: Tensor, features: Tensor
+) -> dict[str, Tensor]:
     """The classifier's parameters and buffers with which the model computes the head of its features.
 
-    The model, in eval mode, averages what several layers give; with what weight each counts is found by asking about
-    `images`, any that the model takes. Changes the model's classifier. Raises FewshotError where the head doesn't fit.
+    The model, in eval mode and with the backbone's weights, sums up what several layers give; with what weight each
+    counts is found by asking about `images`, of which the `features` are known. Where that sum is none of the features,
+    as with an auxiliary layer that looks at something else, a layer that is enough alone has the only say.
+    Changes the model's classifier. Raises FewshotError where the head doesn't fit.
     """
-    values: dict[str, Tensor] = {}
-    for place, norm in classifier.norms.items():
-        values |= _as_it_is(place, norm)
-    shares = _shares(plain, classifier, images)
+    norms = {
+        name: values for place, norm in classifier.norms.items() for name, values in _as_it_is(place, norm).items()
+    }
     slices = _slices(classifier, head.weight.shape[1])
+    if len(slices) == 1:
+        return norms | _layer_values(classifier, head, slices, dict.fromkeys(slices, 1.0))
+    plain.load_state_dict(plain.state_dict() | norms)
+    shares = _shares(plain, classifier, images)
+    whole = (0, head.weight.shape[1])
+    alone = [{place: share} for place, share in shares.items() if slices[place] == whole]
+    for asked in (shares, *alone):
+        values = norms | _layer_values(classifier, head, slices, asked)
+        plain.load_state_dict(plain.state_dict() | values)
+        expected = head.logits(features)
+        if torch.allclose(plain(images), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
+            return values
+    raise FewshotError("What timm's classifiers sum up to is no linear layer on these features.", INSTEAD)
+
+
+def _layer_values(
+    classifier: Classifier, head: Head, slices: Mapping[str, tuple[int, int]], shares: Mapping[str, float]
+) -> dict[str, Tensor]:
+    """The head in the layers of which `shares` tells how much they count, nothing in the others."""
+    values: dict[str, Tensor] = {}
     for place, layer in classifier.layers.items():
-        same = sum(1 for other in slices.values() if other == slices[place])
-        columns = slice(*slices[place])
-        weight = head.weight[:, columns] / (shares[place] * same)
-        values[f"{place}.weight"] = weight.reshape(layer.get_parameter("weight").shape)
+        if place not in shares:
+            values |= {name: torch.zeros_like(own) for name, own in layer.state_dict(prefix=f"{place}.").items()}
+            continue
+        same = sum(1 for other in shares if slices[other] == slices[place])
+        part = head.weight[:, slice(*slices[place])] / (shares[place] * same)
+        values[f"{place}.weight"] = part.reshape(layer.get_parameter("weight").shape)
         if layer.bias is not None:
             values[f"{place}.bias"] = head.bias / (shares[place] * len(shares))
         elif bool(head.bias.any()):
@@ -124,18 +149,16 @@ def _slices(classifier: Classifier, dim: int) -> dict[str, tuple[int, int]]:
 def _shares(plain: nn.Module, classifier: Classifier, images: Tensor) -> dict[str, float]:
     """How much of each layer's output is in the model's."""
     layers = classifier.layers
-    if len(layers) == 1:
-        return dict.fromkeys(layers, 1.0)
-    for layer in layers.values():
-        for values in layer.parameters():
-            values.zero_()
+    for parameter in (parameter for layer in layers.values() for parameter in layer.parameters()):
+        parameter.zero_()
     shares = {}
     for place, layer in layers.items():
         if layer.bias is None:
             raise FewshotError(f"timm's classifier {place} is one of several, and has no bias.", INSTEAD)
-        layer.get_parameter("bias").fill_(1)
+        bias = layer.get_parameter("bias")
+        bias.fill_(1)
         shares[place] = float(plain(images).mean())
-        layer.get_parameter("bias").zero_()
+        bias.zero_()
         if not shares[place]:
             raise FewshotError(f"timm's model does not use its classifier {place}.", INSTEAD)
     return shares

@@ -1,6 +1,7 @@
 """The adapted model for others to use, proved to give the same answers."""
 
 import json
+import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -145,8 +146,11 @@ def _write_merged(path: Path, model: Loaded) -> Callable[[Tensor], Tensor]:
     plain = plain_timm_model(model.backbone, way)
     body = state_with(model.backbone, model.model.weights)
     classifier = classifier_of(plain, body.keys(), model.backbone.name, way)
-    blank = torch.zeros(1, 3, *model.backbone.preprocessing.size)
-    values = classifier_values(plain, classifier, head.to(torch.device("cpu")), blank)
+    plain.load_state_dict(plain.state_dict() | body)
+    asked = torch.linspace(-1, 1, 3 * math.prod(size := model.backbone.preprocessing.size)).view(1, 3, *size)
+    with torch.no_grad():
+        features = model.model.moved.features(asked.to(model.backbone.device)).cpu()
+    values = classifier_values(plain, classifier, head.to(torch.device("cpu")), asked, features)
     weights = unshared(plain.state_dict() | body | values)
     write_safetensors(path, weights, description(model))
     plain.load_state_dict(load_file(path), strict=True)

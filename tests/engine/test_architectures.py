@@ -72,7 +72,8 @@ def test_timms_own_model_holds_any_linear_head_exactly(name):
             nn.init.uniform_(part.running_mean)
             nn.init.uniform_(part.running_var, 0.5, 2)
     classifier = classifier_of(plain, body.keys(), name, WAY)
-    values = classifier_values(plain, classifier, head, torch.zeros_like(images[:1]))
+    plain.load_state_dict(plain.state_dict() | body)
+    values = classifier_values(plain, classifier, head, images, features)
     plain.load_state_dict(plain.state_dict() | body | values, strict=True)
     expected = head.logits(features)
     with torch.no_grad():
@@ -102,7 +103,35 @@ def test_a_classifier_without_a_bias_holds_no_head_with_one():
     plain = nn.Sequential(nn.Linear(4, WAY, bias=False))
     head = Head(torch.ones(WAY, 4), torch.ones(WAY), unit_norm=False)
     with pytest.raises(FewshotError, match="has no bias"):
-        classifier_values(plain, classifier_of(plain, (), "net", WAY), head, torch.zeros(1, 4))
+        classifier_values(plain, classifier_of(plain, (), "net", WAY), head, torch.zeros(1, 4), torch.zeros(1, 4))
+
+
+class WithAuxiliary(nn.Module):
+    """As in VOLO: half of the best answer to any of the tokens is added to that of the class token."""
+
+    def __init__(self):
+        super().__init__()
+        self.aux_head, self.head = nn.Linear(4, WAY), nn.Linear(4, WAY)
+
+    def forward(self, tokens):
+        return self.head(tokens[:, 0]) + 0.5 * self.aux_head(tokens).max(1)[0]
+
+
+def test_an_auxiliary_classifier_is_left_without_a_say():
+    tokens = torch.randn(3, 6, 4, generator=torch.Generator().manual_seed(0))
+    plain = WithAuxiliary()
+    head = Head(torch.randn(WAY, 4), torch.randn(WAY), unit_norm=False)
+    values = classifier_values(plain, classifier_of(plain, (), "net", WAY), head, tokens, tokens[:, 0])
+    plain.load_state_dict(values)
+    torch.testing.assert_close(plain(tokens), head.logits(tokens[:, 0]))
+
+
+def test_classifiers_that_all_look_at_something_else_are_refused():
+    tokens = torch.randn(3, 6, 4, generator=torch.Generator().manual_seed(0))
+    head = Head(torch.ones(WAY, 4), torch.ones(WAY), unit_norm=False)
+    plain = WithAuxiliary()
+    with pytest.raises(FewshotError, match="no linear layer on these features"):
+        classifier_values(plain, classifier_of(plain, (), "net", WAY), head, tokens, tokens[:, 0].flip(0).exp())
 
 
 def old_targets(backbone):
