@@ -15,7 +15,9 @@ def predict(
         list[Path],
         typer.Argument(metavar="[FILE...] PATH...", help="More delta files, then images, or folders of images."),
     ],
-    csv: Annotated[Path | None, typer.Option("--csv", metavar="OUT", help="Write the rows to a CSV file.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", metavar="OUT", help="Write the rows to a CSV file as they come.")
+    ] = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
     offline: options.Offline = False,
@@ -26,7 +28,8 @@ def predict(
     """Label images, one row for each.
 
     A file that can't be read is a row with its error, never a stop; where no image at all could be read, it leaves
-    with 3. Of several delta files, which must be on one base, each gives its row.
+    with 3. Of several delta files, which must be on one base, each gives its row. In a CSV file, text
+    that a spreadsheet would take for a formula gets an apostrophe in front.
     """
     early.check_device(device)
     early.check_weights(weights)
@@ -37,21 +40,31 @@ def predict(
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.engine.devices import choose_device
     from fewshot_cli.errors import CheckFailed
-    from fewshot_cli.files.atomic import check_writable, write_atomically
+    from fewshot_cli.files.atomic import growing, is_stream, partial_path
     from fewshot_cli.jobs.predict import files_and_images
     from fewshot_cli.jobs.predict import predict as job
-    from fewshot_cli.reports.predicting import as_csv, predicted
+    from fewshot_cli.reports.predicting import Rows, labelled, predicted
 
-    if csv:
-        check_writable(csv)
     files, images = files_and_images([file, *paths])
-    report = job(files, images, where, choose_device(device), options.feature_cache(no_cache), progress)
-    if csv:
-        write_atomically(csv, as_csv(report))
-    show(report, json, predicted)
+    asked = (files, images, where, choose_device(device), options.feature_cache(no_cache), progress)
+    if csv is None:
+        report = job(*asked)
+        show(report, json, predicted)
+    else:
+        try:
+            with growing(csv) as lines:
+                rows = Rows(lines, len(files) > 1)
+                report = job(*asked, None if json else rows.add)
+                rows.add(report.get("predictions", ()))
+        except KeyboardInterrupt as stop:
+            if not is_stream(csv) and partial_path(csv).is_file():
+                stop.args = (f"the rows so far are in {partial_path(csv)}.",)
+            raise
+        if json or not is_stream(csv):
+            show(report, json, lambda found: labelled(found, str(csv)))
     if not report["images"]:
         places = ", ".join(map(str, images[:3])) + (" and more" if len(images) > 3 else "")
-        what = "could be read: every row has its error" if report["predictions"] else "is there"
+        what = "could be read: every row has its error" if report["unread"] else "is there"
         raise CheckFailed(
             f"No image in {places} {what}.", f"`fewshot doctor {images[0]}` says what is wrong with each."
         )

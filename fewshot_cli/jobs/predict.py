@@ -1,7 +1,9 @@
 """A label and a probability for every image given, by one classifier or by several on one base."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.jobs.record import Report
 
 TOP = 3  # runners-up to name
+AT_ONCE = 64  # images whose rows come together
 
 
 def files_and_images(given: Sequence[Path]) -> tuple[list[Path], list[Path]]:
@@ -48,10 +51,12 @@ def predict(
     device: torch.device,
     cache: FeatureCache,
     progress: Progress,
+    write: Callable[[Sequence[Report]], None] | None = None,
 ) -> Report:
     """One row for every image in `inputs`, in their order; a file that can't be read is a row with its error.
 
-    Of several delta files, which are on one base, each gives its row, which names it, in the order of `files`.
+    Of several delta files, which are on one base, each gives its row, which names it, in the order of `files`. With
+    `write` the rows go there as they come, some at a time, and are not kept: the report only says how many there were.
     """
     start = time.perf_counter()
     paths = find_images(inputs)
@@ -63,31 +68,34 @@ def predict(
         models.append(Model(backbone, adapted_of(file, path)))
     names = [_look_of(file) for file in found]
     looks = swapping_looks(backbone, dict(zip(names, models, strict=True)))
-    seen = list(seen_by_each(backbone, [StoredFile(path) for path in paths], cache, progress, looks))
-    answers = [
-        _answers(model, file.header.classes, name, seen, paths)
-        for file, model, name in zip(found, models, names, strict=True)
+    seen = seen_by_each(backbone, [StoredFile(path) for path in paths], cache, progress, looks)
+    answerers = [
+        _Answerer(model, file.header.classes, name, path if len(files) > 1 else None)
+        for path, file, model, name in zip(files, found, models, names, strict=True)
     ]
+    kept: list[Report] = []
+    images = unread = 0
+    for rows in _rows(answerers, paths, seen):
+        bad = sum(row["error"] is not None for row in rows) // len(files)
+        images, unread = images + len(rows) // len(files) - bad, unread + bad
+        (write or kept.extend)(rows)
     report: Report = {
         "command": "predict",
         "version": __version__,
         "file": str(files[0]),
         "backbone": backbone.name,
         "classes": list(found[0].header.classes),
-        "images": sum(row["error"] is None for row in answers[0]),
+        "images": images,
+        "unread": unread,
         "transductive": any(isinstance(model.adapted.head, TransductiveHead) for model in models),
-        "predictions": answers[0],
     }
+    if write is None:
+        report["predictions"] = kept
     if len(files) > 1:
         del report["file"]
         named = list(zip(files, found, strict=True))
         report["files"] = [{"file": str(path), "classes": list(file.header.classes)} for path, file in named]
         report["classes"] = sorted({name for file in found for name in file.header.classes})
-        report["predictions"] = [
-            row | {"file": str(path)}
-            for rows in zip(*answers, strict=True)
-            for path, row in zip(files, rows, strict=True)
-        ]
     return report | {"seconds": {"total": round(time.perf_counter() - start, 3)}}
 
 
@@ -142,17 +150,36 @@ def _probabilities(model: Model, features: Tensor) -> Tensor:
     return model.answers(features).softmax(1).cpu()
 
 
-def _answers(
-    model: Model, classes: Sequence[str], name: str, seen: Sequence[Seen], paths: Sequence[Path]
-) -> list[Report]:
-    """A row for each of the paths, of which the look called `name` has `seen` these."""
-    readable = [one.features[name] for one in seen if one.problem is None]
-    features = torch.from_numpy(np.stack(readable)) if readable else torch.empty(0, model.backbone.dim)
-    probabilities = iter(_probabilities(model, features.to(model.backbone.device)))
-    return [
-        _error(path, one.problem.reason) if one.problem else _row(path, classes, next(probabilities))
-        for path, one in zip(paths, seen, strict=True)
-    ]
+@dataclass(frozen=True)
+class _Answerer:
+    """A model with the names of its classes and of its look; `file` is what its rows name, of several."""
+
+    model: Model
+    classes: Sequence[str]
+    look: str
+    file: Path | None
+
+    def rows(self, paths: Sequence[Path], seen: Sequence[Seen]) -> list[Report]:
+        """A row for each of the paths."""
+        readable = [one.features[self.look] for one in seen if one.problem is None]
+        features = torch.from_numpy(np.stack(readable)) if readable else torch.empty(0, self.model.backbone.dim)
+        probabilities = iter(_probabilities(self.model, features.to(self.model.backbone.device)))
+        named = {} if self.file is None else {"file": str(self.file)}
+        return [
+            (_error(path, one.problem.reason) if one.problem else _row(path, self.classes, next(probabilities))) | named
+            for path, one in zip(paths, seen, strict=True)
+        ]
+
+
+def _rows(answerers: Sequence[_Answerer], paths: Sequence[Path], seen: Iterator[Seen]) -> Iterator[list[Report]]:
+    """The rows of some images at a time; all at once where a head looks at all before it answers."""
+    at_once = len(paths) if any(isinstance(a.model.adapted.head, TransductiveHead) for a in answerers) else AT_ONCE
+    for start in range(0, len(paths), max(1, at_once)):
+        some = paths[start : start + at_once]
+        shown = list(islice(seen, len(some)))
+        of_each = [answerer.rows(some, shown) for answerer in answerers]
+        yield [row for rows in zip(*of_each, strict=True) for row in rows]
+    next(seen, None)  # so that it ends, and keeps what it has seen
 
 
 def _row(path: Path, classes: Sequence[str], probabilities: Tensor) -> Report:

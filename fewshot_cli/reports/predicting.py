@@ -1,12 +1,14 @@
 """Predictions as a table in a terminal, and as CSV."""
 
 import csv
-import io
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
+
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def predicted(report: dict[str, Any]) -> RenderableType:
@@ -38,13 +40,35 @@ def predicted(report: dict[str, Any]) -> RenderableType:
     return Group(table, Text(note, style="dim"))
 
 
-def as_csv(report: dict[str, Any]) -> str:
-    """The rows as CSV with a header: path, of several delta files file, label, probability, error."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    columns = ("path", *(["file"] if "files" in report else []), "label", "probability", "error")
-    writer.writerow(columns)
-    writer.writerows(
-        [["" if row[column] is None else row[column] for column in columns] for row in report["predictions"]]
-    )
-    return text.getvalue()
+class Rows:
+    """Rows as CSV, written as they come: path, of several delta files file, label, probability, error.
+
+    Text that a spreadsheet would take for a formula gets an apostrophe in front: it begins with =, +, -, @, a tab or a
+    carriage return, and names of classes and files may be anybody's.
+    """
+
+    def __init__(self, file: TextIO, several: bool) -> None:
+        self.columns = ("path", *(["file"] if several else []), "label", "probability", "error")
+        self._file = file
+        self._writer = csv.writer(self, lineterminator="\r\n")  # what ends lines is quoted in cells: both of these are
+        self._writer.writerow(self.columns)
+
+    def write(self, line: str) -> None:
+        """Takes a line from the writer."""
+        self._file.write(line.removesuffix("\r\n") + "\n")
+
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Adds these."""
+        self._writer.writerows([[_cell(row[column]) for column in self.columns] for row in rows])
+
+
+def _cell(value: Any) -> Any:
+    if value is None:
+        return ""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULAS) else value
+
+
+def labelled(report: Mapping[str, Any], path: str) -> RenderableType:
+    """How many images there were, where the rows themselves went to a file."""
+    unread = f", {report['unread']} could not be read" if report["unread"] else ""
+    return Text(f"{report['images']} images labelled{unread}; the rows are in {path}")

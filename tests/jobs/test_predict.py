@@ -2,21 +2,32 @@ import csv
 import io
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.files.cache import FeatureCache
+from fewshot_cli.files.cache import FeatureCache, NoCache
 from fewshot_cli.files.delta_file import read_delta_file
+from fewshot_cli.images import decode
 from fewshot_cli.images.decode import content_hash, load
+from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.images.stored import Content
+from fewshot_cli.jobs import predict as predicting
 from fewshot_cli.jobs.loading import Source, load_model
 from fewshot_cli.jobs.predict import files_and_images, swapping_looks
-from fewshot_cli.reports.predicting import as_csv
+from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.reports.predicting import Rows
 
 CPU = torch.device("cpu")
+
+
+def as_csv(report: dict[str, Any]) -> str:
+    text = io.StringIO()
+    Rows(text, "files" in report).add(report["predictions"])
+    return text.getvalue()
 
 
 @pytest.fixture
@@ -96,6 +107,33 @@ def test_csv_says_the_same_and_any_name_survives(file, drawn, tmp_path, predict)
     assert rows[0]["label"] == report["predictions"][0]["label"] and rows[0]["error"] == ""
     assert float(rows[0]["probability"]) == report["predictions"][0]["probability"]
     assert (rows[1]["label"], rows[1]["probability"]) == ("", "") and rows[1]["error"]
+
+
+@pytest.mark.parametrize("name", ['=HYPERLINK("http://a","b")', "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
+def test_a_name_is_no_formula_in_a_spreadsheet(name):
+    row = {"path": f"{name}.jpg", "label": name, "probability": 0.5, "error": None}
+    text = as_csv({"predictions": [row, {**row, "path": "a=b.jpg", "label": "cat -1"}]})
+    first, second = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert (first["path"], first["label"], first["probability"]) == (f"'{name}.jpg", f"'{name}", "0.5")
+    assert (second["path"], second["label"]) == ("a=b.jpg", "cat -1")
+
+
+def test_rows_come_before_all_images_are_read_and_are_not_kept(file, tmp_path, source, monkeypatch):
+    write_folder(tmp_path / "many", ("cat", "key", "fish"), 60, seed=0, size=32)
+    read: list[int] = []
+    read_at_first: list[int] = []
+    original = decode.file_bytes
+    monkeypatch.setattr(decode, "file_bytes", lambda path, most: read.append(1) or original(path, most))
+    rows: list[dict[str, Any]] = []
+
+    def write(some):
+        read_at_first.append(len(read))
+        rows.extend(some)
+
+    report = predicting.predict([file], [tmp_path / "many"], source, CPU, NoCache(), Unseen(), write)
+    assert "predictions" not in report and report["images"] == 180 and report["unread"] == 0
+    assert read_at_first[0] <= 128 and len(read_at_first) == 3
+    assert rows == predicting.predict([file], [tmp_path / "many"], source, CPU, NoCache(), Unseen())["predictions"]
 
 
 # --- several classifiers on one base ----------------------------------------------------------------------------------
