@@ -144,13 +144,22 @@ def page(lines: Iterable[str]) -> str:
     for name, cells in found.items():
         for (recipe, command), said in cells.items():
             if said != "ok":
-                reasons[said].append(f"`{name}` ({recipe}, {command})")
-    notes = [f"* {', '.join(where)}: {said}" for said, where in reasons.items()]
+                reasons[_reason(said)].append(f"`{name}` ({recipe}, {command})")
+    notes = [f"* {said} *{_where(places)}*" for said, places in reasons.items()]
     asked = sum(len(cells) for cells in found.values())
     good = sum(said == "ok" for cells in found.values() for said in cells.values())
     return (
         INTRODUCTION.format(count=len(found), good=good, asked=asked) + "\n".join([*table, "", *TITLE, *notes]) + "\n"
     )
+
+
+def _reason(said: str) -> str:
+    """The message without the exit code, and without the name of the parameter that it takes for an example."""
+    return re.sub(r"(that of|computes with) \S+ (is|without)", r"\1 ... \2", re.sub(r"^\d: (Error: )?", "", said))
+
+
+def _where(places: Sequence[str]) -> str:
+    return ", ".join(places) if len(places) <= 5 else f"{', '.join(places[:3])} and {len(places) - 3} more"
 
 
 def _mark(said: str | None) -> str:

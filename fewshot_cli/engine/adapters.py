@@ -115,6 +115,8 @@ def _nothing_to_adapt(
         )
     form = {LowRank: "of low rank", Sparse: "sparse"}.get(type(change), "dense")
     layer = kinds.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
+    if layer is None and name.endswith(".weight") and isinstance(module.get_submodule(holder), nn.Conv2d):
+        layer = "convolution that is grouped or dilated, or computes with another weight than its own"
     where = f"of a {layer}" if layer else "not of a layer's weight"
     return FewshotError(
         "PEFT has no adapter for this classifier: LoRA has changes of low rank, SHiRA sparse ones of linear layers; "

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from fewshot_cli.engine.adapted import adapter_settings, changes_of, saved_changes
 from fewshot_cli.engine.adapters import PREFIX, adapter_of
@@ -99,6 +100,37 @@ def test_what_peft_has_no_adapter_for_is_named(vit, delta, says):
     with pytest.raises(FewshotError, match=says) as caught:
         adapter_of(delta, vit.module, {})
     assert "safetensors" in caught.value.hint and "onnx" in caught.value.hint
+
+
+QKV = {"blocks.0.attn.qkv.weight": LowRank((192, 64), torch.ones(192, 1), torch.ones(1, 64))}
+
+
+def test_a_layer_that_the_model_never_calls_can_have_no_adapter(vit):
+    """EVA-02 and BEiT compute with a weight of theirs themselves: PEFT's change of that layer's output is not seen."""
+    called = vit.called - {"blocks.0.attn.qkv"}
+    assert len(called) < len(vit.called)
+    with pytest.raises(FewshotError, match=r"blocks\.0\.attn\.qkv\.weight without calling the layer"):
+        adapter_of(QKV, vit.module, {}, called)
+    adapter = adapter_of(QKV, vit.module, {}, vit.called)
+    settings = adapter_settings(adapter.settings | {"peft_type": adapter.kind}, HERE)
+    changes_of(settings, adapter.tensors, vit.module, HERE, vit.called)
+    with pytest.raises(FewshotError, match=r"blocks\.0\.attn\.qkv, a layer of which"):
+        changes_of(settings, adapter.tensors, vit.module, HERE, called)
+
+
+def test_a_change_of_nothing_needs_no_whole_module(vit):
+    nothing = {"blocks.1.attn.qkv.weight": LowRank((192, 64), torch.zeros(192, 0), torch.zeros(0, 64))}
+    adapter = adapter_of(QKV | nothing, vit.module, {})
+    assert adapter.whole == () and adapter.settings["target_modules"] == ["blocks.0.attn.qkv"]
+    with pytest.raises(FewshotError, match="head only"):
+        adapter_of(nothing, vit.module, {})
+
+
+def test_a_convolution_that_lora_cannot_express_is_called_so():
+    module = nn.Sequential(nn.Conv2d(4, 4, 1, groups=2))
+    delta = {"0.weight": LowRank((4, 2, 1, 1), torch.ones(4, 1), torch.ones(1, 2))}
+    with pytest.raises(FewshotError, match="of low rank, of a convolution that is grouped"):
+        adapter_of(delta, module, {})
 
 
 @pytest.mark.parametrize("name", ["blocks.0.attn.qkv.bias", "cls_token"])
