@@ -157,6 +157,11 @@ def _passes(logits: Tensor) -> _Passes:
     return fused
 
 
+def is_closing(shares: Tensor) -> bool:
+    """Whether the open probabilities may have a gradient; a GPU is not asked, as that would wait for it."""
+    return shares.device.type != "cpu" or bool(shares.any())
+
+
 class _InChunks:
     def forward(
         self, base: Tensor, delta: Tensor, logits: Tensor, weights: Tensor, beta: float, /
@@ -185,7 +190,7 @@ class _InChunks:
         of_delta, of_weights = torch.empty_like(delta), torch.zeros_like(weights)
         slope = (weights * (ZETA - GAMMA) / beta).unsqueeze(1)
         share = shares.unsqueeze(1)
-        closing = shares.device.type != "cpu" or bool(shares.any())  # looking would wait for a GPU
+        closing = is_closing(shares)
         for i in _chunks(logits, CPU_CHUNK):
             s = torch.sigmoid(logits[:, i] / beta)
             stretched = _stretched(s)

@@ -14,6 +14,7 @@ import torch
 from fewshot_cli.engine import mamf, meta_losses
 from fewshot_cli.engine.processes import Processes
 from fewshot_cli.errors import FewshotError
+from fewshot_cli.files import checkpoint as checkpoints
 from fewshot_cli.files.bank_file import read_bank
 from fewshot_cli.files.cache import FeatureCache
 from fewshot_cli.files.checkpoint import checkpoint_path, read_checkpoint
@@ -296,17 +297,16 @@ def test_there_need_be_nothing_to_go_on_from(tune, tmp_path):
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(tune, tmp_path, monkeypatch):
     output, written = tmp_path / "x.bank", []
-    write = Path.write_bytes
+    write = checkpoints.write_signed
 
-    def full(self: Path, content: bytes) -> int:
-        is_checkpoint = b"fewshot-checkpoint" in content[:1000]
-        if is_checkpoint and len(written) == 1:
-            write(self, content[:100])
+    def full(path: Path, *rest: Any) -> int:
+        if len(written) == 1:
+            path.write_bytes(b"half of it")
             raise OSError(28, "No space left on device")
-        written.extend([self] * is_checkpoint)
-        return write(self, content)
+        written.append(path)
+        return write(path, *rest)
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(checkpoints, "write_signed", full)
     with pytest.raises(FewshotError, match="No space left"):
         tune()
     monkeypatch.undo()
