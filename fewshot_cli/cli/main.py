@@ -9,6 +9,7 @@ import typer
 from fewshot_cli.cli import (
     adapt,
     backbones,
+    cache,
     compose,
     demo,
     doctor,
@@ -48,6 +49,7 @@ app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)
 app.add_typer(recipes.recipes, name="recipes")
 app.command("backbones")(backbones.backbones)
+app.add_typer(cache.cache, name="cache")
 app.command("demo")(demo.demo)
 
 

@@ -45,6 +45,8 @@ class Backbone:
     overlay: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     classifier: frozenset[str] = frozenset()
     """The names in `source` that are the classifier's, and so take no part in features."""
+    channels_last: bool = False
+    """How the module's kernels lie in memory, and the images that it is given."""
 
     @cached_property
     def params(self) -> Params:
@@ -114,7 +116,7 @@ class Backbone:
 
     def features(self, images: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
         """Features `(n, dim)` of normalised images `(n, 3, height, width)`, with `weights` in place of the base's."""
-        if _is_convolutional(self.module):
+        if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         weights = dict(self.overlay) | dict(weights or {})
         if not weights:
@@ -186,14 +188,17 @@ def _built(
 ) -> Backbone:
     """The model with the weights, which may still not take images of its size."""
     module, classifier = _with_weights(name, source, _size(name, image_size))
-    if _is_convolutional(module):
+    channels_last = _is_convolutional(module)
+    if channels_last:
         _put_channels_last(module)
     module = module.to(device or torch.device("cpu")).eval().requires_grad_(False)
     for part in module.modules():
         if isinstance(getattr(part, "attention_bias_cache", None), dict):
             part.attention_bias_cache = _Forgetful()  # type: ignore[assignment]
     look, licence = _preprocessing(module, image_size), licence_of(name)
-    return Backbone(name, module, look, feature_dim(module), source, licence, classifier=classifier)
+    return Backbone(
+        name, module, look, feature_dim(module), source, licence, classifier=classifier, channels_last=channels_last
+    )
 
 
 class _Forgetful(dict[str, Tensor]):
@@ -219,7 +224,7 @@ def _look_at_nothing(backbone: Backbone) -> None:
 
 def _sizes_that_work(name: str, source: Mapping[str, Tensor], image_size: int) -> list[int]:
     """Sizes near one that a model can't take, and its own; none where the weights are at fault."""
-    own = _own_size(name)
+    own = own_size(name)
     steps = (8, 14, 16, 28, 32, 64)
     near = {image_size // step * step + up for step in steps for up in (0, step)} - {0, image_size, own}
     if not _takes(name, source, own):
@@ -248,7 +253,7 @@ def parameter_shapes(name: str, image_size: int) -> dict[str, tuple[int, ...]]:
     try:
         module = _constructed(name, _size(name, image_size))
     except AssertionError:
-        raise _wrong_size(name, image_size, [_own_size(name)]) from None
+        raise _wrong_size(name, image_size, [own_size(name)]) from None
     return {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
 
 
@@ -356,7 +361,7 @@ def _without_classifier(
     return {key: value for key, value in source.items() if key in wanted or not key.startswith(beside)}
 
 
-def _own_size(name: str) -> int:
+def own_size(name: str) -> int:
     """The side of the images that timm's weights of this model were trained on."""
     facts = timm.models.get_pretrained_cfg(name)
     return int(facts.input_size[-1]) if facts else 224
@@ -383,7 +388,14 @@ def _classifiers(facts: Any) -> tuple[str, ...]:
 
 
 def _is_convolutional(module: nn.Module) -> bool:
-    return any(isinstance(part, nn.BatchNorm2d) for part in module.modules())
+    """Whether it is quicker with the channels of its images last: it has batch norms, or is mostly convolutions.
+
+    Networks such as ConvNeXt, which move the channels themselves between convolutions, gain nothing from it.
+    """
+    if any(isinstance(part, nn.BatchNorm2d) for part in module.modules()):
+        return True
+    kernels = sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Conv2d))
+    return 2 * kernels > sum(parameter.numel() for parameter in module.parameters())
 
 
 def feature_dim(module: nn.Module) -> int:

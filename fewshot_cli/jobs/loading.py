@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from pydantic import ValidationError
 
-from fewshot_cli.engine.backbones import Backbone, build_backbone, check_name, fingerprint, hub_repository
+from fewshot_cli.engine.backbones import Backbone, build_backbone, check_name, fingerprint, hub_repository, own_size
 from fewshot_cli.engine.grafts import Graft, check_graft
 from fewshot_cli.engine.heads import Head
 from fewshot_cli.engine.model import Model
@@ -187,10 +187,10 @@ def load_facts(base: BaseFacts, source: Source, device: torch.device) -> Backbon
 
     If it is, what the facts state of its licence holds, wherever the weights come from this time.
     """
-    backbone = load_backbone(base.backbone, source, None, device)
+    check_name(base.backbone)
+    size = base.preprocessing.size[0]
+    backbone = load_backbone(base.backbone, source, None if size == own_size(base.backbone) else size, device)
     licence = agreed_licence([base.licence, backbone.licence])
-    if base.preprocessing.size != backbone.preprocessing.size:
-        backbone = build_backbone(base.backbone, backbone.source, base.preprocessing.size[0], device)
     return replace(backbone, preprocessing=base.preprocessing, licence=licence)
 
 

@@ -46,6 +46,8 @@ def test_the_watch_sees_torch(watched, file):
         ["recipes", "show", "ridge"],
         ["recipes", "copy", "ridge", "mine.yaml"],
         ["recipes", "check", "smat"],
+        ["cache"],
+        ["cache", "clear"],
         ["--version"],
     ],
     ids=" ".join,

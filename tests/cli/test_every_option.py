@@ -83,6 +83,8 @@ BASES = {
     "doctor": "doctor {drawn} --json",
     "backbones": "backbones lite --json",
     "demo": "demo --json",
+    "cache show": "cache show --json",
+    "cache clear": "cache clear --json",
     "recipes list": "recipes list --json",
     "recipes check": "recipes check ridge --json",
     "pull": "pull ada/things --json",
@@ -95,6 +97,7 @@ COMMON = {
     "--quiet": Quiet(),
     "--no-cache": NoCache(),
 }
+ONCE = ("demo", "push", "pull", "cache show", "cache clear")  # what a second time says differs, as it should
 OFFLINE = "--backbone vit_small_patch16_224 --offline"
 
 
@@ -118,6 +121,8 @@ EXPECTED: dict[str, dict[str, Expectation]] = {
         "--seed": Changes("--method ridge --seed 1", "--method ridge"),
         "--offline": Refused(OFFLINE, "--offline", base="adapt {drawn} -o x.fewshot --json"),
     },
+    "cache show": {},
+    "cache clear": {"--unused-for": Changes("--unused-for 1")},
     "predict": {
         "--csv": Changes("--csv x.csv"),
         "--offline": Refused("--offline", "--offline", base="predict {file} {drawn} --json"),
@@ -373,7 +378,7 @@ def test_an_option_changes_something_or_is_refused(command, option, entry, seen)
     assert after != before
 
 
-@pytest.mark.parametrize("command", [name for name in BASES if name not in ("demo", "push", "pull")])
+@pytest.mark.parametrize("command", [name for name in BASES if name not in ONCE])
 def test_the_same_command_gives_the_same_twice(command, seen):
     """Or else the test above would see changes that no option makes."""
     base = BASES[command] + (" --method ridge" if command == "adapt" else "")

@@ -21,6 +21,7 @@ BASES = {
     "export": "export {file} -o x.out --format safetensors --weights {weights}",
     "import": "import {drawn} -o y.fewshot --weights {weights}",
     "compose": "compose {file} {other} -o z.fewshot",
+    "cache clear": "cache clear",
     "inspect": "inspect {file}",
     "verify": "verify {file} --weights {weights}",
     "demo": "demo --device tpu",

@@ -264,3 +264,24 @@ def test_weights_with_and_without_their_classifier_are_one_body(name, random_wei
     assert whole.body_fingerprint == without.body_fingerprint == without.fingerprint == another.body_fingerprint
     moved = build_backbone(name, weights | {key: values + 1 for key, values in list(body.items())[:1]})
     assert moved.body_fingerprint != whole.body_fingerprint
+
+
+def test_a_network_of_convolutions_runs_with_channels_last_whatever_its_norms(random_weights):
+    for name, expected in (("test_nfnet", True), ("test_efficientnet", True), ("test_vit", False)):
+        backbone = build_backbone(name, random_weights(name))
+        assert backbone.channels_last == expected, name
+        seen = []
+        first = next(part for part in backbone.module.modules() if isinstance(part, torch.nn.Conv2d))
+        handle = first.register_forward_pre_hook(lambda part, given, seen=seen: seen.append(given[0]))
+        actual = backbone.features(batch(backbone.preprocessing.size))
+        handle.remove()
+        assert seen[0].is_contiguous(memory_format=torch.channels_last) == expected
+        wanted = reference(name, random_weights(name))(batch(backbone.preprocessing.size))
+        torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-5 * wanted.abs().max().item())
+
+
+def test_a_pass_does_not_look_what_the_network_is_made_of(random_weights, monkeypatch):
+    backbone = build_backbone("test_efficientnet", random_weights("test_efficientnet"))
+    images = batch(backbone.preprocessing.size)
+    monkeypatch.setattr(type(backbone.module), "modules", None)
+    backbone.features(images)

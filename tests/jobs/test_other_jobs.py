@@ -7,13 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fewshot_cli.engine import backbones as backbones_module
 from fewshot_cli.engine.deltas import LowRank, Sparse
 from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.files.delta_file import read_delta_file
 from fewshot_cli.jobs.backbones import backbones
 from fewshot_cli.jobs.doctor import doctor
 from fewshot_cli.jobs.inspect import inspect
-from fewshot_cli.jobs.loading import Source
+from fewshot_cli.jobs.loading import Source, load_model
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.jobs.recipes import checked, listed, text
 from fewshot_cli.jobs.verify import verify
@@ -29,6 +30,15 @@ def test_verify_accepts_what_adapt_wrote(recipe, drawn, tmp_path, learn, source)
     learn(drawn, tmp_path / "x.fewshot", recipe, *changes)
     report = verify(tmp_path / "x.fewshot", source, CPU)
     assert report["checks"]["content hash"] == read_delta_file(tmp_path / "x.fewshot").digest
+
+
+def test_a_file_made_at_another_size_builds_the_backbone_once(drawn, tmp_path, learn, source, monkeypatch):
+    learn(drawn, tmp_path / "x.fewshot", image_size=96)
+    built = []
+    original = backbones_module._built
+    monkeypatch.setattr(backbones_module, "_built", lambda *given: built.append(given[2]) or original(*given))
+    model = load_model(tmp_path / "x.fewshot", source, CPU)
+    assert built == [96] and model.backbone.preprocessing.size == (96, 96)
 
 
 def test_verify_refuses_damage_and_another_base_but_a_missing_file_is_no_check(drawn, tmp_path, learn, source, weights):

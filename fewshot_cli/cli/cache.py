@@ -1,0 +1,46 @@
+"""`fewshot cache [show | clear [KIND...]]`"""
+
+from typing import Annotated
+
+import typer
+
+from fewshot_cli.cli import options
+
+cache = typer.Typer(help="Show and clear what is remembered on this machine.", rich_markup_mode=None)
+
+
+@cache.callback(invoke_without_command=True)
+def _default(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        show_()
+
+
+@cache.command("show")
+@options.command
+def show_(json: options.Json = False) -> None:
+    """Show where it lies, and how much there is of features, pictures, weights and what other versions left."""
+    from fewshot_cli.cli.terminal import show
+    from fewshot_cli.jobs.cache import cached
+    from fewshot_cli.reports.caching import remembered
+
+    show(cached(), json, remembered)
+
+
+@cache.command("clear")
+@options.command
+def clear_(
+    kinds: Annotated[
+        list[str] | None, typer.Argument(metavar="KIND...", help="features, pictures, weights, other; or all.")
+    ] = None,
+    unused_for: Annotated[
+        float | None,
+        typer.Option("--unused-for", metavar="DAYS", min=0, help="Only features and pictures not used for so long."),
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Remove what is remembered; it is computed again when it is needed."""
+    from fewshot_cli.cli.terminal import show
+    from fewshot_cli.jobs.cache import clear
+    from fewshot_cli.reports.caching import cleared
+
+    show(clear(kinds or [], unused_for), json, cleared)
