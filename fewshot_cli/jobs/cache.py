@@ -83,7 +83,10 @@ def _held(kinds: Sequence[Kind]) -> dict[str, dict[str, int]]:
 
 
 def _paths(kind: Kind) -> list[Path]:
-    """The files and folders of this kind. "other" are names of backbones and what other versions left, and nothing that isn't ours."""
+    """The files and folders of this kind; "other" are names of backbones and what other versions left.
+
+    Nothing is among them that isn't ours, as FEWSHOT_CACHE may name a folder with other things in it.
+    """
     folder = cache_folder()
     match kind:
         case "features" | "pictures":
