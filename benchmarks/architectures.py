@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save_file
 
 from fewshot_cli.cli.main import app
-from fewshot_cli.files.tensors import unshared
+from fewshot_cli.formats.tensors import unshared
 from fewshot_cli.images.drawing import CLASSES, write_folder
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -23,10 +23,10 @@ import torch
 from scipy.special import gammaln
 from torch import Tensor
 
-from fewshot_cli.engine.preprocessing import Preprocessing
-from fewshot_cli.files.bank_file import BankHeader, BankProvenance, read_bank, write_bank
-from fewshot_cli.files.codec import code_of, positions_in
-from fewshot_cli.files.delta_file import BaseFacts
+from fewshot_cli.engine.data.preprocessing import Preprocessing
+from fewshot_cli.formats.bank import BankHeader, BankProvenance, read_bank, write_bank
+from fewshot_cli.formats.coding.position_codec import code_of, positions_in
+from fewshot_cli.formats.delta.file import BaseFacts
 
 VIT_S = 21_665_664
 DENSITIES = (0.001, 0.01, 0.05, 0.1, 0.3, 0.5, 0.9)

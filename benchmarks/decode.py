@@ -21,7 +21,7 @@ import timm.data
 import torch
 from PIL import Image
 
-from fewshot_cli.engine.preprocessing import Preprocessing
+from fewshot_cli.engine.data.preprocessing import Preprocessing
 from fewshot_cli.images.decode import load
 from fewshot_cli.images.drawing import CLASSES, draw
 

@@ -36,18 +36,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from fewshot_cli.engine.arena import Arena
-from fewshot_cli.engine.backbones import build_backbone
-from fewshot_cli.engine.deltas import Sparse
-from fewshot_cli.engine.devices import keep_freed_memory
-from fewshot_cli.engine.heads import Head, cosine_head
-from fewshot_cli.engine.masks import random_positions
-from fewshot_cli.engine.model import Model
-from fewshot_cli.engine.preprocessing import Preprocessing
-from fewshot_cli.files.delta_file import BaseFacts, Expected, Header, Provenance, read_delta_file, write_delta_file
-from fewshot_cli.files.rounding import Values
-from fewshot_cli.jobs.loading import adapted_of
-from fewshot_cli.jobs.predict import swapping_looks
+from fewshot_cli.engine.data.preprocessing import Preprocessing
+from fewshot_cli.engine.delta.change import Sparse
+from fewshot_cli.engine.delta.masks import random_positions
+from fewshot_cli.engine.device import keep_freed_memory
+from fewshot_cli.engine.head.linear import Head, cosine_head
+from fewshot_cli.engine.model.backbone import build_backbone
+from fewshot_cli.engine.model.delta_swap import Arena
+from fewshot_cli.engine.model.model import Model
+from fewshot_cli.formats.delta.file import BaseFacts, Expected, Header, Provenance, read_delta_file, write_delta_file
+from fewshot_cli.formats.delta.rounding import Values
+from fewshot_cli.jobs.classify.predict import swapping_looks
+from fewshot_cli.jobs.models import adapted_of
 
 BACKBONES = ("vit_small_patch16_224", "vit_base_patch16_224")
 DENSITIES = (0.001, 0.01, 0.05, 0.1)

@@ -10,10 +10,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.terminal_theme import MONOKAI
 
-from fewshot_cli.engine.devices import choose_device
-from fewshot_cli.jobs.demo import demo
+from fewshot_cli.engine.device import choose_device
+from fewshot_cli.jobs.classify.demo import demo
 from fewshot_cli.jobs.progress import Unseen
-from fewshot_cli.reports.demonstration import demonstrated
+from fewshot_cli.reports.terminal.demo import demonstrated
 
 console = Console(record=True, width=100, file=io.StringIO(), force_terminal=True, highlight=False)
 console.print("[dim]$[/dim] [bold cyan]fewshot demo[/bold cyan]")

@@ -17,16 +17,16 @@ import timm
 import torch
 from PIL import Image
 
-from fewshot_cli.engine.backbones import Backbone, build_backbone
-from fewshot_cli.engine.devices import keep_freed_memory
-from fewshot_cli.files.cache import FeatureCache, NoCache
+from fewshot_cli.engine.device import keep_freed_memory
+from fewshot_cli.engine.model.backbone import Backbone, build_backbone
 from fewshot_cli.images.drawing import CLASSES, draw
-from fewshot_cli.images.folders import find_images
-from fewshot_cli.images.stored import StoredFile
+from fewshot_cli.images.image_ref import StoredFile
+from fewshot_cli.images.sources.class_folders import find_images
 from fewshot_cli.jobs.features import embed
-from fewshot_cli.jobs.loading import Source, load_backbone
+from fewshot_cli.jobs.models import Source, load_backbone
 from fewshot_cli.jobs.pictures import Gallery
 from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.storage.feature_cache import FeatureCache, NoCache
 
 ROUNDS = 5
 PHOTOS = 120

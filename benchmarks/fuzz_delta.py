@@ -32,7 +32,9 @@ def main() -> None:
     given.keep.mkdir(exist_ok=True)
     with atheris.instrument_imports(include=["fewshot_cli.files"]):
         from fewshot_cli.errors import FewshotError
-        from fewshot_cli.files import codec, delta_file, signed
+        from fewshot_cli.formats import container as signed
+        from fewshot_cli.formats.coding import position_codec as codec
+        from fewshot_cli.formats.delta import file as delta_file
 
     path = Path(tempfile.mkdtemp()) / "x.fewshot"
 

@@ -27,20 +27,20 @@ import torch.nn.functional as F
 from easyfsl.methods import FewShotClassifier, Finetune, PrototypicalNetworks
 from torch import Tensor
 
-from fewshot_cli.engine.devices import keep_freed_memory
-from fewshot_cli.engine.heads import typical_norm
-from fewshot_cli.engine.statistics import Z95
-from fewshot_cli.files.cache import NoCache
-from fewshot_cli.images.folders import read_folder
-from fewshot_cli.images.stored import StoredFile
+from fewshot_cli.engine.device import keep_freed_memory
+from fewshot_cli.engine.head.linear import typical_norm
+from fewshot_cli.engine.trust.metrics import Z95
+from fewshot_cli.images.image_ref import StoredFile
+from fewshot_cli.images.sources.class_folders import read_folder
 from fewshot_cli.jobs.features import embed
-from fewshot_cli.jobs.loading import Source, load_backbone
+from fewshot_cli.jobs.models import Source, load_backbone
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.methods.base import ClosedFormMethod, logits_of_tasks
 from fewshot_cli.methods.lda import LDA
 from fewshot_cli.methods.logistic import Logistic
 from fewshot_cli.methods.protonet import ProtoNet
 from fewshot_cli.methods.ridge import Ridge
+from fewshot_cli.storage.feature_cache import NoCache
 
 SHARED = Path(os.environ.get("FEWSHOT_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 WAY, SHOTS, QUERIES = 5, 5, 15

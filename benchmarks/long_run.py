@@ -29,23 +29,23 @@ import timm
 import torch
 from torch import Tensor
 
-from fewshot_cli.engine.devices import keep_freed_memory
-from fewshot_cli.engine.domains import resumed
-from fewshot_cli.engine.flat import FlatBackbone
-from fewshot_cli.engine.heads import class_means, cosine_head
-from fewshot_cli.engine.practice import Domain
-from fewshot_cli.engine.processes import Processes
-from fewshot_cli.engine.protocols import Fixed
-from fewshot_cli.files.cache import FeatureCache
-from fewshot_cli.files.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from fewshot_cli.images.datasets import read_datasets
-from fewshot_cli.jobs.compare import Means
+from fewshot_cli.engine.data.domain_sampling import resumed
+from fewshot_cli.engine.data.episode_samplers import Fixed
+from fewshot_cli.engine.device import keep_freed_memory
+from fewshot_cli.engine.distributed import Processes
+from fewshot_cli.engine.head.linear import class_means, cosine_head
+from fewshot_cli.engine.meta.domain import Domain
+from fewshot_cli.engine.model.flat_params import FlatBackbone
+from fewshot_cli.formats.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from fewshot_cli.images.sources.dataset import read_datasets
+from fewshot_cli.jobs.benchmark.run import Means
 from fewshot_cli.jobs.data import Data, load_data
-from fewshot_cli.jobs.ground import Ground, ground_of
-from fewshot_cli.jobs.loading import Source, load_backbone
-from fewshot_cli.jobs.practising import Practice
+from fewshot_cli.jobs.meta.loop import Practice
+from fewshot_cli.jobs.meta.tasks import Ground, ground_of
+from fewshot_cli.jobs.models import Source, load_backbone
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.recipes import MetaRecipe, load_meta_recipe
+from fewshot_cli.storage.feature_cache import FeatureCache
 
 RECORD = meta.RESULTS / "long-run.json"
 SIZE, QUERIES = 64, 5

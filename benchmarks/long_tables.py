@@ -8,9 +8,9 @@ from long_run import ASKED, RECORD, WAYS, read_record, shares
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fewshot_cli.engine.intervals import Difference, Mean, mean_over, paired_over
-from fewshot_cli.reports.comparison import points, score
-from fewshot_cli.reports.plots import COLOURS, INK, MARKERS, WIDTH, style
+from fewshot_cli.engine.trust.significance import Difference, Mean, mean_over, paired_over
+from fewshot_cli.reports.figures.comparison import COLOURS, INK, MARKERS, WIDTH, style
+from fewshot_cli.reports.terminal.comparison import points, score
 
 PICTURE = meta.ROOT / "docs" / "long-run.svg"
 GROUPS = {"unseen domains": meta.UNSEEN_DOMAINS, "unseen classes": meta.UNSEEN_CLASSES}

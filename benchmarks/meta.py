@@ -24,7 +24,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fewshot_cli.files.bank_file import Bank, read_bank, write_bank
+from fewshot_cli.formats.bank import Bank, read_bank, write_bank
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("FEWSHOT_SHARED", ROOT.parent / "shared"))

@@ -18,8 +18,8 @@ from meta import (
     runs,
 )
 
-from fewshot_cli.engine.intervals import Mean, mean_over, paired_over
-from fewshot_cli.reports.comparison import points, score
+from fewshot_cli.engine.trust.significance import Mean, mean_over, paired_over
+from fewshot_cli.reports.terminal.comparison import points, score
 
 GROUPS = (UNSEEN_CLASSES, UNSEEN_DOMAINS)
 SEVERAL = [way for way in WAYS if len(WAYS[way].rates) > 1]

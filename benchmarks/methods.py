@@ -19,15 +19,15 @@ from typing import Any
 
 import torch
 
-from fewshot_cli.engine.devices import choose_device
-from fewshot_cli.files.cache import FeatureCache
-from fewshot_cli.images.folders import read_folder
-from fewshot_cli.jobs.adapt import adapt
-from fewshot_cli.jobs.evaluate import evaluate
-from fewshot_cli.jobs.loading import Source
+from fewshot_cli.engine.device import choose_device
+from fewshot_cli.images.sources.class_folders import read_folder
+from fewshot_cli.jobs.classify.adapt import adapt
+from fewshot_cli.jobs.classify.evaluate import evaluate
+from fewshot_cli.jobs.models import Source
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.methods.base import Learner
 from fewshot_cli.recipes import Recipe, load_recipe, recipe_names
+from fewshot_cli.storage.feature_cache import FeatureCache
 
 SHARED = Path(os.environ.get("FEWSHOT_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 NOT_HERE = ("attention", "pmf")  # the default backbone has no attention; pmf takes an hour for 99 classes

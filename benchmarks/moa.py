@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fewshot_cli.files.journal import read_run
+from fewshot_cli.storage.episode_journal import read_run
 
 RECIPES = ("ridge", "finetune", "lora", "kadaptation", "moa")
 RESULT = Path(__file__).parent / "results" / "pacs-leave-one-out.run.json"

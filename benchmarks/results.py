@@ -24,18 +24,18 @@ import torch
 from long_tables import section as long_section
 from meta_tables import section
 
-from fewshot_cli.engine.intervals import mean_interval
-from fewshot_cli.files.cache import FeatureCache
-from fewshot_cli.images.datasets import read_datasets
-from fewshot_cli.jobs.answering import Ground, answer_block
-from fewshot_cli.jobs.compare import pool_of
+from fewshot_cli.engine.trust.significance import mean_interval
+from fewshot_cli.images.sources.dataset import read_datasets
+from fewshot_cli.jobs.benchmark.aggregate import summarised
+from fewshot_cli.jobs.benchmark.episode_runner import Ground, answer_block
+from fewshot_cli.jobs.benchmark.protocols import protocols
+from fewshot_cli.jobs.benchmark.run import pool_of
 from fewshot_cli.jobs.data import load_data
-from fewshot_cli.jobs.loading import Source, load_backbone
+from fewshot_cli.jobs.models import Source, load_backbone
 from fewshot_cli.jobs.progress import Unseen
-from fewshot_cli.jobs.protocols_asked import protocols
-from fewshot_cli.jobs.summary import summarised
 from fewshot_cli.recipes import load_recipe
-from fewshot_cli.reports.markdown import markdown
+from fewshot_cli.reports.documents.results_table import markdown
+from fewshot_cli.storage.feature_cache import FeatureCache
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("FEWSHOT_SHARED", ROOT.parent / "shared"))

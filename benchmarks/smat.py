@@ -23,12 +23,9 @@ from typing import Any
 import timm
 import torch
 
-from fewshot_cli.engine.backbones import build_backbone
-from fewshot_cli.engine.experts import LOWEST_LOGIT, density_penalty, interpolate
-from fewshot_cli.engine.flat import FlatBackbone
-from fewshot_cli.engine.meta_settings import SMATSettings
-from fewshot_cli.engine.router import Routing, is_state, power_iterated, route
-from fewshot_cli.engine.smat import (
+from fewshot_cli.engine.meta.settings import SMATSettings
+from fewshot_cli.engine.meta.smat.gates import LOWEST_LOGIT, density_penalty, interpolate
+from fewshot_cli.engine.meta.smat.loss import (
     DELTA,
     LOGITS,
     MULTIPLIERS,
@@ -39,7 +36,10 @@ from fewshot_cli.engine.smat import (
     start_bank,
     trained,
 )
-from fewshot_cli.engine.types import Params
+from fewshot_cli.engine.meta.smat.router import Routing, is_state, power_iterated, route
+from fewshot_cli.engine.model.backbone import build_backbone
+from fewshot_cli.engine.model.flat_params import FlatBackbone
+from fewshot_cli.engine.params import Params
 
 WAY = 10
 TEMPERATURE = 5.0

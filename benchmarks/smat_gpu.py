@@ -26,15 +26,15 @@ import torch
 from smat import TEMPERATURE, WAY, plain_bank, reference, relative_error
 from torch import Tensor
 
-from fewshot_cli.engine.backbones import build_backbone
-from fewshot_cli.engine.buckets import bucket_of
-from fewshot_cli.engine.flat import FlatBackbone
-from fewshot_cli.engine.graphs import WARM_UPS
-from fewshot_cli.engine.meta_settings import SMATSettings
-from fewshot_cli.engine.router import power_iterated
-from fewshot_cli.engine.smat import DELTA, LOGITS, MULTIPLIERS, FeaturedTask, start_bank, trained
-from fewshot_cli.engine.smat_step import SMATStep
-from fewshot_cli.engine.types import Params
+from fewshot_cli.engine.meta.settings import SMATSettings
+from fewshot_cli.engine.meta.smat.loss import DELTA, LOGITS, MULTIPLIERS, FeaturedTask, start_bank, trained
+from fewshot_cli.engine.meta.smat.router import power_iterated
+from fewshot_cli.engine.meta.smat.shape_buckets import bucket_of
+from fewshot_cli.engine.meta.smat.step import SMATStep
+from fewshot_cli.engine.model.backbone import build_backbone
+from fewshot_cli.engine.model.flat_params import FlatBackbone
+from fewshot_cli.engine.params import Params
+from fewshot_cli.engine.train.cuda_graphs import WARM_UPS
 
 SPEED_UP, MILLISECONDS, GOAL_IMAGES = 4.0, 20.0, (100, 100)  # on an H200, ViT-S/16 at 128 px
 OFFICIAL_BYTES, OFFICIAL_IMAGES = 4.0e9, (10, 10)  # of the published code, ViT-S/16 at 128 px

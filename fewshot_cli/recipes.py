@@ -7,7 +7,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from fewshot_cli.engine.meta_settings import Training
+from fewshot_cli.engine.meta.settings import Training
 from fewshot_cli.engine.mistakes import merged
 from fewshot_cli.engine.settings import Settings
 from fewshot_cli.errors import FewshotError

@@ -14,15 +14,15 @@ from hypothesis import settings
 from safetensors import safe_open
 from torch import Tensor
 
-from fewshot_cli.engine.backbones import Backbone, build_backbone
+from fewshot_cli.engine.adaptation import Support
 from fewshot_cli.engine.defaults import TRAINING_BETA
-from fewshot_cli.engine.experts import gates
-from fewshot_cli.engine.flat import FlatBackbone
-from fewshot_cli.engine.meta_settings import SMATSettings
-from fewshot_cli.engine.smat import DELTA, LOGITS, start_bank
-from fewshot_cli.engine.types import Support
-from fewshot_cli.files.bank_file import BankHeader, BankProvenance, write_bank
-from fewshot_cli.files.delta_file import BaseFacts
+from fewshot_cli.engine.meta.settings import SMATSettings
+from fewshot_cli.engine.meta.smat.gates import gates
+from fewshot_cli.engine.meta.smat.loss import DELTA, LOGITS, start_bank
+from fewshot_cli.engine.model.backbone import Backbone, build_backbone
+from fewshot_cli.engine.model.flat_params import FlatBackbone
+from fewshot_cli.formats.bank import BankHeader, BankProvenance, write_bank
+from fewshot_cli.formats.delta.file import BaseFacts
 
 torch.set_num_threads(1)  # two cores and many small tensors: threads only wait for each other
 

@@ -15,18 +15,18 @@ import pytest
 import torch
 from pydantic import BaseModel, ValidationError
 
-from fewshot_cli.engine.domains import AnySampler
-from fewshot_cli.engine.episodes import Pool
-from fewshot_cli.engine.flat import FlatBackbone
-from fewshot_cli.engine.model import Model
-from fewshot_cli.engine.practice import Domain, parted
-from fewshot_cli.engine.processes import Processes
-from fewshot_cli.engine.protocols import AnyProtocol
+from fewshot_cli.engine.adaptation import Run
+from fewshot_cli.engine.data.domain_sampling import AnySampler
+from fewshot_cli.engine.data.episode import Pool
+from fewshot_cli.engine.data.episode_samplers import AnyProtocol
+from fewshot_cli.engine.distributed import Processes
+from fewshot_cli.engine.meta.domain import Domain, parted
+from fewshot_cli.engine.model.flat_params import FlatBackbone
+from fewshot_cli.engine.model.model import Model
 from fewshot_cli.engine.settings import Settings
-from fewshot_cli.engine.types import Run
-from fewshot_cli.jobs.ground import Ground
-from fewshot_cli.jobs.meta_tune import _precision, _Run
-from fewshot_cli.jobs.practising import Practice, validated
+from fewshot_cli.jobs.meta.loop import Practice, validated
+from fewshot_cli.jobs.meta.tasks import Ground
+from fewshot_cli.jobs.meta.tune import _precision, _Run
 from fewshot_cli.methods import AnyMetaMethod, AnyMethod
 from fewshot_cli.recipes import MetaRecipe, Recipe
 

@@ -15,24 +15,39 @@ PACKAGE = Path(fewshot_cli.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 VALUES = (  # words, not work
-    *("engine.types", "engine.preprocessing", "engine.deltas", "engine.grafts", "engine.heads", "engine.transductive"),
-    "engine.draws",
+    *("engine.adaptation", "engine.data.preprocessing", "engine.delta.change", "engine.grafts", "engine.head.linear"),
+    *("engine.head.transductive", "engine.params", "engine.rng"),
 )
+DISK = ("formats", "storage")
 MAY_IMPORT = {
     "errors": (),
     "engine": ("engine", "errors"),
     "methods": ("methods", "engine", "errors"),
     "recipe_files": ("errors",),
-    "recipes": ("recipe_files", "methods", "engine.settings", "engine.mistakes", "engine.meta_settings", "errors"),
+    "recipes": ("recipe_files", "methods", "engine.settings", "engine.mistakes", "engine.meta.settings", "errors"),
     "images": ("images", *VALUES, "errors"),
-    "files": ("files", *VALUES, "errors"),
-    "reports": ("reports", "engine.statistics", "errors"),
-    "jobs": ("jobs", "recipes", "recipe_files", "methods", "engine", "images", "files", "reports", "errors"),
-    "cli": ("cli", "jobs", "recipes", "recipe_files", "methods", "engine", "images", "files", "reports", "errors"),
+    "storage": ("storage", *VALUES, "errors"),
+    "formats": ("formats", "storage", *VALUES, "errors"),
+    "reports": ("reports", "engine.trust.metrics", "errors"),
+    "jobs": ("jobs", "recipes", "recipe_files", "methods", "engine", "images", *DISK, "reports", "errors"),
+    "cli": ("cli", "jobs", "recipes", "recipe_files", "methods", "engine", "images", *DISK, "reports", "errors"),
     "__main__": ("cli",),
     "__init__": (),
 }
 """Which rooms a room may import from; the package's own name and version are open to all."""
+
+
+FLOORS = {
+    "engine": (
+        *("params", "rng", "settings", "defaults", "mistakes", "device", "distributed", "grafts"),
+        *("data", "head", "delta", "adaptation", "trust", "model", "train", "meta"),
+    ),
+    "images": ("depth", "decode", "drawing", "image_ref", "prefetch", "sources", "quality"),
+    "reports": ("layout", "licences", "progress", "terminal", "figures", "documents"),
+}
+"""Inside a room, a wing or file imports only from those before it, and from its own."""
+MOST_FILES = 15
+"""In a folder; the registries `methods` and `cli` have one file for each method and command."""
 
 
 @cache
@@ -95,12 +110,38 @@ def test_a_file_imports_only_from_rooms_below(path):
             assert any(is_of(module, below) for below in allowed), f"{name(path)} imports {module}"
 
 
+def floor(path: Path) -> int:
+    """The place of the wing or file in its room."""
+    return FLOORS[room(path)].index(path.relative_to(PACKAGE).parts[1].removesuffix(".py"))
+
+
+def has_floor(path: Path) -> bool:
+    return room(path) in FLOORS and path != PACKAGE / room(path) / "__init__.py"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if has_floor(path)], ids=name)
+def test_inside_a_room_imports_go_down(path):
+    mine = FLOORS[room(path)]
+    for module in all_imports(path):
+        if is_of(module, f"fewshot_cli.{room(path)}"):
+            other = module.split(".")[2]
+            assert mine.index(other) <= floor(path), f"{name(path)} imports {module}"
+
+
+def test_folders_are_small_and_no_module_is_called_as_one_of_the_standard_library():
+    for folder in {path.parent for path in FILES}:
+        files = [path for path in folder.glob("*.py") if path.stem != "__init__"]
+        assert len(files) <= MOST_FILES or folder.name in ("methods", "cli"), folder
+    named = {name(path) for path in FILES if path.stem in sys.stdlib_module_names and path.stem != "__main__"}
+    assert named <= {"cli/inspect.py"}  # the name of its command
+
+
 def test_only_the_backbones_import_timm():
-    assert importers_of("timm") == {"engine/backbones.py"}
+    assert importers_of("timm") == {"engine/model/backbone.py"}
 
 
 # cli/options.py tells the user what --device may be; it decides nothing.
-@pytest.mark.parametrize("path", [p for p in FILES if name(p) not in ("engine/devices.py", "cli/options.py")], ids=name)
+@pytest.mark.parametrize("path", [p for p in FILES if name(p) not in ("engine/device.py", "cli/options.py")], ids=name)
 def test_only_the_devices_say_cuda(path):
     for node in ast.walk(tree(path)):
         assert not (isinstance(node, ast.Attribute) and node.attr == "cuda"), f"line {node.lineno}"
@@ -148,7 +189,7 @@ def test_no_file_can_run_code_from_a_file_it_reads():
         assert not importers_of(unsafe)
     found = [(name(path), call, function) for path in FILES for call, function in loads(tree(path)).items()]
     assert all(is_safe(call, function) for _, call, function in found)
-    assert [path for path, _, function in found if function != "numpy.load"] == ["files/weights.py"]
+    assert [path for path, _, function in found if function != "numpy.load"] == ["formats/weights.py"]
 
 
 @pytest.mark.parametrize(

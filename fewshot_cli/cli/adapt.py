@@ -92,9 +92,9 @@ def adapt(
     progress = options.start(quiet, offline)
     where = options.source(weights, offline)
     from fewshot_cli.cli.terminal import show
-    from fewshot_cli.engine.devices import choose_device
-    from fewshot_cli.jobs.adapt import adapt as job
-    from fewshot_cli.reports.adapting import adapted
+    from fewshot_cli.engine.device import choose_device
+    from fewshot_cli.jobs.classify.adapt import adapt as job
+    from fewshot_cli.reports.terminal.adapt import adapted
 
     report = job(
         folder,

@@ -21,7 +21,7 @@ def show_(json: options.Json = False) -> None:
     """Show where it lies, and how much there is of features, pictures, weights and what other versions left."""
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.jobs.cache import cached
-    from fewshot_cli.reports.caching import remembered
+    from fewshot_cli.reports.terminal.cache import remembered
 
     show(cached(), json, remembered)
 
@@ -41,6 +41,6 @@ def clear_(
     """Remove what is remembered; it is computed again when it is needed."""
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.jobs.cache import clear
-    from fewshot_cli.reports.caching import cleared
+    from fewshot_cli.reports.terminal.cache import cleared
 
     show(clear(kinds or [], unused_for), json, cleared)

@@ -52,8 +52,8 @@ def compose(
     early.check_outputs([output])
     progress = options.start(quiet, offline=True)
     from fewshot_cli.cli.terminal import show
-    from fewshot_cli.jobs.compose import How
-    from fewshot_cli.jobs.compose import compose as job
-    from fewshot_cli.reports.composing import composed
+    from fewshot_cli.jobs.share.compose import How
+    from fewshot_cli.jobs.share.compose import compose as job
+    from fewshot_cli.reports.terminal.compose import composed
 
     show(job(files, output, How(rule, scale, density, seed, values), progress), json, composed)

@@ -25,9 +25,9 @@ def demo(
     early.check_device(device)
     progress = options.start(quiet, offline=True)
     from fewshot_cli.cli.terminal import show
-    from fewshot_cli.engine.devices import choose_device
-    from fewshot_cli.jobs.demo import demo as job
-    from fewshot_cli.reports.demonstration import demonstrated
+    from fewshot_cli.engine.device import choose_device
+    from fewshot_cli.jobs.classify.demo import demo as job
+    from fewshot_cli.reports.terminal.demo import demonstrated
 
     report = job(output, choose_device(device), seed, progress)
     show(report, json, demonstrated)

@@ -24,8 +24,8 @@ def doctor(
     Among them are unreadable, truncated and turned ones, duplicates, and classes with a single image.
     """
     from fewshot_cli.cli.terminal import progress_on, show
-    from fewshot_cli.jobs.doctor import doctor as job
-    from fewshot_cli.reports.health import examined
+    from fewshot_cli.jobs.classify.doctor import doctor as job
+    from fewshot_cli.reports.terminal.doctor import examined
 
     report = job(folder, progress_on(quiet))
     show(report, json, examined)

@@ -53,14 +53,14 @@ def check_device(name: str) -> None:
 def check_weights(path: Path | None) -> None:
     """Raises FewshotError unless `path` begins as a safetensors file does, if it is given."""
     if path is not None:
-        from fewshot_cli.files.kinds import check_safetensors
+        from fewshot_cli.formats.kinds import check_safetensors
 
         check_safetensors(path)
 
 
 def check_delta_files(paths: Iterable[Path]) -> None:
     """Raises FewshotError for the first that is no delta file; their content is checked when they are read."""
-    from fewshot_cli.files.kinds import DELTA, check_kind
+    from fewshot_cli.formats.kinds import DELTA, check_kind
 
     for path in paths:
         check_kind(path, DELTA, DELTA.readable)
@@ -68,14 +68,14 @@ def check_delta_files(paths: Iterable[Path]) -> None:
 
 def check_ours(path: Path) -> None:
     """Raises FewshotError where the file is neither a delta file nor a bank."""
-    from fewshot_cli.files.kinds import check_ours
+    from fewshot_cli.formats.kinds import check_ours
 
     check_ours(path)
 
 
 def check_banks(paths: Iterable[Path]) -> None:
     """Raises FewshotError for the first that is no bank."""
-    from fewshot_cli.files.kinds import BANK, check_kind
+    from fewshot_cli.formats.kinds import BANK, check_kind
 
     for path in paths:
         check_kind(path, BANK, BANK.readable)
@@ -83,7 +83,7 @@ def check_banks(paths: Iterable[Path]) -> None:
 
 def check_outputs(paths: Iterable[Path | None]) -> None:
     """Raises FewshotError for the first of those given that can't be written."""
-    from fewshot_cli.files.atomic import check_writable
+    from fewshot_cli.storage.atomic import check_writable
 
     for path in paths:
         if path is not None:
@@ -92,13 +92,13 @@ def check_outputs(paths: Iterable[Path | None]) -> None:
 
 def check_class_folders(folder: Path) -> None:
     """Raises FewshotError unless the folder has classes with files in them."""
-    from fewshot_cli.images.folders import read_folder
+    from fewshot_cli.images.sources.class_folders import read_folder
 
     read_folder(folder)
 
 
 def check_repository(name: str) -> None:
     """Raises FewshotError for what is no name of a repository on the hub."""
-    from fewshot_cli.files.hub import check_repository
+    from fewshot_cli.storage.hub import check_repository
 
     check_repository(name)

@@ -11,8 +11,8 @@ from fewshot_cli.cli import early, options
 if TYPE_CHECKING:
     import torch
 
-    from fewshot_cli.jobs.compare import Question
-    from fewshot_cli.jobs.loading import Source
+    from fewshot_cli.jobs.benchmark.run import Question
+    from fewshot_cli.jobs.models import Source
     from fewshot_cli.jobs.progress import Progress
     from fewshot_cli.recipes import Recipe
 
@@ -129,7 +129,7 @@ def evaluate(
     early.check_weights(weights)
     _check_outputs(kind, output, html, markdown)
     if check is not None:
-        from fewshot_cli.files.journal import read_run
+        from fewshot_cli.storage.episode_journal import read_run
 
         read_run(check)
         progress, where, found_on = _started(quiet, offline, weights, device)
@@ -145,7 +145,7 @@ def evaluate(
         early.check_banks(bank or [])
         recipes = recipes_asked(what or [], of_recipes, chosen, bank or [], density, frozen)
         progress, where, found_on = _started(quiet, offline, weights, device)
-        from fewshot_cli.jobs.compare import Question
+        from fewshot_cli.jobs.benchmark.run import Question
 
         named = tuple(str(path) for path in data)
         question = Question(datasets, asked, episodes, seed, tuple(target or []), named, split)
@@ -161,21 +161,21 @@ def evaluate(
 def _started(quiet: bool, offline: bool, weights: Path | None, device: str) -> "tuple[Progress, Source, torch.device]":
     progress = options.start(quiet, offline)
     where = options.source(weights, offline)
-    from fewshot_cli.engine.devices import choose_device
+    from fewshot_cli.engine.device import choose_device
 
     return progress, where, choose_device(device)
 
 
 def _check_outputs(kind: str, output: Path | None, html: Path | None, markdown: Path | None) -> None:
     """Raises FewshotError where something can't be written, or would be lost, before anything else is done."""
-    from fewshot_cli.files.atomic import check_writable
+    from fewshot_cli.storage.atomic import check_writable
 
     for path in (output, html, markdown):
         if path is not None:
             check_writable(path)
     if output is not None:
-        from fewshot_cli.files.journal import check_record
-        from fewshot_cli.files.one_record import check_record_of_file
+        from fewshot_cli.storage.episode_journal import check_record
+        from fewshot_cli.storage.one_record import check_record_of_file
 
         (check_record if kind == "recipes" else check_record_of_file)(output)
 
@@ -195,20 +195,20 @@ def _file(
 ) -> None:
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.errors import CheckFailed
-    from fewshot_cli.jobs.evaluate import evaluate as job
-    from fewshot_cli.jobs.evaluate import leave_record
-    from fewshot_cli.reports.evaluation import evaluated
+    from fewshot_cli.jobs.classify.evaluate import evaluate as job
+    from fewshot_cli.jobs.classify.evaluate import leave_record
+    from fewshot_cli.reports.terminal.evaluate import evaluated
 
     report = job(file, folder, where, device, options.feature_cache(no_cache), progress)
     report |= leave_record(report, output)
     if html is not None:
-        from fewshot_cli.files.atomic import write_atomically
-        from fewshot_cli.reports.html import evaluation_page
+        from fewshot_cli.reports.documents.page import evaluation_page
+        from fewshot_cli.storage.atomic import write_atomically
 
         write_atomically(html, evaluation_page(report))
     if markdown is not None:
-        from fewshot_cli.files.atomic import write_atomically
-        from fewshot_cli.reports.markdown import evaluation_table
+        from fewshot_cli.reports.documents.results_table import evaluation_table
+        from fewshot_cli.storage.atomic import write_atomically
 
         write_atomically(markdown, evaluation_table(report))
     show(report, json, evaluated)
@@ -235,11 +235,11 @@ def _compare(
     threshold: float | None,
 ) -> None:
     from fewshot_cli.cli.terminal import show
-    from fewshot_cli.engine.processes import joined
+    from fewshot_cli.engine.distributed import joined
     from fewshot_cli.errors import CheckFailed
-    from fewshot_cli.files.atomic import write_atomically
-    from fewshot_cli.jobs.compare import Means, compare
-    from fewshot_cli.reports.comparison import compared
+    from fewshot_cli.jobs.benchmark.run import Means, compare
+    from fewshot_cli.reports.terminal.comparison import compared
+    from fewshot_cli.storage.atomic import write_atomically
 
     with joined() as processes:
         try:
@@ -249,11 +249,11 @@ def _compare(
             raise type(stop)("the same command goes on where this one stopped.") from None
     if processes.is_first:
         if html is not None:
-            from fewshot_cli.reports.html import html as page
+            from fewshot_cli.reports.documents.page import html as page
 
             write_atomically(html, page(report))
         if markdown is not None:
-            from fewshot_cli.reports.markdown import markdown as table
+            from fewshot_cli.reports.documents.results_table import markdown as table
 
             write_atomically(markdown, table(report))
         show(report | {"file": str(written)}, json, compared)
@@ -276,10 +276,10 @@ def _again(
     json: bool,
 ) -> None:
     from fewshot_cli.cli.terminal import show
-    from fewshot_cli.engine.processes import joined
-    from fewshot_cli.jobs.compare import Means
-    from fewshot_cli.jobs.repeat import repeat
-    from fewshot_cli.reports.evaluation import repeated
+    from fewshot_cli.engine.distributed import joined
+    from fewshot_cli.jobs.benchmark.reproduce import repeat
+    from fewshot_cli.jobs.benchmark.run import Means
+    from fewshot_cli.reports.terminal.evaluate import repeated
 
     with joined() as processes:
         report = repeat(run, data, Means(where, device, options.feature_cache(no_cache), progress, processes))

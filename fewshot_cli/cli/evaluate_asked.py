@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fewshot_cli.engine.protocols import AnyProtocol
-    from fewshot_cli.images.datasets import Dataset
+    from fewshot_cli.engine.data.episode_samplers import AnyProtocol
+    from fewshot_cli.images.sources.dataset import Dataset
     from fewshot_cli.recipes import Recipe
 
 PROTOCOL = "protocol."
@@ -39,7 +39,7 @@ def recipes_asked(
     if not banks:
         recipes = {short: load_recipe(name, changes, **chosen, density=density) for short, name in given.items()}
     else:
-        from fewshot_cli.jobs.banks import agreeing, common_base
+        from fewshot_cli.jobs.initialisation import agreeing, common_base
 
         base = common_base(banks)
         of_methods = [change for change in changes if change.partition("=")[0].strip() != "density"]
@@ -64,7 +64,7 @@ def protocols_asked(
 ) -> "tuple[AnyProtocol, ...]":
     """The protocol with the settings that are `given` and changed, once for each number of shots."""
     from fewshot_cli.errors import FewshotError
-    from fewshot_cli.jobs.protocols_asked import protocols
+    from fewshot_cli.jobs.benchmark.protocols import protocols
 
     facts = {name: _number(value) for name, value in given.items() if value is not None}
     many = [_number(number) for listed in shots for number in listed.split(",")]
@@ -82,7 +82,7 @@ def protocols_asked(
 def material(paths: list[Path], split: str | None, targets: list[str]) -> "tuple[Dataset, ...]":
     """The data sets. Raises FewshotError where two have one name, and for targets that are none of them."""
     from fewshot_cli.errors import FewshotError
-    from fewshot_cli.images.datasets import read_datasets
+    from fewshot_cli.images.sources.dataset import read_datasets
 
     datasets = tuple(dataset for path in paths for dataset in read_datasets(path, split))
     names = [dataset.name for dataset in datasets]

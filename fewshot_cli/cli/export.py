@@ -42,9 +42,9 @@ def export(
     progress = options.start(quiet, offline)
     where = options.source(weights, offline)
     from fewshot_cli.cli.terminal import show
-    from fewshot_cli.engine.devices import choose_device
-    from fewshot_cli.jobs.export import export as job
-    from fewshot_cli.reports.exporting import exported
+    from fewshot_cli.engine.device import choose_device
+    from fewshot_cli.jobs.interop.export import export as job
+    from fewshot_cli.reports.terminal.export import exported
 
     report = job(file, output, format_, images, where, choose_device(device), progress)
     show(report, json, exported)

@@ -55,8 +55,8 @@ def import_(
     progress = options.start(quiet, offline)
     where = options.source(weights, offline)
     from fewshot_cli.cli.terminal import show
-    from fewshot_cli.jobs.import_peft import Wanted, import_adapter
-    from fewshot_cli.reports.importing import imported
+    from fewshot_cli.jobs.interop.peft_import import Wanted, import_adapter
+    from fewshot_cli.reports.terminal.peft_import import imported
 
     wanted = Wanted(backbone, _names(classes), image_size, values)
     show(import_adapter(folder, output, wanted, images, where, progress), json, imported)

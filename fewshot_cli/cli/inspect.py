@@ -40,14 +40,14 @@ def inspect(
     early.check_ours(file)
     early.check_outputs([picture, card])
     from fewshot_cli.cli.terminal import show
-    from fewshot_cli.jobs.inspect import check_picture, draw
-    from fewshot_cli.jobs.inspect import inspect as job
-    from fewshot_cli.reports.inspection import inspected
+    from fewshot_cli.jobs.share.describe import check_picture, draw
+    from fewshot_cli.jobs.share.describe import inspect as job
+    from fewshot_cli.reports.terminal.describe import inspected
 
     if picture is not None:
         check_picture(picture)
     if card is not None:
-        from fewshot_cli.jobs.card import check_card, write_card
+        from fewshot_cli.jobs.share.model_card import check_card, write_card
 
         check_card(card)
     report = job(file, bank or [])

@@ -8,7 +8,7 @@ import typer
 from fewshot_cli.cli import early, options
 
 if TYPE_CHECKING:
-    from fewshot_cli.images.datasets import Dataset
+    from fewshot_cli.images.sources.dataset import Dataset
 
 
 @options.command
@@ -79,13 +79,13 @@ def meta_tune(
     progress = options.start(quiet, offline)
     where = options.source(weights, offline)
     from fewshot_cli.cli.terminal import show
-    from fewshot_cli.engine.devices import choose_device
-    from fewshot_cli.engine.processes import joined
+    from fewshot_cli.engine.device import choose_device
+    from fewshot_cli.engine.distributed import joined
+    from fewshot_cli.jobs.benchmark.run import Means
     from fewshot_cli.jobs.claim import claimed
-    from fewshot_cli.jobs.compare import Means
-    from fewshot_cli.jobs.meta_tune import Material, Output
-    from fewshot_cli.jobs.meta_tune import meta_tune as job
-    from fewshot_cli.reports.meta_tuning import meta_tuned
+    from fewshot_cli.jobs.meta.tune import Material, Output
+    from fewshot_cli.jobs.meta.tune import meta_tune as job
+    from fewshot_cli.reports.terminal.meta_tune import meta_tuned
 
     material = Material(
         practised,
@@ -103,6 +103,6 @@ def meta_tune(
 
 
 def _read(paths: list[Path], split: str | None) -> "tuple[Dataset, ...]":
-    from fewshot_cli.images.datasets import read_datasets
+    from fewshot_cli.images.sources.dataset import read_datasets
 
     return tuple(dataset for path in paths for dataset in read_datasets(path, split))

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
 import typer
 
 if TYPE_CHECKING:
-    from fewshot_cli.files.cache import FeatureCache
-    from fewshot_cli.jobs.loading import Source
+    from fewshot_cli.jobs.models import Source
     from fewshot_cli.jobs.progress import Progress
+    from fewshot_cli.storage.feature_cache import FeatureCache
 
 Folder = Annotated[
     Path,
@@ -155,8 +155,8 @@ def start(quiet: bool, offline: bool) -> "Progress":
 
     progress = progress_on(quiet or int(os.environ.get("RANK", "0")) > 0)  # of many processes the first shows it
     with progress.track("starting"):
-        import_module("fewshot_cli.engine.backbones")
-        import_module("fewshot_cli.engine.devices").keep_freed_memory()
+        import_module("fewshot_cli.engine.model.backbone")
+        import_module("fewshot_cli.engine.device").keep_freed_memory()
     return progress
 
 
@@ -175,12 +175,12 @@ def recipe_name(recipe: str | None, method: str | None, from_bank: bool = False)
 
 def source(weights: Path | None, offline: bool) -> "Source":
     """Where weights may come from."""
-    from fewshot_cli.jobs.loading import Source
+    from fewshot_cli.jobs.models import Source
 
     return Source(weights, offline)
 
 
 def feature_cache(no_cache: bool) -> "FeatureCache":
-    from fewshot_cli.files.cache import FeatureCache, NoCache
+    from fewshot_cli.storage.feature_cache import FeatureCache, NoCache
 
     return NoCache() if no_cache else FeatureCache()

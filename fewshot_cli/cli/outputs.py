@@ -39,7 +39,7 @@ def check_outputs(command: Callable[..., None], given: Mapping[str, Any]) -> Non
 
 def _check_data(name: str, path: Path, inputs: list[Path], is_picture: bool) -> None:
     """Raises FewshotError where an output would take the place of somebody's images or data."""
-    from fewshot_cli.images.folders import IMAGE_SUFFIXES
+    from fewshot_cli.images.sources.class_folders import IMAGE_SUFFIXES
 
     try:
         inside = [folder for folder in inputs if path.resolve().is_relative_to(folder.resolve())]

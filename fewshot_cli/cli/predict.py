@@ -38,12 +38,12 @@ def predict(
     progress = options.start(quiet, offline)
     where = options.source(weights, offline)
     from fewshot_cli.cli.terminal import show
-    from fewshot_cli.engine.devices import choose_device
+    from fewshot_cli.engine.device import choose_device
     from fewshot_cli.errors import CheckFailed
-    from fewshot_cli.files.atomic import growing, is_stream, partial_path
-    from fewshot_cli.jobs.predict import files_and_images
-    from fewshot_cli.jobs.predict import predict as job
-    from fewshot_cli.reports.predicting import Rows, labelled, predicted
+    from fewshot_cli.jobs.classify.predict import files_and_images
+    from fewshot_cli.jobs.classify.predict import predict as job
+    from fewshot_cli.reports.terminal.predict import Rows, labelled, predicted
+    from fewshot_cli.storage.atomic import growing, is_stream, partial_path
 
     files, images = files_and_images([file, *paths])
     asked = (files, images, where, choose_device(device), options.feature_cache(no_cache), progress)

@@ -33,7 +33,7 @@ def pull(
     early.check_repository(repository)
     early.check_outputs([output])
     from fewshot_cli.cli.terminal import progress_on, show
-    from fewshot_cli.jobs.pull import pull as job
-    from fewshot_cli.reports.sharing import pulled
+    from fewshot_cli.jobs.share.pull import pull as job
+    from fewshot_cli.reports.terminal.share import pulled
 
     show(job(repository, output, file, revision, progress_on(quiet)), json, pulled)

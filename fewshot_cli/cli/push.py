@@ -38,7 +38,7 @@ def push(
     early.check_ours(file)
     progress = options.start(quiet, offline)
     from fewshot_cli.cli.terminal import show
-    from fewshot_cli.jobs.push import push as job
-    from fewshot_cli.reports.sharing import pushed
+    from fewshot_cli.jobs.share.push import push as job
+    from fewshot_cli.reports.terminal.share import pushed
 
     show(job(file, repository, progress, private, revision, message, run, support), json, pushed)

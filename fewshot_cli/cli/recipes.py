@@ -42,8 +42,8 @@ def show_(name: Name) -> None:
 def copy(name: Name, output: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write.")]) -> None:
     """Copy a recipe, to change it."""
     from fewshot_cli.errors import FewshotError
-    from fewshot_cli.files.atomic import check_writable, write_atomically
     from fewshot_cli.jobs.recipes import text
+    from fewshot_cli.storage.atomic import check_writable, write_atomically
 
     check_writable(output)
     if output.exists():

@@ -21,8 +21,8 @@ def verify(
     options.start(json, offline)
     where = options.source(weights, offline)
     from fewshot_cli.cli.terminal import show
-    from fewshot_cli.engine.devices import choose_device
-    from fewshot_cli.jobs.verify import verify as job
+    from fewshot_cli.engine.device import choose_device
+    from fewshot_cli.jobs.share.verify import verify as job
     from fewshot_cli.reports.layout import facts
 
     show(job(file, where, choose_device(device)), json, lambda report: facts(*report["checks"].items()))

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageCms, ImageFile
 
-from fewshot_cli.engine.preprocessing import Preprocessing
+from fewshot_cli.engine.data.preprocessing import Preprocessing
 from fewshot_cli.images.depth import Levels, in_eight_bits, levels_of, lower_mode, may_be_narrow, raw_mode, with_lower
 
 Pixels = npt.NDArray[np.uint8]

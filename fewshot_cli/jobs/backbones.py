@@ -7,9 +7,9 @@ from importlib.metadata import version
 
 from fewshot_cli import __version__
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.files.atomic import write_atomically
-from fewshot_cli.files.cache import cache_folder
-from fewshot_cli.jobs.record import Report
+from fewshot_cli.jobs.run_record import Report
+from fewshot_cli.storage.atomic import write_atomically
+from fewshot_cli.storage.feature_cache import cache_folder
 
 
 def backbones(pattern: str) -> Report:
@@ -31,7 +31,7 @@ def _all_names() -> list[str]:
         names = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
             return names
-    from fewshot_cli.engine.backbones import list_backbones
+    from fewshot_cli.engine.model.backbone import list_backbones
 
     names = list_backbones()
     with suppress(FewshotError):  # a cache that can't be written is only slower

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.files.cache import FeatureCache, cache_folder
+from fewshot_cli.storage.feature_cache import FeatureCache, cache_folder
 
 Kind = Literal["features", "pictures", "weights", "other"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from fewshot_cli.engine.processes import Processes
+from fewshot_cli.engine.distributed import Processes
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.files.atomic import check_writable
-from fewshot_cli.files.one_writer import one_writer
+from fewshot_cli.storage.atomic import check_writable
+from fewshot_cli.storage.one_writer import one_writer
 
 
 @contextmanager

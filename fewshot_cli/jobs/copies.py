@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from fewshot_cli.engine.types import Chosen
+from fewshot_cli.engine.adaptation import Chosen
 
 if TYPE_CHECKING:
     from fewshot_cli.jobs.data import Data

@@ -9,15 +9,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fewshot_cli.engine.backbones import Backbone
-from fewshot_cli.engine.types import Chosen, Images
+from fewshot_cli.engine.adaptation import Chosen, Images
+from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.files.cache import FeatureCache
-from fewshot_cli.images.datasets import Dataset
+from fewshot_cli.images.sources.dataset import Dataset
 from fewshot_cli.jobs.copies import copies
 from fewshot_cli.jobs.features import embed, model_key
 from fewshot_cli.jobs.progress import Progress
-from fewshot_cli.jobs.record import data_hash
+from fewshot_cli.jobs.run_record import data_hash
+from fewshot_cli.storage.feature_cache import FeatureCache
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewshot_cli.engine.backbones import Backbone
-from fewshot_cli.engine.types import Images
-from fewshot_cli.files.cache import FeatureCache, Features, Pixels
+from fewshot_cli.engine.adaptation import Images
+from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.images.decode import ImageError
-from fewshot_cli.images.loading import decoders, in_order
-from fewshot_cli.images.stored import Stored
+from fewshot_cli.images.image_ref import Stored
+from fewshot_cli.images.prefetch import decoders, in_order
 from fewshot_cli.jobs.pictures import Gallery, Pictures
 from fewshot_cli.jobs.progress import Progress
+from fewshot_cli.storage.feature_cache import FeatureCache, Features, Pixels
 
 KEEP_EVERY = (
     256  # pictures after which new features go to the cache, so that an interrupted run has not been for nothing

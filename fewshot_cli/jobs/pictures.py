@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewshot_cli.engine.preprocessing import Preprocessing
+from fewshot_cli.engine.data.preprocessing import Preprocessing
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.files.cache import PictureCache, Pixels
 from fewshot_cli.images.decode import ImageError
-from fewshot_cli.images.loading import decoders, in_order
-from fewshot_cli.images.stored import Stored
+from fewshot_cli.images.image_ref import Stored
+from fewshot_cli.images.prefetch import decoders, in_order
+from fewshot_cli.storage.feature_cache import PictureCache, Pixels
 
 IN_MEMORY = 1 << 30  # bytes of pictures kept by a process
 AT_ONCE = 64  # pictures written to the cache together

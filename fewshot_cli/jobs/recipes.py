@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from fewshot_cli import __version__
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.jobs.record import Report
+from fewshot_cli.jobs.run_record import Report
 from fewshot_cli.recipe_files import installed, recipe_content, recipe_path
 
 

@@ -12,11 +12,11 @@ from fewshot_cli.engine.settings import Settings
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from fewshot_cli.engine.backbones import Backbone
-    from fewshot_cli.engine.heads import Head
-    from fewshot_cli.engine.moments import Moments
-    from fewshot_cli.engine.transductive import TransductiveHead
-    from fewshot_cli.engine.types import Adapted, FittedHead, Moved, Run, Support
+    from fewshot_cli.engine.adaptation import Adapted, FittedHead, Moved, Run, Support
+    from fewshot_cli.engine.head.linear import Head
+    from fewshot_cli.engine.head.sufficient_statistics import Moments
+    from fewshot_cli.engine.head.transductive import TransductiveHead
+    from fewshot_cli.engine.model.backbone import Backbone
 
 
 TASKS_AT_ONCE = 50  # of 25 images and 75 queries of 384 features: 8 MB
@@ -62,8 +62,8 @@ class Method(Settings, Learner):
 
     def adapt(self, backbone: Backbone, support: Support, run: Run) -> Adapted:
         """The move with the head trained along, else ridge on the moved features."""
-        from fewshot_cli.engine.ridge import ridge_head
-        from fewshot_cli.engine.types import Adapted
+        from fewshot_cli.engine.adaptation import Adapted
+        from fewshot_cli.engine.head.ridge import ridge_head
 
         moved = self.move(backbone, support, run)
         if moved.head is not None:
@@ -81,7 +81,7 @@ class HeadMethod(Settings, Learner):
         """The head fitted to features `(support, dim)` and labels `(support,)`."""
 
     def adapt(self, backbone: Backbone, support: Support, run: Run) -> Adapted:
-        from fewshot_cli.engine.types import Adapted
+        from fewshot_cli.engine.adaptation import Adapted
 
         return Adapted(delta={}, head=self.head(support.features, support.labels, support.way))
 
@@ -98,7 +98,7 @@ class TransductiveMethod(HeadMethod):
         """Logits `(n, way)` of queries `(n, dim)`, given the support set's features `(support, dim)` and labels."""
 
     def head(self, features: Tensor, labels: Tensor, way: int) -> TransductiveHead:
-        from fewshot_cli.engine.transductive import TransductiveHead
+        from fewshot_cli.engine.head.transductive import TransductiveHead
 
         return TransductiveHead(self, features, labels, way)
 
@@ -137,8 +137,8 @@ def with_head(
     backbone: Backbone, support: Support, moved: Moved, head: Callable[[Tensor, Tensor, int], FittedHead]
 ) -> Adapted:
     """The move, with a head fitted to what the moved backbone sees in the support set."""
-    from fewshot_cli.engine.model import moved_backbone
-    from fewshot_cli.engine.types import Adapted
+    from fewshot_cli.engine.adaptation import Adapted
+    from fewshot_cli.engine.model.model import moved_backbone
 
     support = support.in_order()
     features = support.features

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from fewshot_cli.engine.meta_settings import InnerLoop
+from fewshot_cli.engine.meta.settings import InnerLoop
 from fewshot_cli.methods.meta import EpisodicMethod, Learned, MetaLoss, TaskStep
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from fewshot_cli.engine.descent import Group
-    from fewshot_cli.engine.flat import FlatBackbone
-    from fewshot_cli.engine.meta_losses import Outcome
-    from fewshot_cli.engine.smat import FeaturedTask
-    from fewshot_cli.engine.types import Params
+    from fewshot_cli.engine.meta.prototype_loss import Outcome
+    from fewshot_cli.engine.meta.smat.loss import FeaturedTask
+    from fewshot_cli.engine.model.flat_params import FlatBackbone
+    from fewshot_cli.engine.params import Params
+    from fewshot_cli.engine.train.optimiser import Group
 
 
 class Dense(EpisodicMethod):
@@ -33,12 +33,12 @@ class Dense(EpisodicMethod):
     clip: float | None = Field(default=None, gt=0)
 
     def start(self, net: FlatBackbone, seed: int) -> Params:
-        from fewshot_cli.engine import meta_losses
+        from fewshot_cli.engine.meta import prototype_loss as meta_losses
 
         return meta_losses.start(net.backbone)
 
     def groups(self, bank: Params) -> tuple[Group, ...]:
-        from fewshot_cli.engine.descent import Group
+        from fewshot_cli.engine.train.optimiser import Group
 
         return (Group(tuple(bank), "sgd", self.lr, self.momentum, self.weight_decay, self.clip),)
 
@@ -52,12 +52,12 @@ class Dense(EpisodicMethod):
         return step
 
     def outcome(self, bank: Params, net: FlatBackbone, task: FeaturedTask) -> Outcome:
-        from fewshot_cli.engine import meta_losses
+        from fewshot_cli.engine.meta import prototype_loss as meta_losses
 
         return meta_losses.prototype_loss(bank, net.passes, task)
 
     def compared(self, bank: Params, net: FlatBackbone) -> Tensor:
-        from fewshot_cli.engine.rewards import last_matrix
+        from fewshot_cli.engine.data.rewards import last_matrix
 
         gradient = bank[last_matrix(net.backbone.params)].grad
         assert gradient is not None
@@ -79,6 +79,6 @@ class FOMAML(Dense):
     inner: InnerLoop = InnerLoop()
 
     def outcome(self, bank: Params, net: FlatBackbone, task: FeaturedTask) -> Outcome:
-        from fewshot_cli.engine import meta_losses
+        from fewshot_cli.engine.meta import prototype_loss as meta_losses
 
         return meta_losses.fomaml_loss(bank, net.passes, task, self.inner)

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import field_validator
 
-from fewshot_cli.engine.tuning_settings import Tuning
+from fewshot_cli.engine.train.settings import Tuning
 from fewshot_cli.methods.base import Method
 from fewshot_cli.methods.targets import check_pattern, targeted
 
 if TYPE_CHECKING:
-    from fewshot_cli.engine.backbones import Backbone
-    from fewshot_cli.engine.types import Moved, Params, Run, Support
+    from fewshot_cli.engine.adaptation import Moved, Run, Support
+    from fewshot_cli.engine.model.backbone import Backbone
+    from fewshot_cli.engine.params import Params
 
 
 class Finetune(Method):
@@ -34,9 +35,9 @@ class Finetune(Method):
     _pattern = field_validator("targets")(check_pattern)
 
     def move(self, backbone: Backbone, support: Support, run: Run) -> Moved:
-        from fewshot_cli.engine.deltas import Dense
-        from fewshot_cli.engine.tuning import tune
-        from fewshot_cli.engine.types import Moved
+        from fewshot_cli.engine.adaptation import Moved
+        from fewshot_cli.engine.delta.change import Dense
+        from fewshot_cli.engine.train.fine_tune import tune
 
         base = targeted(backbone, self.targets)
         trained, head = tune(backbone, support, base, lambda params: _backbone_part(params, base), self.tuning, run)

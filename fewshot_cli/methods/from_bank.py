@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass, replace
 
-from fewshot_cli.engine.backbones import Backbone
-from fewshot_cli.engine.deltas import Change, delta_of
-from fewshot_cli.engine.experts import pruned
-from fewshot_cli.engine.flat import Layout
-from fewshot_cli.engine.heads import class_means
-from fewshot_cli.engine.model import moved_backbone
-from fewshot_cli.engine.smat import Library
-from fewshot_cli.engine.types import Adapted, Run, Support, total_size
+from fewshot_cli.engine.adaptation import Adapted, Run, Support
+from fewshot_cli.engine.delta.change import Change, delta_of
+from fewshot_cli.engine.head.linear import class_means
+from fewshot_cli.engine.meta.smat.gates import pruned
+from fewshot_cli.engine.meta.smat.loss import Library
+from fewshot_cli.engine.model.backbone import Backbone
+from fewshot_cli.engine.model.flat_params import Layout
+from fewshot_cli.engine.model.model import moved_backbone
+from fewshot_cli.engine.params import total_size
 from fewshot_cli.methods.base import Learner
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from fewshot_cli.engine.tuning_settings import Optim, Tuning
+from fewshot_cli.engine.train.settings import Optim, Tuning
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.methods.base import Method
 
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from fewshot_cli.engine.backbones import Backbone
-    from fewshot_cli.engine.deltas import Dense
-    from fewshot_cli.engine.types import Moved, Params, Run, Support
+    from fewshot_cli.engine.adaptation import Moved, Run, Support
+    from fewshot_cli.engine.delta.change import Dense
+    from fewshot_cli.engine.model.backbone import Backbone
+    from fewshot_cli.engine.params import Params
 
 Blocks = Literal["all", "even", "last two"]
 
@@ -38,9 +39,9 @@ class KAdaptation(Method):
     def move(self, backbone: Backbone, support: Support, run: Run) -> Moved:
         import torch
 
-        from fewshot_cli.engine.deltas import merge
-        from fewshot_cli.engine.tuning import tune
-        from fewshot_cli.engine.types import Moved
+        from fewshot_cli.engine.adaptation import Moved
+        from fewshot_cli.engine.delta.change import merge
+        from fewshot_cli.engine.train.fine_tune import tune
 
         sites = attention_sites(backbone, self.blocks)
         base = {f"{site}.{part}": backbone.params[f"{site}.{part}"] for site in sites for part in ("weight", "bias")}
@@ -60,7 +61,7 @@ class KAdaptation(Method):
 
     def delta(self, params: Params, sites: tuple[str, ...]) -> dict[str, Dense]:
         """The change of weight and bias of every site."""
-        from fewshot_cli.engine.deltas import Dense
+        from fewshot_cli.engine.delta.change import Dense
 
         changes: dict[str, Dense] = {}
         for site in sites:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from fewshot_cli.engine.heads import Head
-    from fewshot_cli.engine.moments import Moments
+    from fewshot_cli.engine.head.linear import Head
+    from fewshot_cli.engine.head.sufficient_statistics import Moments
 
 
 class LDA(GrowingMethod):
@@ -32,7 +32,7 @@ class LDA(GrowingMethod):
     def head(self, features: Tensor, labels: Tensor, way: int) -> Head:
         import torch.nn.functional as F
 
-        from fewshot_cli.engine.heads import class_means
+        from fewshot_cli.engine.head.linear import class_means
 
         f = features.double()
         means = class_means(f, labels, way)
@@ -43,7 +43,7 @@ class LDA(GrowingMethod):
     def grown_head(self, moments: Moments) -> Head:
         import torch
 
-        from fewshot_cli.engine.ridge import times_inverse
+        from fewshot_cli.engine.head.ridge import times_inverse
 
         scatter = moments.scatter if self.covariance == "total" else moments.scatter_within
         freedom = self._freedom(moments.counts)
@@ -54,7 +54,7 @@ class LDA(GrowingMethod):
         import torch
         import torch.nn.functional as F
 
-        from fewshot_cli.engine.heads import class_means
+        from fewshot_cli.engine.head.linear import class_means
 
         # Without image i the scatter loses one outer product, c dᵢ dᵢᵀ, and its class mean moves; Sherman and
         # Morrison's formula gives aᵀ Σᵢ⁻¹ b = aᵀ Σ⁻¹ b + (aᵀ Σ⁻¹ dᵢ)(dᵢᵀ Σ⁻¹ b) / (1/c - dᵢᵀ Σ⁻¹ dᵢ).
@@ -88,14 +88,14 @@ class LDA(GrowingMethod):
 
     def _times_precision(self, rows: Tensor, d: Tensor, freedom: Tensor) -> Tensor:
         """rows Σ⁻¹, `(..., k, dim)`, for Σ = DᵀD / freedom + ridge I."""
-        from fewshot_cli.engine.ridge import times_inverse_gram
+        from fewshot_cli.engine.head.ridge import times_inverse_gram
 
         return freedom * times_inverse_gram(rows, d, freedom * self.ridge)
 
 
 def _linear(weight: Tensor, means: Tensor, dtype: torch.dtype) -> Head:
     """The head of class means and their product with Σ⁻¹, which is its weight."""
-    from fewshot_cli.engine.heads import Head
+    from fewshot_cli.engine.head.linear import Head
 
     bias = -0.5 * (means * weight).sum(-1)
     return Head(weight.to(dtype), bias.to(dtype), unit_norm=False)

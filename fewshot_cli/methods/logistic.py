@@ -11,7 +11,7 @@ from fewshot_cli.methods.base import HeadMethod
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fewshot_cli.engine.heads import Head
+    from fewshot_cli.engine.head.linear import Head
 
 
 class Logistic(HeadMethod):
@@ -28,7 +28,7 @@ class Logistic(HeadMethod):
     def head(self, features: Tensor, labels: Tensor, way: int) -> Head:
         import torch
 
-        from fewshot_cli.engine.heads import Head, typical_norm
+        from fewshot_cli.engine.head.linear import Head, typical_norm
 
         norm = typical_norm(features)
         x = features.double() / norm

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator
 
-from fewshot_cli.engine.tuning_settings import Tuning
+from fewshot_cli.engine.train.settings import Tuning
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.methods.base import Method
 from fewshot_cli.methods.targets import check_pattern, targeted
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from fewshot_cli.engine.attention import Rows
-    from fewshot_cli.engine.backbones import Backbone
-    from fewshot_cli.engine.deltas import LowRank
-    from fewshot_cli.engine.types import Moved, Params, Run, Support
+    from fewshot_cli.engine.adaptation import Moved, Run, Support
+    from fewshot_cli.engine.delta.change import LowRank
+    from fewshot_cli.engine.model.attention import Rows
+    from fewshot_cli.engine.model.backbone import Backbone
+    from fewshot_cli.engine.params import Params
 
 
 class LoRA(Method):
@@ -52,11 +53,11 @@ class LoRA(Method):
     def move(self, backbone: Backbone, support: Support, run: Run) -> Moved:
         import torch
 
-        from fewshot_cli.engine.attention import projections
-        from fewshot_cli.engine.deltas import merge
-        from fewshot_cli.engine.matrices import low_rank_targets
-        from fewshot_cli.engine.tuning import tune
-        from fewshot_cli.engine.types import Moved
+        from fewshot_cli.engine.adaptation import Moved
+        from fewshot_cli.engine.delta.change import merge
+        from fewshot_cli.engine.model.attention import projections
+        from fewshot_cli.engine.model.matrices import low_rank_targets
+        from fewshot_cli.engine.train.fine_tune import tune
 
         rows = projections(backbone.module)
         if self.targets is None:
@@ -94,7 +95,7 @@ class LoRA(Method):
         """The change of every matrix: its blocks' factors side by side, each reaching only its own rows."""
         import torch
 
-        from fewshot_cli.engine.deltas import LowRank
+        from fewshot_cli.engine.delta.change import LowRank
 
         changes = {}
         for name, weight in base.items():

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from fewshot_cli.engine.tuning_settings import TASK_TUNING, Tuning
+from fewshot_cli.engine.train.settings import TASK_TUNING, Tuning
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.methods.meta import Learned, MetaMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fewshot_cli.engine.flat import FlatBackbone
-    from fewshot_cli.engine.practice import Domain
-    from fewshot_cli.engine.types import Params, Run
+    from fewshot_cli.engine.adaptation import Run
+    from fewshot_cli.engine.meta.domain import Domain
+    from fewshot_cli.engine.model.flat_params import FlatBackbone
+    from fewshot_cli.engine.params import Params
 
 
 class MAMF(MetaMethod):
@@ -35,7 +36,7 @@ class MAMF(MetaMethod):
 
     def count(self, classes: int) -> int:
         """How many tasks to draw of so many classes. Raises FewshotError where there are too few for one."""
-        from fewshot_cli.engine.mamf import task_count
+        from fewshot_cli.engine.meta.mamf import task_count
 
         if self.ways(classes) > classes or self.ways(classes) < 2:
             raise FewshotError(
@@ -55,7 +56,7 @@ class MAMF(MetaMethod):
         import numpy as np
         import torch
 
-        from fewshot_cli.engine.mamf import task_classes, task_seed, trained_on_task
+        from fewshot_cli.engine.meta.mamf import task_classes, task_seed, trained_on_task
 
         classes = [(domain, label) for domain in domains for label in range(len(domain.pool.classes))]
         way = self.ways(len(classes))

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from fewshot_cli.engine.descent import Group
-    from fewshot_cli.engine.flat import FlatBackbone
-    from fewshot_cli.engine.smat import FeaturedTask
-    from fewshot_cli.engine.types import Params
+    from fewshot_cli.engine.meta.smat.loss import FeaturedTask
+    from fewshot_cli.engine.model.flat_params import FlatBackbone
+    from fewshot_cli.engine.params import Params
+    from fewshot_cli.engine.train.optimiser import Group
 
 
 @dataclass(frozen=True, eq=False)

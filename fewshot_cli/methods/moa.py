@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from fewshot_cli.engine.tuning_settings import Optim, Tuning
+from fewshot_cli.engine.train.settings import Optim, Tuning
 from fewshot_cli.methods.base import GraftSettings, Method
 from fewshot_cli.methods.kadaptation import (
     Blocks,
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from fewshot_cli.engine.backbones import Backbone
-    from fewshot_cli.engine.objectives import Part
-    from fewshot_cli.engine.types import Moved, Params, Run, Support
+    from fewshot_cli.engine.adaptation import Moved, Run, Support
+    from fewshot_cli.engine.model.backbone import Backbone
+    from fewshot_cli.engine.params import Params
+    from fewshot_cli.engine.train.objectives import Part
 
 NOISE = 0.25
 """The standard deviation of the noise on a router's logits in training: one over the number of published adapters."""
@@ -151,10 +152,10 @@ class MoA(Method):
     def move(self, backbone: Backbone, support: Support, run: Run) -> Moved:
         import torch
 
+        from fewshot_cli.engine.adaptation import Moved
         from fewshot_cli.engine.grafts import Graft, holder_names, sites_of
-        from fewshot_cli.engine.model import grafted
-        from fewshot_cli.engine.tuning import tune
-        from fewshot_cli.engine.types import Moved
+        from fewshot_cli.engine.model.model import grafted
+        from fewshot_cli.engine.train.fine_tune import tune
 
         sites = attention_sites(backbone, self.blocks)
         start = self.start(backbone, sites_of(backbone.module, sites), run.seed)

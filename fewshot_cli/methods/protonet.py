@@ -10,8 +10,8 @@ from fewshot_cli.methods.base import GrowingMethod
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fewshot_cli.engine.heads import Head
-    from fewshot_cli.engine.moments import Moments
+    from fewshot_cli.engine.head.linear import Head
+    from fewshot_cli.engine.head.sufficient_statistics import Moments
 
 
 class ProtoNet(GrowingMethod):
@@ -24,7 +24,7 @@ class ProtoNet(GrowingMethod):
     distance: Literal["cosine", "euclidean"] = "cosine"
 
     def head(self, features: Tensor, labels: Tensor, way: int) -> Head:
-        from fewshot_cli.engine.heads import class_means
+        from fewshot_cli.engine.head.linear import class_means
 
         return self._nearest(class_means(features, labels, way))
 
@@ -34,7 +34,7 @@ class ProtoNet(GrowingMethod):
     def leave_one_out(self, features: Tensor, labels: Tensor, way: int) -> Tensor:
         import torch
 
-        from fewshot_cli.engine.heads import class_means
+        from fewshot_cli.engine.head.linear import class_means
 
         # Only an image's own class changes without it: (count * mean - feature) / (count - 1).
         own = torch.arange(len(labels), device=labels.device), labels
@@ -47,7 +47,7 @@ class ProtoNet(GrowingMethod):
         return logits
 
     def _nearest(self, prototypes: Tensor) -> Head:
-        from fewshot_cli.engine.heads import cosine_head, euclidean_head
+        from fewshot_cli.engine.head.linear import cosine_head, euclidean_head
 
         return cosine_head(prototypes) if self.distance == "cosine" else euclidean_head(prototypes)
 

@@ -12,8 +12,8 @@ from fewshot_cli.methods.base import GrowingMethod
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fewshot_cli.engine.heads import Head
-    from fewshot_cli.engine.moments import Moments
+    from fewshot_cli.engine.head.linear import Head
+    from fewshot_cli.engine.head.sufficient_statistics import Moments
 
 
 class Ridge(GrowingMethod):
@@ -28,16 +28,16 @@ class Ridge(GrowingMethod):
     scale: float = Field(default=RIDGE_SCALE, gt=0)
 
     def head(self, features: Tensor, labels: Tensor, way: int) -> Head:
-        from fewshot_cli.engine.ridge import ridge_head
+        from fewshot_cli.engine.head.ridge import ridge_head
 
         return ridge_head(features, labels, way, self.strength, self.scale)
 
     def grown_head(self, moments: Moments) -> Head:
-        from fewshot_cli.engine.ridge import grown_ridge_head
+        from fewshot_cli.engine.head.ridge import grown_ridge_head
 
         return grown_ridge_head(moments, self.strength, self.scale)
 
     def leave_one_out(self, features: Tensor, labels: Tensor, way: int) -> Tensor:
-        from fewshot_cli.engine.ridge import ridge_leave_one_out
+        from fewshot_cli.engine.head.ridge import ridge_leave_one_out
 
         return ridge_leave_one_out(features, labels, way, self.strength, self.scale)

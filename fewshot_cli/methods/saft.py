@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator
 
-from fewshot_cli.engine.tuning_settings import Tuning
+from fewshot_cli.engine.train.settings import Tuning
 from fewshot_cli.methods.base import Method
 from fewshot_cli.methods.targets import check_pattern, targeted
 
 if TYPE_CHECKING:
-    from fewshot_cli.engine.backbones import Backbone
-    from fewshot_cli.engine.types import Moved, Run, Support
+    from fewshot_cli.engine.adaptation import Moved, Run, Support
+    from fewshot_cli.engine.model.backbone import Backbone
 
 
 class SAFT(Method):
@@ -31,7 +31,7 @@ class SAFT(Method):
     _pattern = field_validator("targets")(check_pattern)
 
     def move(self, backbone: Backbone, support: Support, run: Run) -> Moved:
-        from fewshot_cli.engine.masks import largest_anywhere
+        from fewshot_cli.engine.delta.masks import largest_anywhere
         from fewshot_cli.methods.sparse import task_gradient, tune_positions
 
         base = targeted(backbone, self.targets)

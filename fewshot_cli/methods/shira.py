@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator
 
-from fewshot_cli.engine.tuning_settings import Tuning
+from fewshot_cli.engine.train.settings import Tuning
 from fewshot_cli.methods.base import Method
 from fewshot_cli.methods.targets import check_pattern, targeted
 
 if TYPE_CHECKING:
-    from fewshot_cli.engine.backbones import Backbone
-    from fewshot_cli.engine.masks import Positions
-    from fewshot_cli.engine.types import Moved, Params, Run, Support
+    from fewshot_cli.engine.adaptation import Moved, Run, Support
+    from fewshot_cli.engine.delta.masks import Positions
+    from fewshot_cli.engine.model.backbone import Backbone
+    from fewshot_cli.engine.params import Params
 
 
 class SHiRA(Method):
@@ -41,7 +42,7 @@ class SHiRA(Method):
         return tune_positions(backbone, support, base, self._positions(backbone, support, base, run), self.tuning, run)
 
     def _positions(self, backbone: Backbone, support: Support, base: Params, run: Run) -> Positions:
-        from fewshot_cli.engine.masks import largest_in_each, random_positions, structured_positions
+        from fewshot_cli.engine.delta.masks import largest_in_each, random_positions, structured_positions
         from fewshot_cli.methods.sparse import task_gradient
 
         match self.mask:

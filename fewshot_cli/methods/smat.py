@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from fewshot_cli.engine.meta_settings import FIXED_MASKS, LearnedMasks, Masks, SMATSettings, masks_in_section
-from fewshot_cli.engine.schedules import FIRST_LR
+from fewshot_cli.engine.meta.settings import FIXED_MASKS, LearnedMasks, Masks, SMATSettings, masks_in_section
+from fewshot_cli.engine.train.schedules import FIRST_LR
 from fewshot_cli.methods.meta import EpisodicMethod, Learned, MetaLoss, TaskStep
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from fewshot_cli.engine.descent import Group
-    from fewshot_cli.engine.flat import FlatBackbone
-    from fewshot_cli.engine.smat import FeaturedTask
-    from fewshot_cli.engine.types import Params
+    from fewshot_cli.engine.meta.smat.loss import FeaturedTask
+    from fewshot_cli.engine.model.flat_params import FlatBackbone
+    from fewshot_cli.engine.params import Params
+    from fewshot_cli.engine.train.optimiser import Group
 
 
 class SMAT(SMATSettings, EpisodicMethod):
@@ -59,7 +59,7 @@ class SMAT(SMATSettings, EpisodicMethod):
 
     def temperature(self, tasks: int) -> float:
         """The router's temperature when so many tasks have been practised on."""
-        from fewshot_cli.engine.router import LOWEST_TEMPERATURE, START_TEMPERATURE
+        from fewshot_cli.engine.meta.smat.router import LOWEST_TEMPERATURE, START_TEMPERATURE
 
         fallen = (START_TEMPERATURE - LOWEST_TEMPERATURE) * tasks / self.annealing
         return max(LOWEST_TEMPERATURE, START_TEMPERATURE - fallen)
@@ -67,9 +67,9 @@ class SMAT(SMATSettings, EpisodicMethod):
     def start(self, net: FlatBackbone, seed: int) -> Params:
         import torch
 
-        from fewshot_cli.engine.experts import fixed_logits
-        from fewshot_cli.engine.masks import largest
-        from fewshot_cli.engine.smat import LOGITS, start_bank
+        from fewshot_cli.engine.delta.masks import largest
+        from fewshot_cli.engine.meta.smat.gates import fixed_logits
+        from fewshot_cli.engine.meta.smat.loss import LOGITS, start_bank
 
         bank = start_bank(net, self, seed)
         match self.masks:
@@ -84,8 +84,8 @@ class SMAT(SMATSettings, EpisodicMethod):
         return bank | {LOGITS: torch.stack([fixed_logits(largest(row, count), len(row)) for row in scores])}
 
     def groups(self, bank: Params) -> tuple[Group, ...]:
-        from fewshot_cli.engine.descent import Group
-        from fewshot_cli.engine.smat import DELTA, LOGITS, MULTIPLIERS, ROUTER, trained
+        from fewshot_cli.engine.meta.smat.loss import DELTA, LOGITS, MULTIPLIERS, ROUTER, trained
+        from fewshot_cli.engine.train.optimiser import Group
 
         fixed_keys = () if self.trainable_keys else (f"{ROUTER}expert_keys", f"{ROUTER}skill_tokens")
         router = tuple(name for name in trained(bank) if name.startswith(ROUTER) and name not in fixed_keys)
@@ -101,7 +101,7 @@ class SMAT(SMATSettings, EpisodicMethod):
         return 0.0 if group.optimiser == "adamw" else FIRST_LR
 
     def step(self, bank: Params, net: FlatBackbone) -> TaskStep:
-        from fewshot_cli.engine.smat_step import SMATStep
+        from fewshot_cli.engine.meta.smat.step import SMATStep
 
         recorded = SMATStep(bank, net, self)
 
@@ -113,33 +113,33 @@ class SMAT(SMATSettings, EpisodicMethod):
         return step
 
     def passed(self, bank: Params) -> Params:
-        from fewshot_cli.engine.smat import passed
+        from fewshot_cli.engine.meta.smat.loss import passed
 
         return passed(bank)
 
     def settle_(self, bank: Params) -> None:
-        from fewshot_cli.engine.experts import clamp_logits_
-        from fewshot_cli.engine.smat import LOGITS
+        from fewshot_cli.engine.meta.smat.gates import clamp_logits_
+        from fewshot_cli.engine.meta.smat.loss import LOGITS
 
         clamp_logits_(bank[LOGITS])
 
     def compared(self, bank: Params, net: FlatBackbone) -> Tensor:
-        from fewshot_cli.engine.rewards import last_matrix
-        from fewshot_cli.engine.smat import DELTA
+        from fewshot_cli.engine.data.rewards import last_matrix
+        from fewshot_cli.engine.meta.smat.loss import DELTA
 
         gradient = bank[DELTA].grad
         assert gradient is not None
         return gradient[net.layout.slices[last_matrix(net.backbone.params)]]
 
     def weights(self, bank: Params, net: FlatBackbone, tasks: int) -> Callable[[Tensor], Tensor]:
-        from fewshot_cli.engine.smat import Library
+        from fewshot_cli.engine.meta.smat.loss import Library
 
         library, temperature = Library.of(bank, self), self.temperature(tasks)
         return lambda prototypes: library.merged(net.base, prototypes, temperature)
 
     def learned(self, bank: Params, net: FlatBackbone, tasks: int) -> Learned:
-        from fewshot_cli.engine.experts import gates
-        from fewshot_cli.engine.smat import DELTA, LOGITS
+        from fewshot_cli.engine.meta.smat.gates import gates
+        from fewshot_cli.engine.meta.smat.loss import DELTA, LOGITS
 
         others = {name: values for name, values in bank.items() if name not in (DELTA, LOGITS)}
         router: dict[str, Any] = {"pool": self.pool, "temperature": self.temperature(tasks)}

@@ -3,13 +3,14 @@
 import torch
 import torch.nn.functional as F
 
-from fewshot_cli.engine.backbones import Backbone
-from fewshot_cli.engine.deltas import merge
-from fewshot_cli.engine.heads import cosine_head
-from fewshot_cli.engine.masks import Positions, sparse_changes
-from fewshot_cli.engine.tuning import first_vectors, tune
-from fewshot_cli.engine.tuning_settings import Tuning
-from fewshot_cli.engine.types import Moved, Params, Run, Support
+from fewshot_cli.engine.adaptation import Moved, Run, Support
+from fewshot_cli.engine.delta.change import merge
+from fewshot_cli.engine.delta.masks import Positions, sparse_changes
+from fewshot_cli.engine.head.linear import cosine_head
+from fewshot_cli.engine.model.backbone import Backbone
+from fewshot_cli.engine.params import Params
+from fewshot_cli.engine.train.fine_tune import first_vectors, tune
+from fewshot_cli.engine.train.settings import Tuning
 
 
 def tune_positions(

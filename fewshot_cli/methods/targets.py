@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from fewshot_cli.errors import FewshotError
 
 if TYPE_CHECKING:
-    from fewshot_cli.engine.backbones import Backbone
-    from fewshot_cli.engine.types import Params
+    from fewshot_cli.engine.model.backbone import Backbone
+    from fewshot_cli.engine.params import Params
 
 
 _NUMBERED = re.compile(r"^(blocks|stages|layers)\.(\d+)\.")

@@ -42,7 +42,7 @@ class TIM(TransductiveMethod):
         import torch
         import torch.nn.functional as F
 
-        from fewshot_cli.engine.heads import class_means
+        from fewshot_cli.engine.head.linear import class_means
 
         vectors = class_means(support, labels, way).detach().requires_grad_()
         optimiser = torch.optim.Adam([vectors], lr=self.lr)

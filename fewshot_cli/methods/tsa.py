@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from fewshot_cli.engine.tuning_settings import Optim, Tuning
+from fewshot_cli.engine.train.settings import Optim, Tuning
 from fewshot_cli.methods.base import GraftSettings, Method
 from fewshot_cli.methods.targets import check_pattern, targeted
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from fewshot_cli.engine.backbones import Backbone
-    from fewshot_cli.engine.deltas import Dense
-    from fewshot_cli.engine.types import Moved, Params, Run, Support
+    from fewshot_cli.engine.adaptation import Moved, Run, Support
+    from fewshot_cli.engine.delta.change import Dense
+    from fewshot_cli.engine.model.backbone import Backbone
+    from fewshot_cli.engine.params import Params
 
 MAP = "map"
 FIRST = 1e-4
@@ -33,7 +34,7 @@ class FeatureMap(GraftSettings):
         return "a linear map follows the backbone, before the cosine of its head (method.map=false learns none)"
 
     def shapes(self, sites: Mapping[str, nn.Module]) -> dict[str, tuple[int, ...]]:
-        from fewshot_cli.engine.backbones import feature_dim
+        from fewshot_cli.engine.model.backbone import feature_dim
 
         if list(sites) != [""]:
             raise ValueError("a map of the features hangs on the backbone itself")
@@ -73,11 +74,11 @@ class TSA(Method):
         return map_lr
 
     def move(self, backbone: Backbone, support: Support, run: Run) -> Moved:
-        from fewshot_cli.engine.deltas import merge
+        from fewshot_cli.engine.adaptation import Moved
+        from fewshot_cli.engine.delta.change import merge
         from fewshot_cli.engine.grafts import Graft, holder_names
-        from fewshot_cli.engine.model import grafted
-        from fewshot_cli.engine.tuning import tune
-        from fewshot_cli.engine.types import Moved
+        from fewshot_cli.engine.model.model import grafted
+        from fewshot_cli.engine.train.fine_tune import tune
 
         base = {name: weight for name, weight in targeted(backbone, self.targets, min_dims=2).items() if _fits(weight)}
         start = {name: self._first(weight) for name, weight in base.items()}
@@ -107,7 +108,7 @@ class TSA(Method):
         """The change of every weight: what is trained, at the centre of its kernel."""
         import torch.nn.functional as F
 
-        from fewshot_cli.engine.deltas import Dense
+        from fewshot_cli.engine.delta.change import Dense
 
         changes = {}
         for name, weight in base.items():

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_cli.files import store
-from fewshot_cli.files.cache import cache_folder
+from fewshot_cli.storage import store
+from fewshot_cli.storage.feature_cache import cache_folder
 
 
 @pytest.fixture(autouse=True)

@@ -38,6 +38,7 @@ def test_rows_go_to_standard_output_and_nothing_else_does(file, drawn, weights):
     assert len(rows) == len(list(drawn.glob("*/*"))) and all(row["label"] for row in rows)
 
 
+@pytest.mark.slow
 @posix
 def test_an_interrupted_run_leaves_the_rows_so_far_and_says_where(file, weights, tmp_path):
     write_folder(tmp_path / "in", ["cat"], 100, seed=0, size=32)

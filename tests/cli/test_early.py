@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fewshot_cli.engine.backbones import list_backbones
+from fewshot_cli.engine.model.backbone import list_backbones
 
 HEAVY = ("torch", "timm", "scipy", "matplotlib", "huggingface_hub")
 WATCHED = f"""
@@ -57,6 +57,7 @@ def test_what_needs_no_tensor_imports_none(words, watched):
     assert (code, heavy) == (0, []), output
 
 
+@pytest.mark.slow
 def test_names_of_backbones_are_remembered(watched):
     first = watched("backbones", "resnet50", "--json")
     again = watched("backbones", "resnet50", "--json")

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from fewshot_cli.errors import Terminated
-from fewshot_cli.files import hub
-from fewshot_cli.jobs import adapt as adapting
-from fewshot_cli.jobs import demo as showing
-from fewshot_cli.jobs import inspect as inspecting
+from fewshot_cli.jobs.classify import adapt as adapting
+from fewshot_cli.jobs.classify import demo as showing
+from fewshot_cli.jobs.share import describe as inspecting
 from fewshot_cli.reports.progress import Lines
+from fewshot_cli.storage import hub
 
 
 def raising(error: BaseException):
@@ -121,6 +121,7 @@ def test_many_short_pieces_of_work_speak_each_minute_too():
     assert len(stream.getvalue().splitlines()) == 3
 
 
+@pytest.mark.slow
 def test_what_takes_less_than_a_minute_says_nothing(process, drawn, tiny, tmp_path):
     result = process("-m", "fewshot_cli", "adapt", drawn, "-o", tmp_path / "x.fewshot", "--recipe", "ridge", *tiny)
     assert result.returncode == 0 and result.stderr == ""

@@ -3,7 +3,7 @@ import shutil
 import pytest
 import torch
 
-from fewshot_cli.jobs import inspect as inspecting
+from fewshot_cli.jobs.share import describe as inspecting
 
 
 def refused(result, *words: str) -> str:

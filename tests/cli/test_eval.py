@@ -104,6 +104,7 @@ def test_mistakes_are_one_clear_message(fewshot, tiny, words, says, tmp_path, mo
     assert says in result.stderr and "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipes", [("protonet", "ridge"), ("norms",)])
 def test_two_processes_find_what_one_finds(process, weights, sets, recipes, tmp_path):
     episodes = ["--episodes", 120] if "norms" not in recipes else ["--episodes", 3]

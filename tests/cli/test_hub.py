@@ -10,9 +10,9 @@ import torch
 from huggingface_hub import ModelCard, constants
 from huggingface_hub.utils import _detect_agent
 
-from fewshot_cli.files import hub as client
-from fewshot_cli.files.delta_file import read_delta_file, write_delta_file
-from fewshot_cli.files.sections import KeptHead, kept_support
+from fewshot_cli.formats.delta.file import read_delta_file, write_delta_file
+from fewshot_cli.formats.delta.sections import KeptHead, kept_support
+from fewshot_cli.storage import hub as client
 
 spec = importlib.util.spec_from_file_location("hub", Path(__file__).parents[1] / "hub.py")
 standing_in = importlib.util.module_from_spec(spec)

@@ -52,7 +52,7 @@ def test_a_picture_that_can_not_be_is_told_in_a_sentence(fewshot, bank, file, tm
 def test_a_delta_file_names_the_bank_it_is_from(fewshot, file, tmp_path):
     from dataclasses import replace
 
-    from fewshot_cli.files.delta_file import read_delta_file, write_delta_file
+    from fewshot_cli.formats.delta.file import read_delta_file, write_delta_file
 
     read = read_delta_file(file)
     provenance = read.header.provenance.model_copy(update={"bank": "e" * 64})

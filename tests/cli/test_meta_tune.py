@@ -6,10 +6,10 @@ import signal
 import pytest
 import torch
 
-from fewshot_cli.files.bank_file import read_bank
-from fewshot_cli.files.checkpoint import checkpoint_path
-from fewshot_cli.files.one_writer import one_writer
+from fewshot_cli.formats.bank import read_bank
+from fewshot_cli.formats.checkpoint import checkpoint_path
 from fewshot_cli.images.drawing import write_folder
+from fewshot_cli.storage.one_writer import one_writer
 
 SMALL = [
     *("--set", "training.protocol={name: fixed, way: 3, shots: 2, queries: 2}", "--set", "training.epochs=2"),
@@ -18,7 +18,7 @@ SMALL = [
 KILLED = """
 import os, signal, sys
 from fewshot_cli.cli.main import main
-from fewshot_cli.jobs.practising import Practice
+from fewshot_cli.jobs.meta.loop import Practice
 
 advance = Practice.advance
 
@@ -91,6 +91,7 @@ def test_of_two_that_write_one_bank_the_second_is_refused(fewshot, sets, tiny, t
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_it_ends_in_the_same_bank(process, sets, tiny, tmp_path):
     straight, killed = tmp_path / "straight.bank", tmp_path / "killed.bank"
     words = ["meta-tune", "smat", "--data", sets, *tiny, *SMALL]
@@ -107,6 +108,7 @@ def test_killed_and_resumed_it_ends_in_the_same_bank(process, sets, tiny, tmp_pa
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["uniform", "exp3"])
 def test_two_processes_learn_what_one_learns(process, sets, tiny, sampler, tmp_path):
     """The episodes of a step are shared out; sums are rounded in another order, and nothing else differs."""

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.recipes import recipe_names
-from fewshot_cli.reports.evaluation import evaluated
+from fewshot_cli.reports.terminal.evaluate import evaluated
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = {

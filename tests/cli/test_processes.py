@@ -36,6 +36,7 @@ def test_the_guard_against_the_network_works(process, no_network):
     assert result.returncode != 0 and "a socket was opened" in result.stderr
 
 
+@pytest.mark.slow
 def test_offline_opens_no_socket(process, no_network, drawn, tmp_path):
     """The default backbone, with an empty cache: everything it needs came with the install."""
     script = (
@@ -54,6 +55,7 @@ def test_offline_opens_no_socket(process, no_network, drawn, tmp_path):
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_any_names_and_any_folder_to_work_in(process, weights, tmp_path):
     """A class named like an option, spaces, accents, and a script written from right to left; relative paths."""
     names = {"cat": "--x", "house": "Löwe é", "star": "قط بري", "fish": "a b  c"}
@@ -76,7 +78,8 @@ def test_any_names_and_any_folder_to_work_in(process, weights, tmp_path):
 
 
 def test_a_bug_prints_its_traceback_and_exits_with_one(process, no_network, file):
-    (no_network / "sitecustomize.py").write_text("import sys\nsys.modules['fewshot_cli.jobs.inspect'] = object()\n")
+    broken = "import sys\nsys.modules['fewshot_cli.jobs.share.describe'] = object()\n"
+    (no_network / "sitecustomize.py").write_text(broken)
     result = process("-m", "fewshot_cli", "inspect", file, path=(no_network,))
     assert result.returncode == 1 and "Traceback" in result.stderr and result.stdout == ""
 
@@ -93,7 +96,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(cache):
 
 
 TELLING = """
-import fewshot_cli.engine.fit as fit
+import fewshot_cli.engine.train.train as fit
 original = fit._share_of_lr
 def telling(step, optim):
     if step == 3:
@@ -106,6 +109,7 @@ main()
 """Says on standard output when it is in the middle of training."""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="no such signals")
 @pytest.mark.parametrize("before", [None, b"an older file"])
 @pytest.mark.parametrize(

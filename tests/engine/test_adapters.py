@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fewshot_cli.engine.adapted import adapter_settings, changes_of, saved_changes
-from fewshot_cli.engine.adapters import PREFIX, adapter_of
-from fewshot_cli.engine.deltas import Dense, LowRank, Sparse, all_values, merge
+from fewshot_cli.engine.delta.change import Dense, LowRank, Sparse, all_values, merge
+from fewshot_cli.engine.delta.peft_adapter import PREFIX, adapter_of
+from fewshot_cli.engine.delta.peft_modules import adapter_settings, changes_of, saved_changes
 from fewshot_cli.errors import FewshotError
 
 HERE = Path("an-adapter")

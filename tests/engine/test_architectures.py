@@ -8,18 +8,18 @@ import timm
 import torch
 from torch import nn
 
-from fewshot_cli.engine.attention import projections
-from fewshot_cli.engine.backbones import (
+from fewshot_cli.engine.head.linear import Head
+from fewshot_cli.engine.model.attention import projections
+from fewshot_cli.engine.model.backbone import (
     build_backbone,
     classifier_name,
     merged_module,
     plain_timm_model,
     state_with,
 )
-from fewshot_cli.engine.classifiers import classifier_of, classifier_values
-from fewshot_cli.engine.heads import Head
-from fewshot_cli.engine.matrices import low_rank_targets
-from fewshot_cli.engine.types import total_size
+from fewshot_cli.engine.model.classifiers import classifier_of, classifier_values
+from fewshot_cli.engine.model.matrices import low_rank_targets
+from fewshot_cli.engine.params import total_size
 from fewshot_cli.errors import FewshotError
 
 WAY = 5

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fewshot_cli.engine import arena as arenas
-from fewshot_cli.engine.arena import Arena
-from fewshot_cli.engine.deltas import Change, Delta, Dense, LowRank, Sparse, merge
+from fewshot_cli.engine.delta.change import Change, Delta, Dense, LowRank, Sparse, merge
+from fewshot_cli.engine.model import delta_swap as arenas
+from fewshot_cli.engine.model.delta_swap import Arena
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fewshot_cli.engine.augment import Draws, diff_augment, draw, max_shift
+from fewshot_cli.engine.data.diff_augment import Draws, diff_augment, draw, max_shift
 
 
 @pytest.mark.parametrize("case", ["flip", "noflip"])

@@ -7,7 +7,7 @@ import timm
 import torch
 from timm.data import resolve_model_data_config
 
-from fewshot_cli.engine.backbones import (
+from fewshot_cli.engine.model.backbone import (
     Backbone,
     build_backbone,
     check_name,

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fewshot_cli.engine.composing import (
+from fewshot_cli.engine.delta.change import Change, Delta, Dense, LowRank, Sparse, merge, negated, scaled
+from fewshot_cli.engine.delta.merging import (
     aligned,
     dare,
     joined,
@@ -20,8 +21,7 @@ from fewshot_cli.engine.composing import (
     total,
     trimmed,
 )
-from fewshot_cli.engine.deltas import Change, Delta, Dense, LowRank, Sparse, merge, negated, scaled
-from fewshot_cli.engine.heads import Head
+from fewshot_cli.engine.head.linear import Head
 from fewshot_cli.methods.lda import LDA
 from fewshot_cli.methods.logistic import Logistic
 from fewshot_cli.methods.protonet import ProtoNet

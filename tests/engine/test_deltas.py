@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fewshot_cli.engine import deltas
-from fewshot_cli.engine.deltas import (
+from fewshot_cli.engine.delta import change as deltas
+from fewshot_cli.engine.delta.change import (
     Change,
     Delta,
     Dense,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fewshot_cli.engine.descent import Descent, Group
+from fewshot_cli.engine.train.optimiser import Descent, Group
 
 START = {"a": torch.tensor([1.0, -2.0, 3.0]), "b": torch.tensor([[0.5], [2.0]]), "still": torch.tensor([7.0])}
 GROUPS = (

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from fewshot_cli.engine.devices import choose_device
+from fewshot_cli.engine.device import choose_device
 from fewshot_cli.errors import FewshotError
 
 
@@ -47,7 +47,7 @@ def test_freed_memory_is_kept_when_asked():
     script = """
 import sys, torch
 from pathlib import Path
-from fewshot_cli.engine.devices import keep_freed_memory
+from fewshot_cli.engine.device import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 pages = lambda: int(Path("/proc/self/statm").read_text().split()[1])

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from fewshot_cli.engine.domains import (
+from fewshot_cli.engine.data.domain_sampling import (
     AnySampler,
     Exp3,
     Ucb1,
@@ -19,8 +19,8 @@ from fewshot_cli.engine.domains import (
     softmax,
     upper_bounds,
 )
-from fewshot_cli.engine.draws import Draws
-from fewshot_cli.engine.rewards import alignment, average, last_matrix
+from fewshot_cli.engine.data.rewards import alignment, average, last_matrix
+from fewshot_cli.engine.rng import Draws
 
 SAMPLERS = [
     Uniform(),

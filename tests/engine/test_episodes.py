@@ -9,10 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from fewshot_cli.engine.draws import Draws
-from fewshot_cli.engine.episodes import Episode, Pool, join
-from fewshot_cli.engine.plans import PoolPlan
-from fewshot_cli.engine.protocols import (
+from fewshot_cli.engine.data.domain_pairs import PoolPlan
+from fewshot_cli.engine.data.episode import Episode, Pool, join
+from fewshot_cli.engine.data.episode_samplers import (
     Across,
     AnyProtocol,
     Fixed,
@@ -21,6 +20,7 @@ from fewshot_cli.engine.protocols import (
     MetaDataset,
     all_alike,
 )
+from fewshot_cli.engine.rng import Draws
 from fewshot_cli.errors import FewshotError
 
 

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from fewshot_cli.engine import experts
 from fewshot_cli.engine.defaults import TRAINING_BETA
-from fewshot_cli.engine.experts import (
+from fewshot_cli.engine.meta.smat import gates as experts
+from fewshot_cli.engine.meta.smat.gates import (
     EVALUATION_BETA,
     Merged,
     PackedGates,
@@ -22,7 +22,7 @@ from fewshot_cli.engine.experts import (
     sparsity_by_parameter,
     start_logits,
 )
-from fewshot_cli.engine.flat import Layout
+from fewshot_cli.engine.model.flat_params import Layout
 
 BETAS = pytest.mark.parametrize("beta", [TRAINING_BETA, EVALUATION_BETA])
 

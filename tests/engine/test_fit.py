@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from fewshot_cli.engine.fit import fit
-from fewshot_cli.engine.tuning_settings import Optim
+from fewshot_cli.engine.train.settings import Optim
+from fewshot_cli.engine.train.train import fit
 from fewshot_cli.errors import FewshotError
 
 START = {"a": torch.tensor([1.0, -2.0, 3.0]), "b": torch.tensor([[0.5], [2.0]])}

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from fewshot_cli.engine.deltas import merge
-from fewshot_cli.engine.flat import FlatBackbone, Layout
-from fewshot_cli.engine.types import total_size
+from fewshot_cli.engine.delta.change import merge
+from fewshot_cli.engine.model.flat_params import FlatBackbone, Layout
+from fewshot_cli.engine.params import total_size
 
 
 @pytest.fixture(scope="module")

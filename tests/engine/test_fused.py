@@ -16,7 +16,8 @@ no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no G
 
 def compare(device: str) -> None:
     """Both passes for several sizes, numbers of experts and β."""
-    from fewshot_cli.engine import experts, fused
+    from fewshot_cli.engine.meta.smat import gates as experts
+    from fewshot_cli.engine.meta.smat import gates_triton as fused
 
     plain = experts._InChunks()
     rng = torch.Generator().manual_seed(0)

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from fewshot_cli.engine.devices import recorder
-from fewshot_cli.engine.graphs import WARM_UPS, Captured
+from fewshot_cli.engine.device import recorder
+from fewshot_cli.engine.train.cuda_graphs import WARM_UPS, Captured
 
 CPU = torch.device("cpu")
 no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU, and there is none")

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fewshot_cli.engine.heads import Head, class_means, cosine_head, euclidean_head, typical_norm
+from fewshot_cli.engine.head.linear import Head, class_means, cosine_head, euclidean_head, typical_norm
 
 
 def task(shots=(4, 1, 0, 3), dim=6, seed=0):

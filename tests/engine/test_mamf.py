@@ -5,11 +5,11 @@ from itertools import combinations
 import pytest
 import torch
 
-from fewshot_cli.engine.heads import class_means, cosine_head
-from fewshot_cli.engine.mamf import task_classes, task_count, trained_on_task
-from fewshot_cli.engine.tuning import tune
-from fewshot_cli.engine.tuning_settings import TASK_TUNING, Optim
-from fewshot_cli.engine.types import Run, Support
+from fewshot_cli.engine.adaptation import Run, Support
+from fewshot_cli.engine.head.linear import class_means, cosine_head
+from fewshot_cli.engine.meta.mamf import task_classes, task_count, trained_on_task
+from fewshot_cli.engine.train.fine_tune import tune
+from fewshot_cli.engine.train.settings import TASK_TUNING, Optim
 
 QUICK = TASK_TUNING.model_copy(update={"optim": Optim(lr=1e-4, steps=0, epochs=1, batch=5)})
 

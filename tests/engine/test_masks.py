@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fewshot_cli.engine.deltas import Sparse
-from fewshot_cli.engine.masks import (
+from fewshot_cli.engine.delta.change import Sparse
+from fewshot_cli.engine.delta.masks import (
     largest,
     largest_anywhere,
     largest_in_each,

@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from fewshot_cli.engine import meta_losses
-from fewshot_cli.engine.backbones import Backbone
-from fewshot_cli.engine.flat import FlatBackbone
-from fewshot_cli.engine.meta_losses import (
+from fewshot_cli.engine.data.preprocessing import Preprocessing
+from fewshot_cli.engine.meta import prototype_loss as meta_losses
+from fewshot_cli.engine.meta.prototype_loss import (
     SCALE,
     Task,
     cosine_logits,
@@ -25,9 +24,10 @@ from fewshot_cli.engine.meta_losses import (
     start,
     weights_of,
 )
-from fewshot_cli.engine.meta_settings import InnerLoop
-from fewshot_cli.engine.preprocessing import Preprocessing
-from fewshot_cli.engine.smat import FeaturedTask
+from fewshot_cli.engine.meta.settings import InnerLoop
+from fewshot_cli.engine.meta.smat.loss import FeaturedTask
+from fewshot_cli.engine.model.backbone import Backbone
+from fewshot_cli.engine.model.flat_params import FlatBackbone
 from fewshot_cli.methods.dense import FOMAML, Dense
 
 AS_THEY_ARE = Preprocessing((16, 16), 1.0, "center", "bicubic", mean=(0.0,) * 3, std=(1 / 255,) * 3)

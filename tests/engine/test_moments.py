@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from fewshot_cli.engine.heads import class_means, typical_norm
-from fewshot_cli.engine.moments import Moments
+from fewshot_cli.engine.head.linear import class_means, typical_norm
+from fewshot_cli.engine.head.sufficient_statistics import Moments
 
 SHOTS = (4, 1, 0, 7)
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from fewshot_cli.engine.episodes import Pool
-from fewshot_cli.engine.meta_settings import Training, Views
-from fewshot_cli.engine.practice import Domain, parted
-from fewshot_cli.engine.protocols import Across, Fixed
+from fewshot_cli.engine.data.episode import Pool
+from fewshot_cli.engine.data.episode_samplers import Across, Fixed
+from fewshot_cli.engine.meta.domain import Domain, parted
+from fewshot_cli.engine.meta.settings import Training, Views
 
 
 def domain(classes: int, images: int, domains: int = 1) -> Domain:

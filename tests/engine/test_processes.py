@@ -12,11 +12,13 @@ from subprocess import PIPE
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 BODY = """
 import os, signal, sys, time
-from fewshot_cli.engine import processes as module
-from fewshot_cli.engine.processes import joined
+from fewshot_cli.engine import distributed as module
+from fewshot_cli.engine.distributed import joined
 from fewshot_cli.errors import FewshotError
 rank = int(os.environ["RANK"])
 module.ARRIVAL, module.SILENCE = {arrival}, {silence}

@@ -6,7 +6,7 @@ from scipy.stats import ks_2samp
 from timm.models.vision_transformer import Block
 from torch.nn.utils.parametrizations import spectral_norm
 
-from fewshot_cli.engine.router import (
+from fewshot_cli.engine.meta.smat.router import (
     folded,
     is_state,
     power_iterated,

@@ -4,8 +4,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from fewshot_cli.engine.meta_settings import Training
-from fewshot_cli.engine.schedules import Schedule, pmf_lr, smat_factor, smat_lr, warm_cosine_lr
+from fewshot_cli.engine.meta.settings import Training
+from fewshot_cli.engine.train.schedules import Schedule, pmf_lr, smat_factor, smat_lr, warm_cosine_lr
 
 
 def test_pmf_runs_its_epochs_at_the_published_rates(golden):

@@ -11,16 +11,13 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.autograd import grad
 
-from fewshot_cli.engine.backbones import Backbone
+from fewshot_cli.engine.data.preprocessing import Preprocessing
 from fewshot_cli.engine.defaults import TRAINING_BETA
-from fewshot_cli.engine.deltas import merge
-from fewshot_cli.engine.experts import EVALUATION_BETA, PackedGates, gates, interpolate, pruned
-from fewshot_cli.engine.flat import FlatBackbone, Layout
-from fewshot_cli.engine.heads import class_means, cosine_head
-from fewshot_cli.engine.meta_settings import SMATSettings
-from fewshot_cli.engine.preprocessing import Preprocessing
-from fewshot_cli.engine.router import Routing, route
-from fewshot_cli.engine.smat import (
+from fewshot_cli.engine.delta.change import merge
+from fewshot_cli.engine.head.linear import class_means, cosine_head
+from fewshot_cli.engine.meta.settings import SMATSettings
+from fewshot_cli.engine.meta.smat.gates import EVALUATION_BETA, PackedGates, gates, interpolate, pruned
+from fewshot_cli.engine.meta.smat.loss import (
     DELTA,
     LOGITS,
     MULTIPLIERS,
@@ -33,7 +30,10 @@ from fewshot_cli.engine.smat import (
     trained,
     write_state_,
 )
-from fewshot_cli.engine.types import Params
+from fewshot_cli.engine.meta.smat.router import Routing, route
+from fewshot_cli.engine.model.backbone import Backbone
+from fewshot_cli.engine.model.flat_params import FlatBackbone, Layout
+from fewshot_cli.engine.params import Params
 
 # The reference. Parameter by parameter, each forward pass where the description has one, all else left to autograd.
 # Logits of gates are `(*shape, experts)`.

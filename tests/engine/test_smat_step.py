@@ -14,12 +14,8 @@ from hypothesis import HealthCheck, given, settings, strategies
 from torch.autograd import grad
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fewshot_cli.engine.backbones import build_backbone
-from fewshot_cli.engine.buckets import Bucket, bucket_of, padded
-from fewshot_cli.engine.flat import FlatBackbone
-from fewshot_cli.engine.meta_settings import SMATSettings
-from fewshot_cli.engine.router import logistic_noise
-from fewshot_cli.engine.smat import (
+from fewshot_cli.engine.meta.settings import SMATSettings
+from fewshot_cli.engine.meta.smat.loss import (
     DELTA,
     LOGITS,
     MULTIPLIERS,
@@ -29,8 +25,12 @@ from fewshot_cli.engine.smat import (
     start_bank,
     trained,
 )
-from fewshot_cli.engine.smat_step import SMATStep
-from fewshot_cli.engine.types import Params
+from fewshot_cli.engine.meta.smat.router import logistic_noise
+from fewshot_cli.engine.meta.smat.shape_buckets import Bucket, bucket_of, padded
+from fewshot_cli.engine.meta.smat.step import SMATStep
+from fewshot_cli.engine.model.backbone import build_backbone
+from fewshot_cli.engine.model.flat_params import FlatBackbone
+from fewshot_cli.engine.params import Params
 
 T = TypeVar("T")
 
@@ -171,7 +171,7 @@ class WithoutWaiting(TorchDispatchMode):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_no_step_waits_for_the_device(net, variant, monkeypatch):
-    monkeypatch.setattr("fewshot_cli.engine.experts.is_closing", lambda shares: True)  # as on a GPU
+    monkeypatch.setattr("fewshot_cli.engine.meta.smat.gates.is_closing", lambda shares: True)  # as on a GPU
     options = VARIANTS[variant]
     bank, task = random_bank(net, options), random_task(net, 4, 6, 3)
     noise, temperature = logistic_noise((options.experts,), seeded()).float(), torch.tensor(1.5)

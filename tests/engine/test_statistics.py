@@ -8,8 +8,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
 from sklearn.metrics import balanced_accuracy_score, log_loss
 
-from fewshot_cli.engine.intervals import holm, mean_interval, mean_over, paired, paired_over
-from fewshot_cli.engine.statistics import (
+from fewshot_cli.engine.trust.metrics import (
     balanced_accuracy,
     best_sharpening,
     calibration_error,
@@ -18,6 +17,7 @@ from fewshot_cli.engine.statistics import (
     negative_log_likelihood,
     wilson,
 )
+from fewshot_cli.engine.trust.significance import holm, mean_interval, mean_over, paired, paired_over
 
 
 def answers(n: int = 60, way: int = 4):

@@ -7,9 +7,9 @@ import pytest
 import timm
 import torch
 
-from fewshot_cli.engine import survey as surveying
-from fewshot_cli.engine.experts import gates, start_logits
-from fewshot_cli.engine.survey import layer_of, overlap, overlap_by_chance, survey
+from fewshot_cli.engine.meta.smat import bank_statistics as surveying
+from fewshot_cli.engine.meta.smat.bank_statistics import layer_of, overlap, overlap_by_chance, survey
+from fewshot_cli.engine.meta.smat.gates import gates, start_logits
 
 SHAPES = {"stem.weight": (3, 4), "blocks.0.a": (30, 40), "blocks.0.b": (), "blocks.1.a": (50,), "stem.bias": (7,)}
 LAYERS = {"stem": [0, *range(1, 12), *range(1263, 1270)], "blocks.0": range(12, 1213), "blocks.1": range(1213, 1263)}

@@ -7,16 +7,16 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch.func import functional_call
 
-from fewshot_cli.engine import tuning as tuning_module
-from fewshot_cli.engine.backbones import Backbone
-from fewshot_cli.engine.deltas import merge
-from fewshot_cli.engine.heads import class_means
-from fewshot_cli.engine.model import Model
-from fewshot_cli.engine.preprocessing import Preprocessing
-from fewshot_cli.engine.ridge import ridge_head
-from fewshot_cli.engine.tuning import tune
-from fewshot_cli.engine.tuning_settings import Optim, Tuning
-from fewshot_cli.engine.types import Run, Support
+from fewshot_cli.engine.adaptation import Run, Support
+from fewshot_cli.engine.data.preprocessing import Preprocessing
+from fewshot_cli.engine.delta.change import merge
+from fewshot_cli.engine.head.linear import class_means
+from fewshot_cli.engine.head.ridge import ridge_head
+from fewshot_cli.engine.model.backbone import Backbone
+from fewshot_cli.engine.model.model import Model
+from fewshot_cli.engine.train import fine_tune as tuning_module
+from fewshot_cli.engine.train.fine_tune import tune
+from fewshot_cli.engine.train.settings import Optim, Tuning
 from fewshot_cli.methods.base import MoveThenHead
 from fewshot_cli.methods.finetune import Finetune
 from fewshot_cli.methods.ridge import Ridge

@@ -2,7 +2,8 @@
 
 import torch
 
-from fewshot_cli.engine.types import Support, total_size
+from fewshot_cli.engine.adaptation import Support
+from fewshot_cli.engine.params import total_size
 
 
 def drawn(n: int = 8, dim: int = 5) -> Support:

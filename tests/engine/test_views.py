@@ -6,8 +6,8 @@ import pytest
 import torch
 import torchvision.transforms.v2.functional as tv
 
-from fewshot_cli.engine.draws import Draws
-from fewshot_cli.engine.views import Views, draw_views, viewed
+from fewshot_cli.engine.data.crops import Views, draw_views, viewed
+from fewshot_cli.engine.rng import Draws
 
 
 @pytest.fixture(scope="module")

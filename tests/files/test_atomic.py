@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.files.atomic import check_writable, growing, staged, staged_folder, write_atomically
+from fewshot_cli.storage.atomic import check_writable, growing, staged, staged_folder, write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_permissions = pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() == 0, reason="root may write anywhere")
@@ -262,7 +262,7 @@ def _grown(path: Path, text: str) -> None:
 @needs_links
 def test_standard_output_is_written_to(tmp_path):
     script = (
-        "from pathlib import Path\nfrom fewshot_cli.files.atomic import write_atomically, growing\n"
+        "from pathlib import Path\nfrom fewshot_cli.storage.atomic import write_atomically, growing\n"
         "write_atomically(Path('/dev/stdout'), 'one ')\n"
         "with growing(Path('/dev/stdout')) as file: file.write('two')\n"
     )

@@ -14,13 +14,14 @@ from safetensors import safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
-from fewshot_cli.engine.heads import Head
-from fewshot_cli.engine.preprocessing import Preprocessing
+from fewshot_cli.engine.data.preprocessing import Preprocessing
+from fewshot_cli.engine.head.linear import Head
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.files import bank_file, signed
-from fewshot_cli.files.bank_file import BankHeader, BankProvenance, read_bank, write_bank
-from fewshot_cli.files.codec import code_of
-from fewshot_cli.files.delta_file import BaseFacts, Expected, Header, Provenance, read_delta_file, write_delta_file
+from fewshot_cli.formats import bank as bank_file
+from fewshot_cli.formats import container as signed
+from fewshot_cli.formats.bank import BankHeader, BankProvenance, read_bank, write_bank
+from fewshot_cli.formats.coding.position_codec import code_of
+from fewshot_cli.formats.delta.file import BaseFacts, Expected, Header, Provenance, read_delta_file, write_delta_file
 
 SHAPES = {"z.weight": (30, 40), "a.bias": (40,), "scale": ()}
 SIZE = 1241

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fewshot_cli.files import store
-from fewshot_cli.files.cache import FeatureCache, NoCache, cache_folder
+from fewshot_cli.storage import store
+from fewshot_cli.storage.feature_cache import FeatureCache, NoCache, cache_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -61,7 +61,8 @@ def test_many_threads_may_use_it_at_once(path):
 
 def test_several_processes_may_use_it_at_once(path):
     script = (
-        "import sys, numpy as np\nfrom pathlib import Path\nfrom fewshot_cli.files.cache import FeatureCache\n"
+        "import sys, numpy as np\nfrom pathlib import Path\n"
+        "from fewshot_cli.storage.feature_cache import FeatureCache\n"
         "for i in range(20):\n"
         "    FeatureCache(Path(sys.argv[1])).save(sys.argv[2], {str(i): np.full(3, i, dtype=np.float32)})\n"
     )

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import gammaln
 
-from fewshot_cli.files.codec import MOST_PLACES, BadCode, Positions, code_of, positions_in
+from fewshot_cli.formats.coding.position_codec import MOST_PLACES, BadCode, Positions, code_of, positions_in
 
 SIZE = 2_000_000
 GAPS, COMPLEMENT, BITMAP = 0, 1, 2

@@ -18,14 +18,15 @@ from safetensors import safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
-from fewshot_cli.engine.deltas import Change, Delta, Dense, LowRank, Sparse, all_values, merge
-from fewshot_cli.engine.heads import Head, cosine_head
-from fewshot_cli.engine.masks import random_positions
-from fewshot_cli.engine.preprocessing import Preprocessing
+from fewshot_cli.engine.data.preprocessing import Preprocessing
+from fewshot_cli.engine.delta.change import Change, Delta, Dense, LowRank, Sparse, all_values, merge
+from fewshot_cli.engine.delta.masks import random_positions
+from fewshot_cli.engine.head.linear import Head, cosine_head
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.files import signed
-from fewshot_cli.files.codec import code_of
-from fewshot_cli.files.delta_file import (
+from fewshot_cli.formats import container as signed
+from fewshot_cli.formats.coding.integer_codec import signed_code
+from fewshot_cli.formats.coding.position_codec import code_of
+from fewshot_cli.formats.delta.file import (
     HEAD_VALUES,
     KIND,
     BaseFacts,
@@ -41,8 +42,7 @@ from fewshot_cli.files.delta_file import (
     values_of,
     write_delta_file,
 )
-from fewshot_cli.files.rounding import BITS, Values
-from fewshot_cli.files.whole_numbers import signed_code
+from fewshot_cli.formats.delta.rounding import BITS, Values
 
 CLASSES = ("--x", "café", "[bold]", "قط")
 SHAPES = {
@@ -448,6 +448,7 @@ def test_version_1_is_written_again_as_version_2(path):
 # --- damage ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_file_cut_anywhere_is_refused(good, path):
     content = good.read_bytes()
     for length in range(len(content)):
@@ -474,6 +475,7 @@ def test_a_file_with_any_byte_changed_is_refused_or_the_same(good, path, place, 
     assert found.digest == read_delta_file(good).digest and found.header == read_delta_file(good).header
 
 
+@pytest.mark.slow
 def test_a_file_with_any_byte_changed_by_a_bit_is_refused_or_the_same(path):
     digest = with_values(path, "int8").digest
     content = path.read_bytes()

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fewshot_cli.engine.heads import Head
-from fewshot_cli.files.head_tensors import HEAD_VALUES, HeadValues, head_as_stored, head_bytes, narrowest_head
+from fewshot_cli.engine.head.linear import Head
+from fewshot_cli.formats.delta.head import HEAD_VALUES, HeadValues, head_as_stored, head_bytes, narrowest_head
 
 
 def drift(head: Head, kind: HeadValues, features: Tensor) -> float:

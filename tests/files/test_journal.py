@@ -3,7 +3,7 @@
 import pytest
 
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.files.journal import Journal
+from fewshot_cli.storage.episode_journal import Journal
 
 RESULTS = [{"accuracy": [0.5, 1.0]}]
 

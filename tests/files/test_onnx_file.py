@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from fewshot_cli.engine.heads import Head
+from fewshot_cli.engine.head.linear import Head
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.files.onnx_file import Classifier, onnx_session, write_onnx
+from fewshot_cli.formats.onnx import Classifier, onnx_session, write_onnx
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

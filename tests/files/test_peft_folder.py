@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.files.peft_folder import CONFIG, NOTE, TENSORS, adapter_bytes, is_ours, read_peft_folder
+from fewshot_cli.formats.peft_folder import CONFIG, NOTE, TENSORS, adapter_bytes, is_ours, read_peft_folder
 
 
 @pytest.fixture

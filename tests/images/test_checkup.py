@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fewshot_cli.images.checkup import SEVERITIES, checkup
-from fewshot_cli.images.copies import copies, look
 from fewshot_cli.images.decode import decode
 from fewshot_cli.images.drawing import CLASSES, draw, write_folder
-from fewshot_cli.images.sources import read_labelled
+from fewshot_cli.images.quality.checks import SEVERITIES, checkup
+from fewshot_cli.images.quality.near_duplicates import copies, look
+from fewshot_cli.images.sources.labelled import read_labelled
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 
@@ -173,7 +173,8 @@ def test_different_real_pictures_are_not_copies(name, most):
 
 
 def test_the_images_package_needs_no_torch():
-    names = "checkup, copies, decode, drawing, folders, loading"
-    program = f"from fewshot_cli.images import {names}; import sys; print({{'torch', 'timm'}} & set(sys.modules))"
+    names = ("decode", "drawing", "prefetch", "quality.checks", "sources.dataset")
+    program = "".join(f"import fewshot_cli.images.{name}\n" for name in names)
+    program += "import sys; print({'torch', 'timm'} & set(sys.modules))"
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "set()"

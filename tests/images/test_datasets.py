@@ -20,16 +20,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fewshot_cli.engine.preprocessing import Preprocessing
+from fewshot_cli.engine.data.preprocessing import Preprocessing
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.images import datasets as datasets_module
-from fewshot_cli.images import meta_dataset
-from fewshot_cli.images.datasets import Dataset, read_datasets
 from fewshot_cli.images.decode import ImageError, load, prepare
 from fewshot_cli.images.drawing import CLASSES, draw, write_folder
-from fewshot_cli.images.folders import nfc
-from fewshot_cli.images.leftovers import left_over
-from fewshot_cli.images.lists import listed
+from fewshot_cli.images.sources import dataset as datasets_module
+from fewshot_cli.images.sources import meta_dataset
+from fewshot_cli.images.sources.class_folders import nfc
+from fewshot_cli.images.sources.dataset import Dataset, read_datasets
+from fewshot_cli.images.sources.leftovers import left_over
+from fewshot_cli.images.sources.manifests import listed
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 OMNIGLOT = SHARED / "data" / "omniglot" / "omniglot_background_small.zip"
@@ -843,10 +843,10 @@ def test_without_h5py_the_error_says_how_to_get_it(textures, monkeypatch):
 
 def test_reading_data_sets_needs_neither_torch_nor_h5py(tmp_path):
     program = (
-        "import sys; from pathlib import Path; from fewshot_cli.images.datasets import read_datasets\n"
+        "import sys; from pathlib import Path; from fewshot_cli.images.sources.dataset import read_datasets\n"
         "read_datasets(Path('drawn')); print({'torch', 'timm', 'h5py'} & set(sys.modules))"
     )
     command = [sys.executable, "-c", program]
-    environment = os.environ | {"PYTHONPATH": str(Path(datasets_module.__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(Path(datasets_module.__file__).parents[3])}
     answer = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path, env=environment)
     assert answer.stdout.strip() == "set()"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from fewshot_cli.engine.preprocessing import Preprocessing
+from fewshot_cli.engine.data.preprocessing import Preprocessing
 from fewshot_cli.images import decode as decode_module
 from fewshot_cli.images.decode import ImageError, content_hash, decode, load, load_array, load_bytes
 from fewshot_cli.images.drawing import draw

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fewshot_cli.images.drawing import CLASSES, draw, write_folder
-from fewshot_cli.images.folders import read_folder
+from fewshot_cli.images.sources.class_folders import read_folder
 
 
 @pytest.mark.parametrize("name", CLASSES)

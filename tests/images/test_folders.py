@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.images.folders import find_images, read_folder
+from fewshot_cli.images.sources.class_folders import find_images, read_folder
 
 
 def make(root: Path, *paths: str) -> Path:

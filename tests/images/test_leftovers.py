@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.images import copies as copies_module
-from fewshot_cli.images.checkup import checkup
-from fewshot_cli.images.copies import Looks, copies, look
-from fewshot_cli.images.datasets import read_datasets
 from fewshot_cli.images.decode import ImageError, decode, opened, upright_rgb
 from fewshot_cli.images.drawing import CLASSES, draw
-from fewshot_cli.images.folders import read_folder
-from fewshot_cli.images.leftovers import HIDDEN, LEFTOVERS, OURS, is_our_name, left_over, passed_over
-from fewshot_cli.images.sources import read_labelled
+from fewshot_cli.images.quality import near_duplicates as copies_module
+from fewshot_cli.images.quality.checks import checkup
+from fewshot_cli.images.quality.near_duplicates import Looks, copies, look
+from fewshot_cli.images.sources.class_folders import read_folder
+from fewshot_cli.images.sources.dataset import read_datasets
+from fewshot_cli.images.sources.labelled import read_labelled
+from fewshot_cli.images.sources.leftovers import HIDDEN, LEFTOVERS, OURS, is_our_name, left_over, passed_over
 
 CASES = Path(__file__).resolve().parents[3] / "shared" / "cases"
 LEFT = (

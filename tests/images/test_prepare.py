@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fewshot_cli.engine.preprocessing import Preprocessing
+from fewshot_cli.engine.data.preprocessing import Preprocessing
 from fewshot_cli.images.decode import decode, load, prepare
 from fewshot_cli.images.drawing import draw
 

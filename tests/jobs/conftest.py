@@ -9,16 +9,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fewshot_cli.engine.backbones import Backbone
-from fewshot_cli.files.cache import FeatureCache, NoCache
-from fewshot_cli.files.rounding import Values
+from fewshot_cli.engine.model.backbone import Backbone
+from fewshot_cli.formats.delta.rounding import Values
 from fewshot_cli.images.drawing import write_folder
-from fewshot_cli.jobs import adapt as adapting
-from fewshot_cli.jobs import evaluate as evaluating
-from fewshot_cli.jobs import predict as predicting
-from fewshot_cli.jobs.loading import Source
+from fewshot_cli.jobs.classify import adapt as adapting
+from fewshot_cli.jobs.classify import evaluate as evaluating
+from fewshot_cli.jobs.classify import predict as predicting
+from fewshot_cli.jobs.models import Source
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.recipes import load_recipe
+from fewshot_cli.storage.feature_cache import FeatureCache, NoCache
 
 CPU = torch.device("cpu")
 LABELS = ("cat", "house", "star")

@@ -8,18 +8,18 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from fewshot_cli.engine.heads import Head
-from fewshot_cli.engine.model import Model
-from fewshot_cli.engine.types import Run, Support
+from fewshot_cli.engine.adaptation import Run, Support
+from fewshot_cli.engine.head.linear import Head
+from fewshot_cli.engine.model.model import Model
 from fewshot_cli.errors import CheckFailed, FewshotError
-from fewshot_cli.files.cache import FeatureCache
-from fewshot_cli.files.delta_file import read_delta_file, write_delta_file
-from fewshot_cli.files.sections import KeptHead
+from fewshot_cli.formats.delta.file import read_delta_file, write_delta_file
+from fewshot_cli.formats.delta.sections import KeptHead
 from fewshot_cli.images.decode import load
 from fewshot_cli.images.drawing import write_folder
-from fewshot_cli.jobs import adapt as adapting
-from fewshot_cli.jobs.loading import Source, load_backbone, read_on_one_base
+from fewshot_cli.jobs.classify import adapt as adapting
+from fewshot_cli.jobs.models import Source, load_backbone, read_on_one_base
 from fewshot_cli.recipes import DEFAULT_BACKBONE, Recipe, load_recipe, recipe_names
+from fewshot_cli.storage.feature_cache import FeatureCache
 
 QUICK = "method.tuning.optim.steps=2"
 
@@ -91,7 +91,7 @@ def test_the_report_says_what_was_done_and_is_left_beside_the_file(drawn, tmp_pa
 
 def test_the_packaged_backbone_tells_drawn_things_apart(drawn, unseen, tmp_path, learn, monkeypatch):
     """The packaged weights, at 64 pixels: the estimate and the truth are both far above chance."""
-    from fewshot_cli.jobs.evaluate import evaluate
+    from fewshot_cli.jobs.classify.evaluate import evaluate
     from fewshot_cli.jobs.progress import Unseen
 
     file = tmp_path / "x.fewshot"
@@ -247,7 +247,7 @@ TRAINED = ("finetune", QUICK, "method.tuning.optim.lr=0.01")
 def test_a_file_of_fewer_digits_is_smaller_and_gives_the_rounded_models_answers(
     recipe, values, drawn, tmp_path, learn, predict, source
 ):
-    from fewshot_cli.jobs.verify import verify
+    from fewshot_cli.jobs.share.verify import verify
 
     exact = learn(drawn, tmp_path / "exact.fewshot", recipe, QUICK)
     report = learn(drawn, tmp_path / "x.fewshot", recipe, QUICK, values=values)

@@ -9,26 +9,26 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fewshot_cli.engine.processes import Processes
+from fewshot_cli.engine.distributed import Processes
 from fewshot_cli.errors import CheckFailed, FewshotError
-from fewshot_cli.files.bank_file import read_bank, read_bank_header, write_bank
-from fewshot_cli.files.cache import FeatureCache, NoCache
-from fewshot_cli.files.delta_file import read_delta_file
-from fewshot_cli.images.datasets import read_datasets
+from fewshot_cli.formats.bank import read_bank, read_bank_header, write_bank
+from fewshot_cli.formats.delta.file import read_delta_file
 from fewshot_cli.images.drawing import write_folder
-from fewshot_cli.jobs import blocks
-from fewshot_cli.jobs.answering import answer_block
-from fewshot_cli.jobs.banks import Starts, agreeing, common_base
-from fewshot_cli.jobs.compare import Means, Question, compare
-from fewshot_cli.jobs.export import export
-from fewshot_cli.jobs.loading import Source
+from fewshot_cli.images.sources.dataset import read_datasets
+from fewshot_cli.jobs.benchmark import blocks
+from fewshot_cli.jobs.benchmark.episode_runner import answer_block
+from fewshot_cli.jobs.benchmark.protocols import protocols
+from fewshot_cli.jobs.benchmark.reproduce import repeat
+from fewshot_cli.jobs.benchmark.run import Means, Question, compare
+from fewshot_cli.jobs.initialisation import Starts, agreeing, common_base
+from fewshot_cli.jobs.interop.export import export
+from fewshot_cli.jobs.models import Source
 from fewshot_cli.jobs.progress import Unseen
-from fewshot_cli.jobs.protocols_asked import protocols
-from fewshot_cli.jobs.repeat import repeat
-from fewshot_cli.jobs.verify import verify
+from fewshot_cli.jobs.share.verify import verify
 from fewshot_cli.methods.from_bank import FromBank
 from fewshot_cli.recipes import Recipe, load_recipe
-from fewshot_cli.reports.adapting import adapted as shown
+from fewshot_cli.reports.terminal.adapt import adapted as shown
+from fewshot_cli.storage.feature_cache import FeatureCache, NoCache
 
 CPU = torch.device("cpu")
 QUICK = ("method.tuning.optim.steps=1", "method.tuning.optim.epochs=0")
@@ -123,7 +123,7 @@ def test_the_held_out_cost_of_rounding_is_told_of_a_bank_too(kind, recipe, banks
 
 
 def test_rounded_features_are_what_is_asked_about(banks, drawn, tmp_path, learn, monkeypatch):
-    monkeypatch.setattr("fewshot_cli.jobs.adapt.MOST_CHANGED", 1)
+    monkeypatch.setattr("fewshot_cli.jobs.classify.adapt.MOST_CHANGED", 1)
     fine, coarse = (
         learn(drawn, tmp_path / f"{values}.fewshot", "protonet", bank=banks["dense"], values=values)["values"]
         for values in ("float16", "1bit")
@@ -307,9 +307,9 @@ def test_banks_are_compared_with_each_other_and_the_frozen_backbone(run, asked, 
 @every_kind
 def test_an_episode_is_what_adapting_to_it_gives(kind, banks, asked, run, source, day):
     """By hand: the support set's pictures, the learner, and the queries under the delta that it yields."""
-    from fewshot_cli.engine.deltas import merge, plus
-    from fewshot_cli.engine.types import Run, Support
-    from fewshot_cli.jobs.compare import _jobs
+    from fewshot_cli.engine.adaptation import Run, Support
+    from fewshot_cli.engine.delta.change import merge, plus
+    from fewshot_cli.jobs.benchmark.run import _jobs
 
     recipe = asked[f"protonet from {kind}"]
     found = run({"only": recipe})["results"]["only"]["day"]

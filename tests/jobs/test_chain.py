@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.files.delta_file import read_delta_file, write_delta_file
+from fewshot_cli.formats.delta.file import read_delta_file, write_delta_file
 from fewshot_cli.images.drawing import write_folder
-from fewshot_cli.jobs import chain as chains
-from fewshot_cli.jobs import compose as composing
-from fewshot_cli.jobs.inspect import inspect
 from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.jobs.share import compose as composing
+from fewshot_cli.jobs.share import lineage as chains
+from fewshot_cli.jobs.share.describe import inspect
 
 
 @pytest.fixture

@@ -9,26 +9,27 @@ import numpy as np
 import pytest
 import torch
 
-from fewshot_cli.engine.backbones import parameter_shapes
-from fewshot_cli.engine.episodes import Pool
-from fewshot_cli.engine.processes import Processes
-from fewshot_cli.engine.protocols import Fixed
-from fewshot_cli.engine.types import JoinedImages
+from fewshot_cli.engine.adaptation import JoinedImages
+from fewshot_cli.engine.data.episode import Pool
+from fewshot_cli.engine.data.episode_samplers import Fixed
+from fewshot_cli.engine.distributed import Processes
+from fewshot_cli.engine.model.backbone import parameter_shapes
 from fewshot_cli.errors import CheckFailed, FewshotError
-from fewshot_cli.files.cache import FeatureCache, NoCache
-from fewshot_cli.images.datasets import read_datasets
 from fewshot_cli.images.drawing import write_folder
-from fewshot_cli.jobs import answering, blocks
-from fewshot_cli.jobs.answering import Ground, answer_block
-from fewshot_cli.jobs.compare import Means, Question, compare
-from fewshot_cli.jobs.loading import Source
+from fewshot_cli.images.sources.dataset import read_datasets
+from fewshot_cli.jobs.benchmark import blocks
+from fewshot_cli.jobs.benchmark import episode_runner as answering
+from fewshot_cli.jobs.benchmark.episode_runner import Ground, answer_block
+from fewshot_cli.jobs.benchmark.protocols import protocols
+from fewshot_cli.jobs.benchmark.reproduce import repeat
+from fewshot_cli.jobs.benchmark.run import Means, Question, compare
+from fewshot_cli.jobs.models import Source
 from fewshot_cli.jobs.progress import Unseen
-from fewshot_cli.jobs.protocols_asked import protocols
-from fewshot_cli.jobs.repeat import repeat
 from fewshot_cli.methods.finetune import Finetune
 from fewshot_cli.methods.tim import TIM
 from fewshot_cli.recipes import load_recipe
-from fewshot_cli.reports.markdown import markdown
+from fewshot_cli.reports.documents.results_table import markdown
+from fewshot_cli.storage.feature_cache import FeatureCache, NoCache
 
 CPU = torch.device("cpu")
 LABELS = ("cat", "fish", "house", "star", "tree")
@@ -358,6 +359,7 @@ def test_mistakes_in_a_protocol_name_the_option(facts, says):
     assert not any(word in mistake for word in ("constrained", "literal[", "int:", "union"))
 
 
+@pytest.mark.slow
 def test_transductive_recipes_are_marked_and_see_all_queries_of_a_task(run, sets, monkeypatch):
     seen = []
     original = TIM.answers

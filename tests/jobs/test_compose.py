@@ -3,16 +3,16 @@ from itertools import permutations
 import pytest
 import torch
 
-from fewshot_cli.engine.deltas import Change, Delta, Dense, LowRank, Sparse, merge
-from fewshot_cli.engine.heads import Head
+from fewshot_cli.engine.delta.change import Change, Delta, Dense, LowRank, Sparse, merge
+from fewshot_cli.engine.head.linear import Head
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.files.delta_file import read_delta_file, write_delta_file
+from fewshot_cli.formats.delta.file import read_delta_file, write_delta_file
 from fewshot_cli.images.drawing import write_folder
-from fewshot_cli.jobs import compose as composing
-from fewshot_cli.jobs.compose import How
-from fewshot_cli.jobs.inspect import inspect
 from fewshot_cli.jobs.progress import Unseen
-from fewshot_cli.jobs.verify import verify
+from fewshot_cli.jobs.share import compose as composing
+from fewshot_cli.jobs.share.compose import How
+from fewshot_cli.jobs.share.describe import inspect
+from fewshot_cli.jobs.share.verify import verify
 
 CPU = torch.device("cpu")
 QUICK = "method.tuning.optim.steps=2"

@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 import torch
 
-from fewshot_cli.engine.processes import Processes
+from fewshot_cli.engine.distributed import Processes
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.files.cache import FeatureCache, NoCache
-from fewshot_cli.images.datasets import read_datasets
 from fewshot_cli.images.drawing import write_folder
-from fewshot_cli.jobs.compare import Means, Question, compare
+from fewshot_cli.images.sources.dataset import read_datasets
+from fewshot_cli.jobs.benchmark.protocols import protocols
+from fewshot_cli.jobs.benchmark.run import Means, Question, compare
 from fewshot_cli.jobs.copies import copies
-from fewshot_cli.jobs.loading import Source
+from fewshot_cli.jobs.models import Source
 from fewshot_cli.jobs.progress import Unseen
-from fewshot_cli.jobs.protocols_asked import protocols
 from fewshot_cli.recipes import load_recipe
+from fewshot_cli.storage.feature_cache import FeatureCache, NoCache
 
 LABELS = ("cat", "fish", "house")
 

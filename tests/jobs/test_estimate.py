@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fewshot_cli.engine.heads import Head, class_means
-from fewshot_cli.engine.types import Support
-from fewshot_cli.jobs.estimate import HeldOut, held_out
+from fewshot_cli.engine.adaptation import Support
+from fewshot_cli.engine.head.linear import Head, class_means
+from fewshot_cli.jobs.classify.held_out import HeldOut, held_out
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.methods.base import HeadMethod
 from fewshot_cli.recipes import load_recipe

@@ -7,11 +7,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from fewshot_cli.engine.heads import Head
+from fewshot_cli.engine.head.linear import Head
 from fewshot_cli.errors import CheckFailed, FewshotError
-from fewshot_cli.files.delta_file import read_delta_file, write_delta_file
-from fewshot_cli.jobs import export as exporting
-from fewshot_cli.jobs.loading import Source, load_model
+from fewshot_cli.formats.delta.file import read_delta_file, write_delta_file
+from fewshot_cli.jobs.interop import export as exporting
+from fewshot_cli.jobs.models import Source, load_model
 from fewshot_cli.jobs.progress import Unseen
 
 CPU = torch.device("cpu")

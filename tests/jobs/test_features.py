@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from fewshot_cli.engine.backbones import CPU_PICTURES, build_backbone
+from fewshot_cli.engine.model.backbone import CPU_PICTURES, build_backbone
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.files import store
-from fewshot_cli.files.cache import FeatureCache, NoCache
 from fewshot_cli.images import decode
-from fewshot_cli.images.datasets import read_datasets
 from fewshot_cli.images.drawing import write_folder
-from fewshot_cli.images.stored import Content, StoredFile
+from fewshot_cli.images.image_ref import Content, StoredFile
+from fewshot_cli.images.sources.dataset import read_datasets
 from fewshot_cli.jobs import features, pictures
 from fewshot_cli.jobs.data import load_data
 from fewshot_cli.jobs.features import embed, seen_by_each
 from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.storage import store
+from fewshot_cli.storage.feature_cache import FeatureCache, NoCache
 
 
 @pytest.fixture
@@ -172,5 +172,5 @@ def test_a_fifo_is_no_picture_and_stops_nobody(tmp_path, vit):
 
 def test_another_pillow_gives_other_features(vit, monkeypatch):
     before = features.model_key(vit, "")
-    monkeypatch.setattr("fewshot_cli.images.loading.version", lambda package: "0.0.1")
+    monkeypatch.setattr("fewshot_cli.images.prefetch.version", lambda package: "0.0.1")
     assert features.model_key(vit, "") != before

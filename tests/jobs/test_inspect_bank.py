@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fewshot_cli.engine.survey import layer_of
+from fewshot_cli.engine.meta.smat.bank_statistics import layer_of
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.files.bank_file import read_bank
-from fewshot_cli.jobs.inspect import check_picture, draw, inspect
+from fewshot_cli.formats.bank import read_bank
+from fewshot_cli.jobs.share.describe import check_picture, draw, inspect
 
 
 @pytest.fixture(scope="module")

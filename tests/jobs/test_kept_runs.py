@@ -8,22 +8,22 @@ from typing import Any
 import pytest
 import torch
 
-from fewshot_cli.engine.processes import Processes
+from fewshot_cli.engine.distributed import Processes
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.files.cache import FeatureCache
-from fewshot_cli.files.journal import Journal, check_record, read_run
-from fewshot_cli.files.one_writer import one_writer
-from fewshot_cli.images.datasets import read_datasets
 from fewshot_cli.images.drawing import write_folder
-from fewshot_cli.jobs import blocks
-from fewshot_cli.jobs import compare as comparing
-from fewshot_cli.jobs.compare import Means, Question, compare
-from fewshot_cli.jobs.loading import Source
+from fewshot_cli.images.sources.dataset import read_datasets
+from fewshot_cli.jobs.benchmark import blocks
+from fewshot_cli.jobs.benchmark import run as comparing
+from fewshot_cli.jobs.benchmark.protocols import protocols
+from fewshot_cli.jobs.benchmark.reproduce import repeat
+from fewshot_cli.jobs.benchmark.run import Means, Question, compare
+from fewshot_cli.jobs.models import Source
 from fewshot_cli.jobs.progress import Unseen
-from fewshot_cli.jobs.protocols_asked import protocols
-from fewshot_cli.jobs.record import code_digest
-from fewshot_cli.jobs.repeat import repeat
+from fewshot_cli.jobs.run_record import code_digest
 from fewshot_cli.recipes import load_recipe
+from fewshot_cli.storage.episode_journal import Journal, check_record, read_run
+from fewshot_cli.storage.feature_cache import FeatureCache
+from fewshot_cli.storage.one_writer import one_writer
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fewshot_cli.files.delta_file import read_delta_file
-from fewshot_cli.files.weights import agreed_licence
+from fewshot_cli.formats.delta.file import read_delta_file
+from fewshot_cli.formats.weights import agreed_licence
 from fewshot_cli.images.drawing import write_folder
-from fewshot_cli.jobs.compose import How, compose
-from fewshot_cli.jobs.export import export
-from fewshot_cli.jobs.inspect import inspect
-from fewshot_cli.jobs.loading import Source, load_backbone, load_model
+from fewshot_cli.jobs.interop.export import export
+from fewshot_cli.jobs.models import Source, load_backbone, load_model
 from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.jobs.share.compose import How, compose
+from fewshot_cli.jobs.share.describe import inspect
 
 CPU = torch.device("cpu")
 

@@ -11,22 +11,23 @@ from typing import Any
 import pytest
 import torch
 
-from fewshot_cli.engine import mamf, meta_losses
-from fewshot_cli.engine.processes import Processes
+from fewshot_cli.engine.distributed import Processes
+from fewshot_cli.engine.meta import mamf
+from fewshot_cli.engine.meta import prototype_loss as meta_losses
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.files import checkpoint as checkpoints
-from fewshot_cli.files.bank_file import read_bank
-from fewshot_cli.files.cache import FeatureCache
-from fewshot_cli.files.checkpoint import checkpoint_path, read_checkpoint
-from fewshot_cli.images.datasets import read_datasets
+from fewshot_cli.formats import checkpoint as checkpoints
+from fewshot_cli.formats.bank import read_bank
+from fewshot_cli.formats.checkpoint import checkpoint_path, read_checkpoint
 from fewshot_cli.images.drawing import write_folder
-from fewshot_cli.jobs.compare import Means
-from fewshot_cli.jobs.loading import Source
-from fewshot_cli.jobs.meta_log import log_path
-from fewshot_cli.jobs.meta_tune import Material, Output, meta_tune
-from fewshot_cli.jobs.practising import Practice
+from fewshot_cli.images.sources.dataset import read_datasets
+from fewshot_cli.jobs.benchmark.run import Means
+from fewshot_cli.jobs.meta.log import log_path
+from fewshot_cli.jobs.meta.loop import Practice
+from fewshot_cli.jobs.meta.tune import Material, Output, meta_tune
+from fewshot_cli.jobs.models import Source
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.recipes import load_meta_recipe
+from fewshot_cli.storage.feature_cache import FeatureCache
 
 CPU = torch.device("cpu")
 LABELS = ("cat", "fish", "house", "star", "tree")
@@ -338,7 +339,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_bank(tune, tm
 
 def test_the_best_bank_is_kept_or_the_last(tune, tmp_path, monkeypatch):
     accuracies = iter([0.5, 0.9, 0.7] * 2)
-    monkeypatch.setattr("fewshot_cli.jobs.meta_tune.validated", lambda practice, watch: {"day": next(accuracies)})
+    monkeypatch.setattr("fewshot_cli.jobs.meta.tune.validated", lambda practice, watch: {"day": next(accuracies)})
     for select, tasks in (("best", 8), ("last", 12)):
         report = tune("dense", "training.epochs=3", f"training.validation.select={select}")
         assert read_bank(tmp_path / "x.bank").header.provenance.episodes == tasks
@@ -347,7 +348,7 @@ def test_the_best_bank_is_kept_or_the_last(tune, tmp_path, monkeypatch):
 
 def test_patience_ends_a_run_that_gets_no_better(tune, monkeypatch):
     accuracies = iter([0.5, 0.6, 0.6, 0.1, 0.9])
-    monkeypatch.setattr("fewshot_cli.jobs.meta_tune.validated", lambda practice, watch: {"day": next(accuracies)})
+    monkeypatch.setattr("fewshot_cli.jobs.meta.tune.validated", lambda practice, watch: {"day": next(accuracies)})
     report = tune("dense", "training.epochs=5", "training.validation.patience=2")
     assert len(report["epochs"]) == 4 and report["best_epoch"] == 1
 
@@ -406,8 +407,8 @@ def test_scalars_go_to_tensorboard_when_asked(tune, tmp_path):
 
 
 def test_a_missing_tensorboard_is_noticed_before_anything_is_read(tune, tmp_path, monkeypatch):
-    monkeypatch.setattr("fewshot_cli.jobs.meta_log.find_spec", lambda name: None)
-    monkeypatch.setattr("fewshot_cli.jobs.meta_tune.load_backbone", lambda *args: pytest.fail("the backbone is read"))
+    monkeypatch.setattr("fewshot_cli.jobs.meta.log.find_spec", lambda name: None)
+    monkeypatch.setattr("fewshot_cli.jobs.meta.tune.load_backbone", lambda *args: pytest.fail("the backbone is read"))
     with pytest.raises(FewshotError, match="TensorBoard is not installed"):
         tune("dense", output=Output(tmp_path / "x.bank", tensorboard=tmp_path / "board"))
 

@@ -7,17 +7,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fewshot_cli.engine import backbones as backbones_module
-from fewshot_cli.engine.deltas import LowRank, Sparse
+from fewshot_cli.engine.delta.change import LowRank, Sparse
+from fewshot_cli.engine.model import backbone as backbones_module
 from fewshot_cli.errors import CheckFailed, FewshotError
-from fewshot_cli.files.delta_file import read_delta_file
+from fewshot_cli.formats.delta.file import read_delta_file
 from fewshot_cli.jobs.backbones import backbones
-from fewshot_cli.jobs.doctor import doctor
-from fewshot_cli.jobs.inspect import inspect
-from fewshot_cli.jobs.loading import Source, load_model
+from fewshot_cli.jobs.classify.doctor import doctor
+from fewshot_cli.jobs.models import Source, load_model
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.jobs.recipes import checked, listed, text
-from fewshot_cli.jobs.verify import verify
+from fewshot_cli.jobs.share.describe import inspect
+from fewshot_cli.jobs.share.verify import verify
 from fewshot_cli.recipes import DEFAULT_BACKBONE, recipe_names
 
 CPU = torch.device("cpu")
@@ -65,7 +65,7 @@ def test_verify_refuses_damage_and_another_base_but_a_missing_file_is_no_check(d
 
 
 def test_a_file_of_version_1_has_the_same_numbers_when_written_again():
-    from fewshot_cli.jobs.verify import _round_trip
+    from fewshot_cli.jobs.share.verify import _round_trip
 
     path = Path(__file__).parents[1] / "files" / "data" / "version-1.fewshot"
     assert "same numbers" in _round_trip(path, read_delta_file(path))

@@ -10,22 +10,23 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fewshot_cli.engine.backbones import build_backbone
-from fewshot_cli.engine.deltas import LowRank, Sparse, all_values
-from fewshot_cli.engine.heads import Head
+from fewshot_cli.engine.delta.change import LowRank, Sparse, all_values
+from fewshot_cli.engine.head.linear import Head
+from fewshot_cli.engine.model.backbone import build_backbone
 from fewshot_cli.errors import CheckFailed, FewshotError
-from fewshot_cli.files.cache import NoCache
-from fewshot_cli.files.delta_file import read_delta_file, write_delta_file
-from fewshot_cli.files.peft_folder import CONFIG, NOTE, TENSORS
-from fewshot_cli.jobs import export as exporting
-from fewshot_cli.jobs import export_peft, import_peft
-from fewshot_cli.jobs.adapt import adapt
-from fewshot_cli.jobs.export_peft import with_base
-from fewshot_cli.jobs.import_peft import Wanted, import_adapter
-from fewshot_cli.jobs.loading import Source, load_model
+from fewshot_cli.formats.delta.file import read_delta_file, write_delta_file
+from fewshot_cli.formats.peft_folder import CONFIG, NOTE, TENSORS
+from fewshot_cli.jobs.classify.adapt import adapt
+from fewshot_cli.jobs.interop import export as exporting
+from fewshot_cli.jobs.interop import peft_export as export_peft
+from fewshot_cli.jobs.interop import peft_import as import_peft
+from fewshot_cli.jobs.interop.peft_export import with_base
+from fewshot_cli.jobs.interop.peft_import import Wanted, import_adapter
+from fewshot_cli.jobs.models import Source, load_model
 from fewshot_cli.jobs.progress import Unseen
-from fewshot_cli.jobs.verify import verify
+from fewshot_cli.jobs.share.verify import verify
 from fewshot_cli.recipes import load_recipe
+from fewshot_cli.storage.feature_cache import NoCache
 
 peft = pytest.importorskip("peft")
 
@@ -256,7 +257,7 @@ def test_without_peft_an_import_says_that_it_is_not_proved_and_an_export_stops(
 ):
     folder, logits = trained(peft.LoraConfig(r=1, **LINEAR))
     shutil.copy(learned, tmp_path / "x.fewshot")
-    monkeypatch.setattr("fewshot_cli.files.peft_folder.find_spec", lambda name: None)
+    monkeypatch.setattr("fewshot_cli.formats.peft_folder.find_spec", lambda name: None)
     report = back(folder, tmp_path / "y.fewshot", backbone="test_vit", classes=NAMES, image_size=SIZE)
     assert not report["proved"] and report["peft"] is None
     found = logits_of(tmp_path / "y.fewshot", weights["test_vit"], pictures)

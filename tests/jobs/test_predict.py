@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.files.cache import FeatureCache, NoCache
-from fewshot_cli.files.delta_file import read_delta_file
+from fewshot_cli.formats.delta.file import read_delta_file
 from fewshot_cli.images import decode
 from fewshot_cli.images.decode import content_hash, load
 from fewshot_cli.images.drawing import write_folder
-from fewshot_cli.images.stored import Content
-from fewshot_cli.jobs import predict as predicting
-from fewshot_cli.jobs.loading import Source, load_model
-from fewshot_cli.jobs.predict import files_and_images, swapping_looks
+from fewshot_cli.images.image_ref import Content
+from fewshot_cli.jobs.classify import predict as predicting
+from fewshot_cli.jobs.classify.predict import files_and_images, swapping_looks
+from fewshot_cli.jobs.models import Source, load_model
 from fewshot_cli.jobs.progress import Unseen
-from fewshot_cli.reports.predicting import Rows
+from fewshot_cli.reports.terminal.predict import Rows
+from fewshot_cli.storage.feature_cache import FeatureCache, NoCache
 
 CPU = torch.device("cpu")
 

@@ -7,14 +7,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fewshot_cli.errors import CheckFailed, FewshotError
-from fewshot_cli.files.delta_file import read_delta_file, write_delta_file
-from fewshot_cli.files.sections import KeptGraft
-from fewshot_cli.jobs.compose import How, compose
-from fewshot_cli.jobs.export import export
-from fewshot_cli.jobs.inspect import inspect
-from fewshot_cli.jobs.loading import load_model
+from fewshot_cli.formats.delta.file import read_delta_file, write_delta_file
+from fewshot_cli.formats.delta.sections import KeptGraft
+from fewshot_cli.jobs.interop.export import export
+from fewshot_cli.jobs.models import load_model
 from fewshot_cli.jobs.progress import Unseen
-from fewshot_cli.jobs.verify import verify
+from fewshot_cli.jobs.share.compose import How, compose
+from fewshot_cli.jobs.share.describe import inspect
+from fewshot_cli.jobs.share.verify import verify
 
 CPU = torch.device("cpu")
 QUICK = ("method.tuning.optim.steps=2", "method.tuning.optim.lr=0.01")

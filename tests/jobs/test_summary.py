@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from fewshot_cli.engine.intervals import mean_interval, mean_over, paired
-from fewshot_cli.jobs.summary import summarised
+from fewshot_cli.engine.trust.significance import mean_interval, mean_over, paired
+from fewshot_cli.jobs.benchmark.aggregate import summarised
 
 
 def row(data: str, shots: int | None = 5, session: int | None = None, name: str | None = None) -> dict:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from sklearn import linear_model
 
-from fewshot_cli.engine.heads import class_means, typical_norm
+from fewshot_cli.engine.head.linear import class_means, typical_norm
 from fewshot_cli.methods.base import TASKS_AT_ONCE, logits_of_tasks
 from fewshot_cli.methods.lda import LDA
 from fewshot_cli.methods.logistic import Logistic

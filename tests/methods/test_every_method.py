@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from fewshot_cli.engine.backbones import Backbone
-from fewshot_cli.engine.deltas import merge
-from fewshot_cli.engine.model import Model
-from fewshot_cli.engine.transductive import TransductiveHead
-from fewshot_cli.engine.types import Adapted, Run, Support
+from fewshot_cli.engine.adaptation import Adapted, Run, Support
+from fewshot_cli.engine.delta.change import merge
+from fewshot_cli.engine.head.transductive import TransductiveHead
+from fewshot_cli.engine.model.backbone import Backbone
+from fewshot_cli.engine.model.model import Model
 from fewshot_cli.methods import AnyMethod
 from fewshot_cli.methods.base import Learner, MoveThenHead
 from fewshot_cli.recipes import Recipe, load_recipe, recipe_names

@@ -5,14 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fewshot_cli.engine.deltas import density, merge
-from fewshot_cli.engine.experts import PackedGates, gates
-from fewshot_cli.engine.flat import FlatBackbone, Layout
-from fewshot_cli.engine.heads import class_means, cosine_head
-from fewshot_cli.engine.meta_settings import SMATSettings
-from fewshot_cli.engine.router import folded
-from fewshot_cli.engine.smat import LOGITS, Library, router_of, start_bank
-from fewshot_cli.engine.types import Run, Support, total_size
+from fewshot_cli.engine.adaptation import Run, Support
+from fewshot_cli.engine.delta.change import density, merge
+from fewshot_cli.engine.head.linear import class_means, cosine_head
+from fewshot_cli.engine.meta.settings import SMATSettings
+from fewshot_cli.engine.meta.smat.gates import PackedGates, gates
+from fewshot_cli.engine.meta.smat.loss import LOGITS, Library, router_of, start_bank
+from fewshot_cli.engine.meta.smat.router import folded
+from fewshot_cli.engine.model.flat_params import FlatBackbone, Layout
+from fewshot_cli.engine.params import total_size
 from fewshot_cli.methods.from_bank import FromBank, share_kept
 from fewshot_cli.recipes import load_recipe
 
@@ -110,7 +111,7 @@ def test_a_density_counts_all_weights_whatever_the_bank_moves():
 
 
 def test_support_images_go_once_through_the_moved_weights(vit, easy, monkeypatch):
-    from fewshot_cli.engine.backbones import Backbone
+    from fewshot_cli.engine.model.backbone import Backbone
 
     seen: list[int] = []
     original = Backbone.frozen_features

@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 import torch
 
-from fewshot_cli.engine.moments import Moments
+from fewshot_cli.engine.head.sufficient_statistics import Moments
 from fewshot_cli.methods import AnyMethod
 from fewshot_cli.methods.base import GrowingMethod
 from fewshot_cli.methods.lda import LDA

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from fewshot_cli.engine.deltas import merge
-from fewshot_cli.engine.tuning_settings import Optim, Tuning
-from fewshot_cli.engine.types import Run
+from fewshot_cli.engine.adaptation import Run
+from fewshot_cli.engine.delta.change import merge
+from fewshot_cli.engine.train.settings import Optim, Tuning
 from fewshot_cli.methods.lora import LoRA
 
 QKV = "blocks.0.attn.qkv.weight"

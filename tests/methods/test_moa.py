@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fewshot_cli.engine.adaptation import Run
 from fewshot_cli.engine.grafts import check_graft, holder_names, hung, sites_of
-from fewshot_cli.engine.model import Model, grafted
-from fewshot_cli.engine.types import Run
+from fewshot_cli.engine.model.model import Model, grafted
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.methods.kadaptation import KAdaptation
 from fewshot_cli.methods.moa import MoA, TokenMixture, _Training, balancing_loss

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from fewshot_cli.engine.episodes import Pool
-from fewshot_cli.engine.protocols import Fixed
+from fewshot_cli.engine.data.episode import Pool
+from fewshot_cli.engine.data.episode_samplers import Fixed
 from fewshot_cli.methods.base import logits_of_tasks
 from fewshot_cli.methods.protonet import ProtoNet
 

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from fewshot_cli.engine.deltas import Sparse, density, merge
-from fewshot_cli.engine.tuning_settings import Optim, Tuning
-from fewshot_cli.engine.types import Run, total_size
+from fewshot_cli.engine.adaptation import Run
+from fewshot_cli.engine.delta.change import Sparse, density, merge
+from fewshot_cli.engine.params import total_size
+from fewshot_cli.engine.train.settings import Optim, Tuning
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.methods.finetune import Finetune
 from fewshot_cli.methods.saft import SAFT

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fewshot_cli.engine.transductive import TransductiveHead
+from fewshot_cli.engine.head.transductive import TransductiveHead
 from fewshot_cli.methods.tim import TIM
 
 RUNS = {  # loss weights, learning rate and steps of the file's settings

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fewshot_cli.engine.backbones import Backbone
-from fewshot_cli.engine.deltas import Dense
+from fewshot_cli.engine.adaptation import Adapted, Run, Support
+from fewshot_cli.engine.data.preprocessing import Preprocessing
+from fewshot_cli.engine.delta.change import Dense
 from fewshot_cli.engine.grafts import Graft
-from fewshot_cli.engine.model import Model
-from fewshot_cli.engine.preprocessing import Preprocessing
-from fewshot_cli.engine.types import Adapted, Run, Support
+from fewshot_cli.engine.model.backbone import Backbone
+from fewshot_cli.engine.model.model import Model
 from fewshot_cli.methods.tsa import MAP, TSA, FeatureMap
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from fewshot_cli.jobs.summary import summarised
-from fewshot_cli.reports.html import html
+from fewshot_cli.jobs.benchmark.aggregate import summarised
+from fewshot_cli.reports.documents.page import html
 
 NASTY = ('<b>bold</b> & "co"', "מתכון", "$x_1$|`y`*", "_under", "a name that is longer than any picture has room for")
 NASTY_DATA = ("</svg><script>alert(1)</script>", "ציפורים", "日本 $\\frac$", "bad\x1b[31m\ud800\ufffe")

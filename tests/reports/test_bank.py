@@ -7,10 +7,10 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
-from fewshot_cli.reports.bank_plots import picture
-from fewshot_cli.reports.html import bank_page
-from fewshot_cli.reports.inspection import inspected
+from fewshot_cli.reports.documents.page import bank_page
+from fewshot_cli.reports.figures.bank import picture
 from fewshot_cli.reports.layout import printable
+from fewshot_cli.reports.terminal.describe import inspected
 
 NASTY = "<b>$x_1$</b> \x1b[31m[bold]"
 

@@ -4,7 +4,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from fewshot_cli.reports.card import card, code, fenced, subject
+from fewshot_cli.reports.documents.model_card import card, code, fenced, subject
 from fewshot_cli.reports.licences import is_non_commercial, licence_metadata, meaning
 
 NASTY = ["a: b", "'q\" `tick`", "--- # x", "<script>alert(1)</script>", "new\nline", "| cell |", "*bold* [x](http://y)"]

@@ -5,9 +5,18 @@ import io
 import pytest
 from rich.console import Console
 
-from fewshot_cli.reports.comparison import backbones, compared, leaders, points, protocol, score, shown_pairs, verdict
-from fewshot_cli.reports.html import html
-from fewshot_cli.reports.markdown import escaped, markdown
+from fewshot_cli.reports.documents.page import html
+from fewshot_cli.reports.documents.results_table import escaped, markdown
+from fewshot_cli.reports.terminal.comparison import (
+    backbones,
+    compared,
+    leaders,
+    points,
+    protocol,
+    score,
+    shown_pairs,
+    verdict,
+)
 
 
 def printed(report, width: int = 80) -> str:

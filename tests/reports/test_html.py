@@ -6,9 +6,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from fewshot_cli.reports.comparison import score
-from fewshot_cli.reports.html import answer, html
-from fewshot_cli.reports.plots import plots
+from fewshot_cli.reports.documents.page import answer, html
+from fewshot_cli.reports.figures.comparison import plots
+from fewshot_cli.reports.terminal.comparison import score
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 

@@ -2,8 +2,8 @@
 
 import re
 
-from fewshot_cli.reports.comparison import OVER_ALL, score
-from fewshot_cli.reports.markdown import markdown
+from fewshot_cli.reports.documents.results_table import markdown
+from fewshot_cli.reports.terminal.comparison import OVER_ALL, score
 
 BAR = re.compile(r"(?<!\\)\|")
 

@@ -1,0 +1,117 @@
+"""Episodes, and the pools of images that they are drawn from: numbers of images and classes, never the images."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from fewshot_cli.engine.rng import Numbers
+from fewshot_cli.errors import FewshotError
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """What a sampler may know of the images: class and domain of each.
+
+    `labels` and `domains` are `(n,)` int64, the class and the domain of each image; with a single data set all domains
+    are 0. `nodes` and `superclasses` name groups of class numbers: internal nodes of a hierarchy such as WordNet's with
+    the leaves below each, and the groups of a two-level one such as Omniglot's alphabets.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    labels: Numbers
+    domains: Numbers
+    domain_names: tuple[str, ...]
+    nodes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    superclasses: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def by_class(self) -> tuple[Numbers, ...]:
+        """The images of each class, rising, of whatever domain."""
+        return _grouped(self.labels, len(self.classes))
+
+    @cached_property
+    def by_domain(self) -> tuple[tuple[Numbers, ...], ...]:
+        """For each domain the images of each class, rising."""
+        way = len(self.classes)
+        groups = _grouped(self.domains * way + self.labels, len(self.domain_names) * way)
+        return tuple(groups[first : first + way] for first in range(0, len(groups), way))
+
+    @cached_property
+    def sizes(self) -> Numbers:
+        """The number of images of each class, `(classes,)`."""
+        return np.bincount(self.labels, minlength=len(self.classes))
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """One stage of an episode: what is learned and asked in it.
+
+    `support` and `query` are numbers of images of the pool; their labels, in [0, way), are positions in the order in
+    which the episode drew its classes. `way` counts the classes known by now.
+    """
+
+    support: Numbers
+    support_labels: Numbers
+    query: Numbers
+    query_labels: Numbers
+    way: int
+
+
+@dataclass(frozen=True, eq=False)
+class Episode:
+    """One practice task: the pool's class for each label, and one session, or several if classes come step by step."""
+
+    classes: Numbers
+    sessions: tuple[Session, ...]
+
+
+def session(support: Sequence[Numbers], query: Sequence[Numbers], first_label: int = 0) -> Session:
+    """The session with these images, class by class: `support` from label `first_label` on, `query` from 0 on."""
+    support_labels = first_label + _labels(support)
+    return Session(np.concatenate(support), support_labels, np.concatenate(query), _labels(query), len(query))
+
+
+def join(name: str, pools: Sequence[Pool]) -> tuple[Pool, Numbers]:
+    """The images of several data sets as one pool with a domain for each, and where each image is from.
+
+    That is `(n, 2)`: the number of the data set and that of the image in it. Classes are matched by name and sorted,
+    the groups of classes are dropped; a single data set stays as it is. Raises FewshotError where a data set lacks a
+    class of another.
+    """
+    if len(pools) == 1:
+        (pool,) = pools
+        return pool, np.stack([np.zeros(len(pool.labels), np.int64), np.arange(len(pool.labels))], 1)
+    classes = tuple(sorted({label for pool in pools for label in pool.classes}))
+    _check_same_classes(pools, classes)
+    number = {label: i for i, label in enumerate(classes)}
+    labels = [np.array([number[label] for label in pool.classes], np.int64)[pool.labels] for pool in pools]
+    domains = np.repeat(np.arange(len(pools)), [len(pool.labels) for pool in pools])
+    images = np.concatenate([np.arange(len(pool.labels)) for pool in pools])
+    joint = Pool(name, classes, np.concatenate(labels), domains, tuple(pool.name for pool in pools))
+    return joint, np.stack([domains, images], 1)
+
+
+def _check_same_classes(pools: Sequence[Pool], classes: tuple[str, ...]) -> None:
+    for pool in pools:
+        lacking = [label for label in classes if label not in pool.classes]
+        if lacking:
+            other = next(other for other in pools if lacking[0] in other.classes)
+            some = ", ".join(f"'{label}'" for label in lacking[:5]) + (" and more" if len(lacking) > 5 else "")
+            raise FewshotError(
+                f"{pool.name} lacks {some}, which {other.name} has: domains are compared on the same classes.",
+                f"Take what {pool.name} lacks out of the other data sets, or rename the folders to match; "
+                f"{pool.name} has {', '.join(pool.classes[:8])}{', ...' if len(pool.classes) > 8 else ''}.",
+            )
+
+
+def _labels(images: Sequence[Numbers]) -> Numbers:
+    return np.repeat(np.arange(len(images), dtype=np.int64), [len(of_class) for of_class in images])
+
+
+def _grouped(keys: Numbers, groups: int) -> tuple[Numbers, ...]:
+    """Where each key from 0 to `groups` - 1 is, rising."""
+    ends = np.cumsum(np.bincount(keys, minlength=groups))
+    return tuple(np.split(np.argsort(keys, kind="stable"), ends[:-1]))

@@ -1,0 +1,1 @@
+"""Deltas: what to add to weights, how to choose, merge and spell it."""

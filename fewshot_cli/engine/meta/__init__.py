@@ -1,0 +1,1 @@
+"""Meta-tuning: practice tasks, losses, and how they are drawn."""

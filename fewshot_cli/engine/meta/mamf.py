@@ -1,0 +1,67 @@
+"""MAMF: training on many small tasks in turn, without a meta-gradient (Wang et al., 2022, arXiv:2203.04904).
+
+The cheap baseline of meta-tuning. A task is n of the N classes with all their images; the backbone and a head of this
+task's own are trained on it for a few passes, with an optimiser of its own, and go on to the next task from where they
+are. There are no queries. Classical fine-tuning is the one task with n = N.
+
+    for i in range(task_count(classes, way)):
+        chosen = task_classes(classes, way, seed, i)
+        weights = trained_on_task(weights, backbone, images, labels, way)    # of the chosen classes
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from fewshot_cli.engine.adaptation import Images, Run, Support
+from fewshot_cli.engine.model.backbone import Backbone
+from fewshot_cli.engine.params import Params
+from fewshot_cli.engine.rng import Draws, Numbers
+from fewshot_cli.engine.train.fine_tune import tune
+from fewshot_cli.engine.train.settings import TASK_TUNING, Tuning
+
+MISSED = 0.001
+
+
+def task_count(classes: int, way: int, missed: float = MISSED) -> int:
+    """How many tasks of `way` of the classes to draw until all of them miss a class with probability `missed`, about.
+
+    A class is missed by K tasks with probability (1 - n / N)^K, so K = ln(missed) / ln(1 - n / N), rounded as the
+    release does, halves to even: a class may be missed a little more often than asked. With all classes it is 1.
+    """
+    if way == classes:
+        return 1
+    return max(1, round(math.log(missed) / math.log(1 - way / classes)))
+
+
+def task_classes(classes: int, way: int, seed: int, index: int) -> Numbers:
+    """The classes `(way,)` of task `index`, in random order: each set of them as likely as any other."""
+    return Draws(seed, "mamf task", index).choose(classes, way)
+
+
+def task_seed(seed: int, index: int) -> int:
+    """The seed of the random numbers of training on task `index`, so that no two tasks draw the same batches."""
+    return Draws(seed, "mamf training", index).integer(0, 2**63 - 1)
+
+
+def trained_on_task(
+    weights: Params,
+    backbone: Backbone,
+    images: Images,
+    labels: Tensor,
+    way: int,
+    tuning: Tuning = TASK_TUNING,
+    run: Run | None = None,
+) -> Params:
+    """The backbone's weights after training on a task's images with labels `(n,)` in [0, way).
+
+    `weights` name the parameters to train, all or some. The head is scale x cosine of feature and class vector; class
+    vectors start at the prototypes that these weights give, are trained along and then forgotten.
+
+    Differs from the release, which is CLIP: class vectors are prototypes, not embedded names; the cross-entropy is over
+    all classes of the task, not those that happen to be in the batch; every batch is full.
+    """
+    features = backbone.frozen_features(images[torch.arange(len(images))], weights)
+    trained, _ = tune(backbone, Support(images, labels, features, way), weights, dict, tuning, run or Run())
+    return trained

@@ -1,0 +1,210 @@
+"""What a recipe may say of meta-tuning. Without torch, so that a mistake in it is told at once."""
+
+import math
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo, field_validator
+
+from fewshot_cli.engine.data.domain_sampling import AnySampler, Uniform
+from fewshot_cli.engine.data.episode_samplers import AnyProtocol, Fixed, Incremental
+from fewshot_cli.engine.defaults import COSINE_SCALE, TRAINING_BETA, RouterPool
+from fewshot_cli.engine.settings import Settings
+from fewshot_cli.engine.train.schedules import Schedule
+
+T = TypeVar("T")
+
+LARGEST_SHARE = 0.5
+"""Of a domain's classes or images that may be kept for validation."""
+
+
+class Views(Settings):
+    """How the pictures of a practice task are varied: RandomResizedCrop, flip, colours, as P>M>F does."""
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    """The share of the area that is shown, from and to."""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    jitter: float = Field(default=0.4, ge=0, le=1)
+    """How far brightness, contrast and saturation may go from 1."""
+
+    @field_validator("scale", "ratio")
+    @classmethod
+    def _rising(cls, pair: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < pair[0] <= pair[1]:
+            raise ValueError("is given from low to high, above 0")
+        return pair
+
+
+class Validation(Settings):
+    """How meta-tuning finds out how good a bank is: prototypes on tasks of classes, or images, that it never practises.
+
+    No label of a query decides anything else; the tasks are the same after every epoch.
+    """
+
+    episodes: int = Field(default=20, ge=0)
+    """Of each domain, after each epoch; 0 validates nothing, and the last bank is the result."""
+    share: float = Field(default=0.2, gt=0, le=LARGEST_SHARE)
+    """Of each domain's classes, or of its images where it has too few classes, that is kept for this. More where the
+    protocol needs more, up to half."""
+    select: Literal["best", "last"] = "best"
+    """Which epoch's bank is the result."""
+    patience: int | None = Field(default=None, ge=1)
+    """After how many epochs without a better bank to stop."""
+
+    @field_validator("share", "select", "patience")
+    @classmethod
+    def _of_validation(cls, value: T, given: ValidationInfo) -> T:
+        if given.data.get("episodes") == 0:
+            cls.idle(value, given, "`episodes: 0` validates nothing")
+        if given.field_name == "patience" and given.data.get("select") == "last":
+            cls.idle(value, given, "`select: last` waits for no better bank")
+        return value
+
+
+class Training(Settings):
+    """How meta-tuning goes: on which tasks, in which order, how many."""
+
+    protocol: AnyProtocol = Fixed(way=5, shots=5, queries=10)
+    sampler: AnySampler = Uniform()
+    """From which domain the next task comes."""
+    target: str | None = None
+    """The domain whose gradient rewards the others, for the samplers that learn; None takes all of them in turn."""
+    epochs: int = Field(default=10, ge=1)
+    episodes: int = Field(default=100, ge=1)
+    """Of an epoch."""
+    batch: int = Field(default=1, ge=1)
+    """Episodes in a step of the optimiser."""
+    schedule: Schedule = Schedule()
+    views: Views | None = None
+    """None shows the pictures as they are."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the backbone's passes; `auto` is bfloat16 on a GPU and float32 on a CPU."""
+    validation: Validation = Validation()
+
+    @field_validator("protocol")
+    @classmethod
+    def _one_session(cls, protocol: AnyProtocol) -> AnyProtocol:
+        if isinstance(protocol, Incremental):
+            raise ValueError("classes that come step by step can't be practised; use fixed, meta-dataset or across")
+        return protocol
+
+    @field_validator("target")
+    @classmethod
+    def _of_learning_samplers(cls, target: str | None, given: ValidationInfo) -> str | None:
+        if isinstance(given.data.get("sampler"), Uniform):
+            cls.idle(target, given, "the sampler uniform learns from no target; give exp3 or ucb1")
+        return target
+
+    @field_validator("schedule")
+    @classmethod
+    def _beyond_the_warm_up(cls, schedule: Schedule, given: ValidationInfo) -> Schedule:
+        if "epochs" in given.data:
+            schedule.check(given.data["epochs"])
+        return schedule
+
+    @property
+    def steps(self) -> int:
+        """Of an epoch."""
+        return math.ceil(self.episodes / self.batch)
+
+
+class InnerLoop(Settings):
+    """How FOMAML adapts to a task: plain gradient descent on the cross-entropy of its whole support set."""
+
+    steps: int = Field(default=1, ge=0)
+    lr: float = Field(default=1e-3, ge=0)
+    head_lr: float = Field(default=1.0, ge=0)
+    """Learning rate of the class vectors, which start with length 1, as a multiple of `lr`."""
+
+    @field_validator("lr", "head_lr")
+    @classmethod
+    def _of_steps(cls, value: float, given: ValidationInfo) -> float:
+        if given.data.get("steps") == 0:
+            cls.idle(value, given, "`steps: 0` takes none")
+        return value
+
+
+class SMATSettings(Settings):
+    """What the loss of a task depends on besides the bank."""
+
+    experts: int = Field(default=8, ge=1)
+    sparsity: float = Field(default=0.9, ge=0, lt=1)
+    """The share of every expert's gates that is to be 0; published: 0.9 for ViT-S, 0.95 for ViT-B."""
+    inner_lr: float = Field(default=1e-3, ge=0)
+    """Of the one step down the loss of the support set."""
+    kd: float = Field(default=0.25, ge=0, le=1)
+    """The share of the teachers in the loss of the queries; 0 skips their passes."""
+    teacher_lr: float = Field(default=5e-3, ge=0)
+    """Of the step that makes a teacher of the student: down the loss of the queries, whose labels it so knows."""
+    kd_temperature: float = Field(default=2.0, gt=0)
+    kd_direction: Literal["student_teacher", "teacher_student"] = "student_teacher"
+    """KL(student ‖ teacher), as in the published code, or KL(teacher ‖ student), as distillation usually has it."""
+    l2: float = Field(default=1e-4, ge=0)
+    """Of the router's logits."""
+    scale: float = Field(default=COSINE_SCALE, gt=0)
+    pool: RouterPool = "mean"
+    """What the router makes the task's embedding of; `first`, as published, depends on the order of the classes."""
+    binary: bool = True
+    """Whether gates in use are 0 or 1, whichever is nearer, so that an expert is one bit a weight. Training leaves most
+    of them there; the rest are fractions, which the published code uses as they are."""
+    evaluation_beta: float = Field(default=TRAINING_BETA, gt=0)
+    """β of the gates in use. Published: 1, with which gates that training closed open a little."""
+
+    @field_validator("teacher_lr", "kd_temperature", "kd_direction")
+    @classmethod
+    def _of_teachers(cls, value: T, given: ValidationInfo) -> T:
+        if given.data.get("kd") == 0:
+            cls.idle(value, given, "`kd: 0` leaves the teachers out")
+        return value
+
+    @field_validator("evaluation_beta")
+    @classmethod
+    def _of_fractions(cls, beta: float, given: ValidationInfo) -> float:
+        if given.data.get("binary"):
+            cls.idle(beta, given, "`binary: true` rounds a gate to the same bit with any β")
+        return beta
+
+
+class LearnedMasks(Settings):
+    """How masks are trained; those that never change have none of these settings."""
+
+    lr: float = Field(default=0.046, ge=0)
+    """Times the number of weights: the masks' gradient is that of a mean over all of them. Published: 1e6, which is
+    0.046 for each weight of ViT-S."""
+    clip: float = Field(default=5.0, gt=0)
+    multiplier_lr: float = Field(default=2e-3, ge=0)
+    """Of the multipliers that close gates until an expert is sparse enough."""
+
+
+def _known_masks(masks: Any) -> Any:
+    if isinstance(masks, str) and masks not in FIXED_MASKS:
+        raise ValueError("is random, magnitude, or a section of how they are learned, as {lr: 0.046, clip: 5}")
+    return masks
+
+
+FIXED_MASKS = ("random", "magnitude")
+Masks: TypeAlias = Annotated[
+    Annotated[LearnedMasks, Tag("learned")] | Annotated[Literal["random", "magnitude"], Tag("fixed")],
+    Discriminator(lambda masks: "fixed" if isinstance(masks, str) else "learned"),
+    BeforeValidator(_known_masks),
+]
+FORMER = {"mask_lr": "lr", "mask_clip": "clip", "multiplier_lr": "multiplier_lr"}
+"""What the settings of learned masks were called when they stood beside `masks`; recipes may still have them."""
+
+
+def masks_in_section(given: dict[str, Any]) -> dict[str, Any]:
+    """The settings with those of learned masks in the section `masks`, where a recipe has them beside it.
+
+    Raises ValueError where the masks never change.
+    """
+    former = {name: value for name, value in given.items() if name in FORMER}
+    if not former:
+        return given
+    rest = {name: value for name, value in given.items() if name not in FORMER}
+    masks = rest.get("masks", {})
+    if masks in FIXED_MASKS:
+        for name, value in former.items():
+            if value != LearnedMasks.default_of(FORMER[name]):
+                raise ValueError(f"{name} would do nothing: {masks} masks never change")
+        return rest
+    section = masks if isinstance(masks, dict) else {}
+    return rest | {"masks": section | {FORMER[name]: value for name, value in former.items()}}

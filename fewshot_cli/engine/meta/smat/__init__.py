@@ -1,0 +1,1 @@
+"""Sparse MetA-Tuning: gates over one shared delta, a router, the loss, the step on a GPU."""

@@ -1,0 +1,1 @@
+"""A frozen backbone as a pure function, and the one door from pictures to answers."""

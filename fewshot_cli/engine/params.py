@@ -1,0 +1,13 @@
+"""Weights by name, as everything below the methods passes them on."""
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+from torch import Tensor
+
+Params: TypeAlias = dict[str, Tensor]
+
+
+def total_size(params: Mapping[str, Tensor]) -> int:
+    """The number of values in `params`."""
+    return sum(values.numel() for values in params.values())

@@ -1,0 +1,67 @@
+"""Where a run of meta-tuning is: all that it takes to go on as if it had never stopped. Signed like our other files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from fewshot_cli.formats.container import read_signed, write_signed
+from fewshot_cli.formats.kinds import Kind
+from fewshot_cli.storage.atomic import staged
+
+KIND = Kind("fewshot-checkpoint", 1, "checkpoint", "fewshot meta-tune RECIPE --data DIR... -o BANK")
+
+BANK, MEMORY = "bank/", "memory/"
+
+
+class Checkpoint(BaseModel):
+    """Everything but the tensors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    asked: dict[str, Any]
+    """All that decides what comes out: recipe, seed, data, weights, device."""
+    step: int = Field(ge=0)
+    """How many are done."""
+    sampler: str
+    """Its state as JSON."""
+    epochs: tuple[dict[str, Any], ...]
+    """What each epoch found."""
+    recent: tuple[dict[str, Any], ...]
+    """The figures of the last tasks."""
+    seconds: float = Field(ge=0)
+    """Spent so far."""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A checkpoint as read: the bank in training, and the optimisers' memory."""
+
+    facts: Checkpoint
+    bank: dict[str, Tensor]
+    memory: dict[str, Tensor]
+
+
+def checkpoint_path(output: Path) -> Path:
+    """Where the checkpoint of the run that makes `output` lies."""
+    return output.with_name(f"{output.name}.checkpoint")
+
+
+def write_checkpoint(path: Path, facts: Checkpoint, bank: dict[str, Tensor], memory: dict[str, Tensor]) -> None:
+    """Puts the checkpoint at `path`. Raises FewshotError where that fails; then the last one is still there."""
+    tensors = {f"{BANK}{name}": values for name, values in bank.items()}
+    tensors |= {f"{MEMORY}{name}": values for name, values in memory.items()}
+    with staged(path) as draft:
+        write_signed(draft, KIND, facts, tensors)
+
+
+def read_checkpoint(path: Path) -> Restored:
+    """The checkpoint at `path`. Raises FewshotError where it is missing or damaged."""
+    facts, tensors, _ = read_signed(path, KIND, Checkpoint)
+    return Restored(facts, _under(BANK, tensors), _under(MEMORY, tensors))
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): values for name, values in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,1 @@
+"""Entropy codes of positions and whole numbers."""

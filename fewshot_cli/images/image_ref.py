@@ -1,0 +1,106 @@
+"""A picture wherever it lies: what the sources of data sets hand out."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fewshot_cli.engine.data.preprocessing import Preprocessing
+from fewshot_cli.images import decode
+from fewshot_cli.images.decode import Pixels
+
+LARGEST_IN_MEMORY = 256_000_000  # bytes of a file that are read at once, to be hashed and decoded
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Content:
+    """What was read of one picture: its bytes, RGB in 8 bits, or the path of a large file; `hash` names it."""
+
+    hash: str
+    source: Path | bytes | Pixels
+
+    @classmethod
+    def of_bytes(cls, source: bytes) -> "Content":
+        """The hash is the SHA-256 in hexadecimal, as of a file of these bytes."""
+        return cls(hashlib.sha256(source).hexdigest(), source)
+
+    def picture(self, preprocessing: Preprocessing) -> Pixels:
+        """The picture as the backbone sees it, `(3, height, width)`; raises ImageError when there is none."""
+        if isinstance(self.source, np.ndarray):
+            return decode.load_array(self.source, preprocessing)
+        if isinstance(self.source, bytes):
+            return decode.load_bytes(self.source, preprocessing)
+        return decode.load(self.source, preprocessing)
+
+
+class Stored(ABC):
+    """One picture, wherever it lies; several threads may ask at once."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What people call it: "cats/1.jpg", "archive.zip: cats/1.jpg", "3.h5: image 7"."""
+
+    @abstractmethod
+    def read(self) -> Content:
+        """What lies there, read once; raises ImageError when it can't be."""
+
+    def content_hash(self) -> str:
+        """The SHA-256 of it in hexadecimal."""
+        return self.read().hash
+
+    def load(self, preprocessing: Preprocessing) -> Pixels:
+        """The picture as the backbone sees it, `(3, height, width)`; raises ImageError when there is none."""
+        return self.read().picture(preprocessing)
+
+    @abstractmethod
+    def opened(self) -> AbstractContextManager[Image.Image]:
+        """The picture as it is stored, no pixel of it read yet; whatever goes wrong inside is raised as ImageError."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile(Stored):
+    """A picture in a file of its own."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The path."""
+        return str(self.path)
+
+    def read(self) -> Content:
+        """The file; a very large one stays where it is."""
+        content = decode.file_bytes(self.path, LARGEST_IN_MEMORY)
+        return Content(decode.content_hash(self.path), self.path) if content is None else Content.of_bytes(content)
+
+    def opened(self) -> AbstractContextManager[Image.Image]:
+        """The picture as it is stored."""
+        return decode.opened(self.path)
+
+
+class StoredPixels(Stored):
+    """A picture in no file of its own, which comes as pixels."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def pixels(self) -> Pixels:
+        """RGB in 8 bits, `(height, width, 3)`; raises ImageError when there is none."""
+
+    def read(self) -> Content:
+        """The pixels; the hash is the SHA-256 of their shape and of them."""
+        picture = self.pixels()
+        return Content(hashlib.sha256(str(picture.shape).encode() + picture.tobytes()).hexdigest(), picture)
+
+    @contextmanager
+    def opened(self) -> Iterator[Image.Image]:
+        """The picture as it is stored."""
+        yield decode.image_of(self.pixels())

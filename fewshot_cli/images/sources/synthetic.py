@@ -1,0 +1,47 @@
+"""The drawn pictures as a data set."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from fewshot_cli.images import drawing
+from fewshot_cli.images.decode import Pixels
+from fewshot_cli.images.image_ref import StoredPixels
+from fewshot_cli.images.sources.description import Found
+
+DRAWN = "drawn"  # the name under which the drawn pictures are asked for
+DRAWN_PER_CLASS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnPicture(StoredPixels):
+    """One of the drawn pictures: the same for the same class and seed, made in memory."""
+
+    label: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The class and the seed."""
+        return f"{DRAWN}: {self.label} {self.seed}"
+
+    def pixels(self) -> Pixels:
+        """The drawing."""
+        return _drawn(self.label, self.seed)
+
+
+def drawn_pictures() -> Found:
+    """The data set of all drawn classes."""
+    return Found(
+        DRAWN,
+        Path(DRAWN),
+        drawing.CLASSES,
+        lambda label: [DrawnPicture(label, seed) for seed in range(DRAWN_PER_CLASS)],
+    )
+
+
+@lru_cache(maxsize=DRAWN_PER_CLASS * len(drawing.CLASSES))
+def _drawn(label: str, seed: int) -> Pixels:
+    return np.asarray(drawing.draw(label, seed))

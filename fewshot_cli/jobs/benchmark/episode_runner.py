@@ -1,0 +1,174 @@
+"""One method in a block of episodes: learned from each support set, asked, and measured."""
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewshot_cli.engine.adaptation import Adapted, Chosen, Images, Run, Support
+from fewshot_cli.engine.data.episode import Episode, Pool, Session
+from fewshot_cli.engine.data.episode_samplers import AnyProtocol, all_alike
+from fewshot_cli.engine.delta.change import Delta, plus
+from fewshot_cli.engine.head.sufficient_statistics import Moments
+from fewshot_cli.engine.model.backbone import Backbone
+from fewshot_cli.engine.model.model import Model
+from fewshot_cli.engine.trust.metrics import balanced_accuracy, calibration_errors, negative_log_likelihood
+from fewshot_cli.formats.delta.file import delta_bytes, head_bytes
+from fewshot_cli.formats.delta.sections import graft_bytes
+from fewshot_cli.methods.base import (
+    TASKS_AT_ONCE,
+    ClosedFormMethod,
+    GrowingMethod,
+    Learner,
+    logits_of_tasks,
+)
+from fewshot_cli.storage.episode_journal import Results
+
+METRICS = ("accuracy", "balanced_accuracy", "ece", "nll", "seconds", "bytes")
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A pool of pictures and the protocol that draws episodes from it: where methods meet.
+
+    `features` `(n, dim)` and `images` are what the backbone sees in the pool's pictures. `hash` names their contents.
+    `delta` is how a bank has moved the backbone before any method does.
+    """
+
+    pool: Pool
+    protocol: AnyProtocol
+    rows: tuple[str, ...]
+    """The name in tables of each session."""
+    backbone: Backbone
+    features: Tensor
+    images: Images
+    hash: str
+    delta: Delta = field(default_factory=dict)
+    left_out: tuple[dict[str, str], ...] = ()
+    """The pictures that are not learned from since a copy is asked about, with the reason."""
+
+    @cached_property
+    def _delta_bytes(self) -> int:
+        return delta_bytes(self.delta)
+
+    def bytes(self, adapted: Adapted) -> int:
+        """What a delta file takes for the answer, besides its header: its head and both deltas, in one."""
+        delta = delta_bytes(plus(self.delta, adapted.delta)) if adapted.delta else self._delta_bytes
+        return delta + head_bytes(adapted.head) + graft_bytes(adapted.graft)
+
+    def episodes(self, seed: int, numbers: Sequence[int]) -> list[Episode]:
+        return [self.protocol.episode(self.pool, seed, number) for number in numbers]
+
+
+def block_size(method: Learner, ground: Ground) -> int:
+    """How many episodes to do before they are written down. Always as many, since the last bits depend on it."""
+    return TASKS_AT_ONCE if method.head_only and not all_alike(ground.protocol, ground.pool) else 1
+
+
+def answer_block(method: Learner, ground: Ground, seed: int, start: int) -> Results:
+    """What the method achieves in the block of episodes that begins with number `start`, for each session."""
+    numbers = range(start, start + block_size(method, ground))
+    episodes = ground.episodes(seed, numbers)
+    if method.closed_form and _of_one_shape(episodes):
+        return [_stacked(method.closed_form, ground, [episode.sessions[0] for episode in episodes])]
+    if len(episodes[0].sessions) > 1 and method.growing:
+        answers = [_grown(method.growing, ground, episode) for episode in episodes]
+    else:
+        answers = [
+            [_single(method, ground, episode, Run(_seed(seed, number)))]
+            for number, episode in zip(numbers, episodes, strict=True)
+        ]
+    return [_columns(of_session) for of_session in zip(*answers, strict=True)]
+
+
+def _stacked(method: ClosedFormMethod, ground: Ground, sessions: Sequence[Session]) -> dict[str, list[float]]:
+    """Many tasks of one shape at once; each takes its part of the time."""
+    begin = time.perf_counter()
+    device = ground.features.device
+    support, labels, query, answers = (
+        torch.from_numpy(np.stack([getattr(session, part) for session in sessions])).to(device)
+        for part in ("support", "support_labels", "query", "query_labels")
+    )
+    way = sessions[0].way
+    logits = logits_of_tasks(method, ground.features, support, labels, query, way)
+    seconds = (time.perf_counter() - begin) / len(sessions)
+    head = method.head(ground.features[support[0]], labels[0], way)
+    measured = _measured(logits, answers, way)
+    constant = {"seconds": round(seconds, 6), "bytes": ground.bytes(Adapted({}, head))}
+    return {name: values.tolist() for name, values in measured.items()} | {
+        name: [value] * len(sessions) for name, value in constant.items()
+    }
+
+
+def _single(method: Learner, ground: Ground, episode: Episode, run: Run) -> dict[str, float]:
+    """The one session of an episode; all its queries are asked about at once."""
+    begin = time.perf_counter()
+    session = episode.sessions[0]
+    names = tuple(ground.pool.classes[c] for c in episode.classes[: session.way])
+    backbone, device = ground.backbone, ground.features.device
+    rows = torch.from_numpy(session.support)
+    labels = torch.from_numpy(session.support_labels).to(device)
+    support = Support(Chosen(ground.images, rows), labels, ground.features[rows.to(device)], session.way, names)
+    model = Model(backbone, method.adapt(backbone, support, run))
+    query = torch.from_numpy(session.query)
+    answers = torch.from_numpy(session.query_labels).to(device)
+    asked = Support(Chosen(ground.images, query), answers, ground.features[query.to(device)], session.way)
+    return _answered(model.adapted, model.logits_of(asked), ground, session, begin)
+
+
+def _grown(method: GrowingMethod, ground: Ground, episode: Episode) -> list[dict[str, float]]:
+    """Session by session; the images of earlier ones are never looked at again."""
+    moments = Moments.none(ground.features.shape[1])
+    found = []
+    for session in episode.sessions:
+        begin = time.perf_counter()
+        features = ground.features[torch.from_numpy(session.support)].cpu()
+        moments = moments.add(features, torch.from_numpy(session.support_labels), session.way)
+        head = method.grown_head(moments).to(ground.features.device)
+        model = Model(ground.backbone, Adapted({}, head))
+        logits = model.answers(ground.features[torch.from_numpy(session.query)])
+        found.append(_answered(model.adapted, logits, ground, session, begin))
+    return found
+
+
+def _answered(adapted: Adapted, logits: Tensor, ground: Ground, session: Session, begin: float) -> dict[str, float]:
+    labels = torch.from_numpy(session.query_labels).to(logits.device)
+    measured = _measured(logits[None], labels[None], session.way)
+    seconds = time.perf_counter() - begin
+    return {name: float(values) for name, values in measured.items()} | {
+        "seconds": round(seconds, 6),
+        "bytes": ground.bytes(adapted),
+    }
+
+
+def _measured(logits: Tensor, labels: Tensor, way: int) -> Mapping[str, Tensor]:
+    """By name, the figures `(tasks,)` of logits `(tasks, queries, way)` against labels `(tasks, queries)`."""
+    answers = logits.argmax(-1)
+    figures = {
+        "accuracy": (answers == labels).double().mean(-1),
+        "balanced_accuracy": balanced_accuracy(answers, labels, way),
+        "ece": calibration_errors(logits.softmax(-1), labels),
+        "nll": negative_log_likelihood(logits, labels),
+    }
+    return {name: (values.double() * 1e6).round() / 1e6 for name, values in figures.items()}
+
+
+def _columns(episodes: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    return {metric: [episode[metric] for episode in episodes] for metric in METRICS}
+
+
+def _of_one_shape(episodes: Sequence[Episode]) -> bool:
+    shapes = {
+        (len(session.support), len(session.query), session.way) for episode in episodes for session in episode.sessions
+    }
+    return len(shapes) == 1 and len(episodes[0].sessions) == 1
+
+
+def _seed(seed: int, number: int) -> int:
+    """The seed of a method's own random numbers in an episode."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {number}".encode()).digest()[:4], "big")

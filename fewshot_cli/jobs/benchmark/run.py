@@ -1,0 +1,204 @@
+"""Methods compared over many episodes: the same tasks for each, answered, measured and written down."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fewshot_cli.engine.adaptation import JoinedImages
+from fewshot_cli.engine.data.domain_pairs import PoolPlan
+from fewshot_cli.engine.data.episode import Pool, join
+from fewshot_cli.engine.data.episode_samplers import AnyProtocol, Incremental
+from fewshot_cli.engine.distributed import Processes
+from fewshot_cli.errors import FewshotError
+from fewshot_cli.formats.kinds import DELTA as DELTA_FILE
+from fewshot_cli.images.sources.dataset import Dataset
+from fewshot_cli.jobs.benchmark.blocks import Job, kept, known_blocks, worked
+from fewshot_cli.jobs.benchmark.episode_runner import Ground
+from fewshot_cli.jobs.benchmark.report import compared
+from fewshot_cli.jobs.claim import claimed
+from fewshot_cli.jobs.copies import apart
+from fewshot_cli.jobs.data import Data, load_data
+from fewshot_cli.jobs.features import model_key
+from fewshot_cli.jobs.initialisation import Start, Starts
+from fewshot_cli.jobs.models import Source
+from fewshot_cli.jobs.progress import Progress
+from fewshot_cli.jobs.run_record import Report, code_digest, versions
+from fewshot_cli.recipes import Recipe
+from fewshot_cli.storage.atomic import check_writable, write_atomically
+from fewshot_cli.storage.episode_journal import Journal, check_record, read_run
+from fewshot_cli.storage.feature_cache import FeatureCache
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of every recipe: which data sets, which episodes of them, how many, from which seed.
+
+    Several `protocols` differ in their shots only. `targets` are the names of the data sets that queries come from,
+    where the protocol goes from one to another; else every data set is.
+    """
+
+    datasets: tuple[Dataset, ...]
+    protocols: tuple[AnyProtocol, ...]
+    episodes: int
+    seed: int
+    targets: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    """Where the data sets were read from, as the user named it, and `split`, which of their classes: for the record."""
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a run works with: where weights come from, where it computes, what it remembers, who watches, who helps."""
+
+    source: Source
+    device: torch.device
+    cache: FeatureCache
+    progress: Progress
+    processes: Processes
+
+
+def compare(
+    recipes: Mapping[str, Recipe], question: Question, means: Means, output: Path | None
+) -> tuple[Report, Path]:
+    """Every recipe on the same episodes: each one's result, means with 95 % intervals and paired differences; the file.
+
+    Episodes that the output holds already, or that an interrupted run left beside it, are not repeated; those that are
+    not asked for now stay in the file. Without `output` it is named after what is asked. Each of several processes does
+    its share, and all give the same report. Raises FewshotError for data that the protocol does not fit, before
+    anything slow is done, and where another command is writing the output.
+    """
+    begin = time.perf_counter()
+    _check_data(question)
+    with ExitStack() as stack:
+        if output is not None:
+            stack.enter_context(claimed(output, means.processes, _check_output))
+        jobs, data = _jobs(recipes, question, means)
+        if output is None:
+            output = Path(f"eval-{digest([job.key for job in jobs])[:8]}.run.json")
+            stack.enter_context(claimed(output, means.processes, _check_output))
+        journal = Journal(output, means.processes.rank)
+        found = worked(jobs, known_blocks(output, means.processes), journal, means.progress, means.processes)
+        report = compared(jobs, data, question, found, means)
+        report["seconds"] = {"total": round(time.perf_counter() - begin, 3)}
+        if means.processes.is_first:
+            former = read_run(output) if output.is_file() and output.stat().st_size else None
+            record = report | {"kept": kept(jobs, found, former)}
+            write_atomically(output, json.dumps(record, ensure_ascii=False) + "\n")
+            journal.remove()
+    return report, output
+
+
+def answered_again(recipes: Mapping[str, Recipe], question: Question, means: Means) -> Report:
+    """What `compare` finds, with nothing taken from earlier runs and nothing written."""
+    _check_data(question)
+    jobs, data = _jobs(recipes, question, means)
+    return compared(jobs, data, question, worked(jobs, {}, None, means.progress, means.processes), means)
+
+
+# --- before the first episode --------------------------------------------------------------------------------------
+
+
+def _check_output(output: Path) -> None:
+    check_writable(output)
+    check_record(output)
+
+
+def _check_data(question: Question) -> None:
+    """Raises FewshotError where data sets don't fit the protocols, as far as their files' names tell."""
+    pools = {
+        dataset.name: pool_of(dataset, np.array([sample.label for sample in dataset.samples], dtype=np.int64))
+        for dataset in question.datasets
+    }
+    for protocol in question.protocols:
+        for plan in protocol.pools(list(pools), question.targets):
+            protocol.check(join(plan.name, [pools[name] for name in plan.datasets])[0])
+
+
+def pool_of(dataset: Dataset, labels: np.ndarray) -> Pool:
+    domains = np.zeros(len(labels), dtype=np.int64)
+    return Pool(dataset.name, dataset.classes, labels, domains, (dataset.name,), dataset.nodes, dataset.superclasses)
+
+
+def _jobs(recipes: Mapping[str, Recipe], question: Question, means: Means) -> tuple[list[Job], dict[str, Data]]:
+    """Each recipe on each ground, and the data sets as the last backbone sees them."""
+    starts = Starts(means.source, means.device)
+    begun = {name: starts.of(recipe) for name, recipe in recipes.items()}
+    pictures = any(start.learner.head_only is None for start in begun.values())
+    circumstances = _circumstances(means)
+    grounds: dict[str, list[Ground]] = {}
+    data: dict[str, Data] = {}
+    jobs = []
+    for name, start in begun.items():
+        which = model_key(start.backbone, "")
+        if which not in grounds:
+            data = {
+                dataset.name: load_data(dataset, start.backbone, means.cache, pictures, means.progress)
+                for dataset in question.datasets
+            }
+            grounds[which] = list(_grounds(question, data, start))
+        for ground in grounds[which]:
+            if isinstance(ground.protocol, Incremental) and start.learner.growing is None:
+                raise FewshotError(
+                    f"The recipe {name} can't add classes to what it has learned, as --protocol incremental asks.",
+                    "Heads that can: protonet, protonet-euclidean, ridge, lda; from a bank only where it is dense.",
+                )
+            key = _key(start, ground, question.seed, circumstances)
+            jobs.append(Job(name, start, ground, key, question.seed, question.episodes))
+    return jobs, data
+
+
+def _grounds(question: Question, data: Mapping[str, Data], start: Start) -> Iterator[Ground]:
+    for protocol in question.protocols:
+        for plan in protocol.pools(list(data), question.targets):
+            parts, left_out = apart([data[name] for name in plan.datasets], plan.query)
+            pool, _ = join(plan.name, [pool_of(part.dataset, part.labels) for part in parts])
+            protocol.check(pool)  # again: some pictures may be unreadable
+            features = torch.cat([part.features for part in parts])
+            images = JoinedImages(tuple(part.images for part in parts))
+            rows = _row_names(plan, protocol, question)
+            contents = digest([part.hash for part in parts])
+            yield Ground(pool, protocol, rows, start.backbone, features, images, contents, start.delta, tuple(left_out))
+
+
+def _row_names(plan: PoolPlan, protocol: AnyProtocol, question: Question) -> tuple[str, ...]:
+    name = plan.name
+    if len(question.protocols) > 1:
+        name += f", {protocol.shots} shot{'s' * (protocol.shots != 1)}"  # type: ignore[union-attr]
+    sessions = protocol.sessions + 1 if isinstance(protocol, Incremental) else 1
+    return tuple(f"{name}, session {number}" for number in range(sessions)) if sessions > 1 else (name,)
+
+
+def _key(start: Start, ground: Ground, seed: int, circumstances: str) -> str:
+    """Names everything that decides what an episode gives: what is asked, and after a dot, how it is answered."""
+    asked = [
+        start.recipe.model_dump(exclude={"bank", "density"}),
+        ground.backbone.fingerprint,
+        asdict(ground.backbone.preprocessing),
+        ground.protocol.model_dump(),
+        ground.pool.name,
+        ground.hash,
+        seed,
+    ]
+    if start.bank is not None:  # whatever its file is called
+        asked += [start.bank, start.recipe.density]
+    return f"{digest(asked)}.{circumstances}"
+
+
+def _circumstances(means: Means) -> str:
+    """A digest of what may move the last bits of a result: our code, others' versions, the device and its threads."""
+    packages = {name: number for name, number in versions().items() if name not in ("fewshot-cli", "python")}
+    threads = sorted(set(means.processes.gather(torch.get_num_threads()))) if means.device.type == "cpu" else None
+    return digest([code_digest(), packages, means.device.type, threads, DELTA_FILE.version])[:16]
+
+
+def digest(facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

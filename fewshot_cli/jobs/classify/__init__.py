@@ -1,0 +1,1 @@
+"""From a folder to a classifier, to answers, and to how good they are."""

@@ -1,0 +1,120 @@
+"""What accuracy to expect, from the support set alone: no image is ever judged by a head that was fitted on it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fewshot_cli.engine.adaptation import Adapted, Run, Support
+from fewshot_cli.engine.model.backbone import Backbone
+from fewshot_cli.engine.model.model import Model
+from fewshot_cli.engine.trust.metrics import Interval, wilson
+from fewshot_cli.jobs.progress import Progress
+from fewshot_cli.methods.base import Learner
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Logits `(n, way)` of images by heads that never saw them, their true labels, and how that was done.
+
+    `kept` are the logits that rounding leaves, where these were asked for.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    how: str
+    kept: Tensor | None = None
+
+    @property
+    def accuracy(self) -> Interval:
+        """The share answered right, with its 95 % interval."""
+        return self._share(self.logits)
+
+    @property
+    def accuracy_kept(self) -> Interval | None:
+        """The share answered right after rounding, with its 95 % interval."""
+        return None if self.kept is None else self._share(self.kept)
+
+    def _share(self, logits: Tensor) -> Interval:
+        return wilson(int((logits.argmax(1) == self.labels).sum()), len(self.labels))
+
+
+Rounding = Callable[[Adapted], Adapted]
+"""What a file makes of what was learned, both on the backbone that it was learned on; the head stays."""
+
+
+def held_out(
+    method: Learner,
+    backbone: Backbone,
+    support: Support,
+    folds: int,
+    seed: int,
+    progress: Progress,
+    rounding: Rounding | None = None,
+) -> HeldOut | str:
+    """Held-out answers on the support set, also those after `rounding`, or the reason why there can be none.
+
+    Exact leave-one-out where the method has it in closed form, else `folds`-fold. A class with a single image can't be
+    left without it: that image is always learned from and never asked about.
+    """
+    count = torch.bincount(support.labels, minlength=support.way)[support.labels]
+    if int(count.max()) < 2:
+        return "one image per class: with it left out nothing of its class is left to learn from"
+    if method.closed_form:
+        asked = count > 1
+        leave_one_out = method.closed_form.leave_one_out
+        logits = leave_one_out(support.features, support.labels, support.way)
+        how = f"leave-one-out, exact, {int(asked.sum())} images"
+        if rounding is None:
+            return HeldOut(logits[asked], support.labels[asked], how)
+        stored = Model(backbone, rounding(method.adapt(backbone, support, Run(seed))))
+        kept = leave_one_out(stored.features_of(support), support.labels, support.way)
+        return HeldOut(logits[asked], support.labels[asked], how, kept[asked])
+    if folds < 2:
+        return "no images were left out to ask about (--folds 0)"
+    return _k_fold(method, backbone, support, min(folds, int(count.max())), seed, progress, rounding)
+
+
+def _k_fold(
+    method: Learner,
+    backbone: Backbone,
+    support: Support,
+    folds: int,
+    seed: int,
+    progress: Progress,
+    rounding: Rounding | None,
+) -> HeldOut:
+    fold_of = _fold_of_each(support, folds, seed)
+    logits = support.features.new_zeros(len(support), support.way)
+    kept = logits.clone()
+    with progress.track("estimating accuracy") as advance:
+        for fold in range(folds):
+            asked = (fold_of == fold).nonzero().squeeze(1)
+            if len(asked):
+                adapted = method.adapt(backbone, support.subset((fold_of != fold).nonzero().squeeze(1)), Run(seed))
+                left_out = support.subset(asked)
+                logits[asked] = Model(backbone, adapted).logits_of(left_out)
+                if rounding:
+                    kept[asked] = Model(backbone, rounding(adapted)).logits_of(left_out)
+            advance(fold + 1, folds)
+    asked = fold_of >= 0
+    how = f"{folds}-fold, {int(asked.sum())} images"
+    return HeldOut(logits[asked], support.labels[asked], how, kept[asked] if rounding else None)
+
+
+def _fold_of_each(support: Support, folds: int, seed: int) -> Tensor:
+    """The fold `(support,)` in which each image is asked about; -1 for the only one of a class.
+
+    Classes are spread evenly over the folds.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    fold_of = torch.full((len(support),), -1)
+    first = 0
+    for label in range(support.way):
+        members = (support.labels.cpu() == label).nonzero().squeeze(1)
+        if len(members) > 1:
+            shuffled = members[torch.randperm(len(members), generator=rng)]
+            fold_of[shuffled] = (first + torch.arange(len(members))) % folds
+            first += len(members)
+    return fold_of.to(support.labels.device)

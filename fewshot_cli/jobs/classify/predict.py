@@ -1,0 +1,192 @@
+"""A label and a probability for every image given, by one classifier or by several on one base."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewshot_cli import __version__
+from fewshot_cli.engine.head.transductive import TransductiveHead
+from fewshot_cli.engine.model.backbone import Backbone
+from fewshot_cli.engine.model.delta_swap import Arena, Prepared
+from fewshot_cli.engine.model.model import Model
+from fewshot_cli.errors import FewshotError
+from fewshot_cli.formats.delta.file import DeltaFile
+from fewshot_cli.formats.kinds import KINDS, format_of
+from fewshot_cli.images.image_ref import StoredFile
+from fewshot_cli.images.sources.class_folders import find_images
+from fewshot_cli.jobs.features import Embedded, Look, Seen, embed, seen_by_each
+from fewshot_cli.jobs.models import Loaded, Source, adapted_of, check_base, load_base, read_on_one_base
+from fewshot_cli.jobs.progress import Progress
+from fewshot_cli.jobs.run_record import Report
+from fewshot_cli.storage.feature_cache import FeatureCache
+
+TOP = 3  # runners-up to name
+AT_ONCE = 64  # images whose rows come together
+
+
+def files_and_images(given: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """The delta files among what was given, told by their content, the first whatever it is; and the rest.
+
+    Raises FewshotError where nothing is left to look at.
+    """
+    files = [path for i, path in enumerate(given) if i == 0 or format_of(path) in KINDS]
+    images = [path for i, path in enumerate(given) if i > 0 and path not in files]
+    if not images:
+        raise FewshotError(
+            "No image is given, only delta files.", "Name images, or folders of images, after the delta files."
+        )
+    return files, images
+
+
+def predict(
+    files: Sequence[Path],
+    inputs: Sequence[Path],
+    source: Source,
+    device: torch.device,
+    cache: FeatureCache,
+    progress: Progress,
+    write: Callable[[Sequence[Report]], None] | None = None,
+) -> Report:
+    """One row for every image in `inputs`, in their order; a file that can't be read is a row with its error.
+
+    Of several delta files, which are on one base, each gives its row, which names it, in the order of `files`. With
+    `write` the rows go there as they come, some at a time, and are not kept: the report only says how many there were.
+    """
+    start = time.perf_counter()
+    paths = find_images(inputs)
+    found = read_on_one_base(files)
+    backbone = load_base(found[0], source, device)
+    models = []
+    for path, file in zip(files, found, strict=True):
+        check_base(file, backbone, path)
+        models.append(Model(backbone, adapted_of(file, path)))
+    names = [_look_of(file) for file in found]
+    looks = swapping_looks(backbone, dict(zip(names, models, strict=True)))
+    seen = seen_by_each(backbone, [StoredFile(path) for path in paths], cache, progress, looks)
+    answerers = [
+        _Answerer(model, file.header.classes, name, path if len(files) > 1 else None)
+        for path, file, model, name in zip(files, found, models, names, strict=True)
+    ]
+    kept: list[Report] = []
+    images = unread = 0
+    for rows in _rows(answerers, paths, seen):
+        bad = sum(row["error"] is not None for row in rows) // len(files)
+        images, unread = images + len(rows) // len(files) - bad, unread + bad
+        (write or kept.extend)(rows)
+    report: Report = {
+        "command": "predict",
+        "version": __version__,
+        "file": str(files[0]),
+        "backbone": backbone.name,
+        "classes": list(found[0].header.classes),
+        "images": images,
+        "unread": unread,
+        "transductive": any(isinstance(model.adapted.head, TransductiveHead) for model in models),
+    }
+    if write is None:
+        report["predictions"] = kept
+    if len(files) > 1:
+        del report["file"]
+        named = list(zip(files, found, strict=True))
+        report["files"] = [{"file": str(path), "classes": list(file.header.classes)} for path, file in named]
+        report["classes"] = sorted({name for file in found for name in file.header.classes})
+    return report | {"seconds": {"total": round(time.perf_counter() - start, 3)}}
+
+
+def swapping_looks(backbone: Backbone, models: Mapping[str, Model]) -> dict[str, Look]:
+    """The features that each model sees, by its name; those that leave the backbone as it is share the name "".
+
+    There is one set of weights, which moves into an arena; each look swaps its delta in before it looks. A file with a
+    graft has a module of its own, which shares these weights: it takes every delta off before it looks.
+    """
+    grafted = {name: model for name, model in models.items() if model.adapted.graft}
+    deltas = {name: model.adapted.delta for name, model in models.items() if not model.adapted.graft}
+    if not any(deltas.values()):
+        return dict.fromkeys(deltas, backbone.frozen_features) | {n: m.features for n, m in grafted.items()}
+    for model in grafted.values():
+        assert model.moved  # its weights follow from the base's, as they are before anything is swapped in
+    arena = Arena(backbone.module)
+    ready = {name: arena.prepared(delta) for name, delta in deltas.items()}
+
+    def look_through(model: Model) -> Look:
+        def look(pictures: Tensor) -> Tensor:
+            arena.restore()
+            return model.features(pictures)
+
+        return look
+
+    def look_with(prepared: Prepared) -> Look:
+        def look(pictures: Tensor) -> Tensor:
+            arena.apply(prepared)
+            return backbone.frozen_features(pictures)
+
+        return look
+
+    looks = {name: look_with(prepared) for name, prepared in ready.items()}
+    return looks | {name: look_through(model) for name, model in grafted.items()}
+
+
+def _look_of(file: DeltaFile) -> str:
+    return file.digest if file.moves else ""
+
+
+def probabilities_of(
+    loaded: Loaded, paths: Sequence[Path], cache: FeatureCache, progress: Progress
+) -> tuple[Tensor, Embedded]:
+    """Probabilities `(n, way)` of the readable files, on the CPU, and which files these are."""
+    name = _look_of(loaded.file)
+    stored = [StoredFile(path) for path in paths]
+    embedded = embed(loaded.backbone, stored, cache, progress, loaded.model.features, name)
+    return _probabilities(loaded.model, embedded.features), embedded
+
+
+def _probabilities(model: Model, features: Tensor) -> Tensor:
+    return model.answers(features).softmax(1).cpu()
+
+
+@dataclass(frozen=True)
+class _Answerer:
+    """A model with the names of its classes and of its look; `file` is what its rows name, of several."""
+
+    model: Model
+    classes: Sequence[str]
+    look: str
+    file: Path | None
+
+    def rows(self, paths: Sequence[Path], seen: Sequence[Seen]) -> list[Report]:
+        """A row for each of the paths."""
+        readable = [one.features[self.look] for one in seen if one.problem is None]
+        features = torch.from_numpy(np.stack(readable)) if readable else torch.empty(0, self.model.backbone.dim)
+        probabilities = iter(_probabilities(self.model, features.to(self.model.backbone.device)))
+        named = {} if self.file is None else {"file": str(self.file)}
+        return [
+            (_error(path, one.problem.reason) if one.problem else _row(path, self.classes, next(probabilities))) | named
+            for path, one in zip(paths, seen, strict=True)
+        ]
+
+
+def _rows(answerers: Sequence[_Answerer], paths: Sequence[Path], seen: Iterator[Seen]) -> Iterator[list[Report]]:
+    """The rows of some images at a time; all at once where a head looks at all before it answers."""
+    at_once = len(paths) if any(isinstance(a.model.adapted.head, TransductiveHead) for a in answerers) else AT_ONCE
+    for start in range(0, len(paths), max(1, at_once)):
+        some = paths[start : start + at_once]
+        shown = list(islice(seen, len(some)))
+        of_each = [answerer.rows(some, shown) for answerer in answerers]
+        yield [row for rows in zip(*of_each, strict=True) for row in rows]
+    next(seen, None)  # so that it ends, and keeps what it has seen
+
+
+def _row(path: Path, classes: Sequence[str], probabilities: Tensor) -> Report:
+    best = probabilities.topk(min(TOP, len(classes)))
+    top = [[classes[i], round(p, 6)] for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
+    return {"path": str(path), "label": top[0][0], "probability": top[0][1], "top": top, "error": None}
+
+
+def _error(path: Path, reason: str) -> Report:
+    return {"path": str(path), "label": None, "probability": None, "top": [], "error": reason}

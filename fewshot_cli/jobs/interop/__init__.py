@@ -1,0 +1,1 @@
+"""To other formats and from them."""

@@ -1,0 +1,221 @@
+"""The adapted model for others to use, proved to give the same answers."""
+
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fewshot_cli import __version__
+from fewshot_cli.engine.model.backbone import merged_module, plain_timm_model, state_with
+from fewshot_cli.engine.model.classifiers import classifier_of, classifier_values
+from fewshot_cli.errors import CheckFailed, FewshotError
+from fewshot_cli.formats.onnx import Classifier, onnx_session, write_onnx
+from fewshot_cli.formats.tensors import unshared, write_safetensors
+from fewshot_cli.images.decode import ImageError
+from fewshot_cli.images.drawing import CLASSES, write_folder
+from fewshot_cli.images.prefetch import load_all
+from fewshot_cli.images.sources.class_folders import find_images
+from fewshot_cli.jobs.interop.peft_export import check_folder, write_adapter
+from fewshot_cli.jobs.models import Loaded, Source, load_model, plain_head
+from fewshot_cli.jobs.progress import Progress
+from fewshot_cli.jobs.run_record import Report, run_path, write_run
+from fewshot_cli.storage.atomic import check_writable, staged, staged_folder
+
+Format = Literal["safetensors", "onnx", "peft"]
+TOLERANCE = 1e-3  # of the largest logit: other kernels add up in another order
+MOST_IMAGES = 32  # to prove an export on
+BATCHES = (1, 2, 7)  # sizes an exported model must take
+
+
+def export(
+    file: Path,
+    output: Path,
+    format_: Format,
+    images: Path | None,
+    source: Source,
+    device: torch.device,
+    progress: Progress,
+) -> Report:
+    """Writes the classifier in another form, and proves on images that its logits are the model's, in every batch size.
+
+    The images are those in `images`, else those the classifier was learned from where they still are, else drawn ones.
+    Raises CheckFailed where the logits differ, and then writes nothing.
+    """
+    start = time.perf_counter()
+    (check_folder if format_ == "peft" else check_writable)(output)
+    if output.exists() and file.exists() and output.samefile(file):
+        raise FewshotError(f"{output} is the delta file itself.", "Choose another output with -o.")
+    model = load_model(file, source, device)
+    _check_format(format_, model, file)
+    pictures, origin = proof_pictures(file, images, model)
+    normalised = model.backbone.normalised(pictures)
+    features = model.model.features(pictures)
+    live = model.model.answers(features).cpu()
+    scaled = format_ in ("safetensors", "peft") and model.head.unit_norm
+    place = staged_folder if format_ == "peft" else staged
+    with place(output) as draft, progress.track(f"writing {format_}") as advance:
+        advance(0, 2)
+        write: dict[Format, Callable[[Path, Loaded], Callable[[Tensor], Tensor]]] = {
+            "safetensors": _write_merged,
+            "onnx": _write_onnx,
+            "peft": partial(write_adapter, name=output.name, source=source),
+        }
+        answers = write[format_](draft, model)
+        advance(1, 2)
+        written = torch.cat([answers(part) for part in _split(normalised.cpu())])
+        if scaled:
+            written /= features.norm(dim=1, keepdim=True).cpu()
+        difference = float((live - written).abs().max())
+        agreement = float((live.argmax(1) == written.argmax(1)).float().mean())
+        if not difference <= TOLERANCE * max(1.0, float(live.abs().max())):
+            raise CheckFailed(
+                f"The {format_} file does not give the model's answers: logits differ by up to {difference:g}.",
+                "Nothing was written. This is a fault of fewshot or of the exporter: please report it.",
+            )
+        size = sum(item.stat().st_size for item in (draft.iterdir() if draft.is_dir() else [draft]))
+    report = {
+        "command": "export",
+        "version": __version__,
+        "file": str(output),
+        "from": str(file),
+        "format": format_,
+        "bytes": size,
+        "backbone": model.backbone.name,
+        "licence": model.backbone.licence,
+        "classes": list(model.classes),
+        "images": len(pictures),
+        "proved_on": origin,
+        "max_abs_diff": difference,
+        "top1_agreement": agreement,
+        "unit_norm": scaled,
+        "use": _use(format_, output, model),
+        "seconds": {"total": round(time.perf_counter() - start, 3)},
+    }
+    write_run(output, report)
+    return report
+
+
+def _check_format(format_: Format, model: Loaded, file: Path) -> None:
+    """Raises FewshotError, before anything slow, for a classifier that the form can't express, with the reason."""
+    if format_ == "onnx":
+        assert model.head  # which is linear
+    else:
+        plain_head(model.file, file, "merged into the backbone's weights")
+
+
+def description(model: Loaded) -> dict[str, str]:
+    """What somebody needs to use an exported model without fewshot, as metadata: texts, the longer ones JSON."""
+    preprocessing = asdict(model.backbone.preprocessing) | {
+        "steps": "RGB, upright; resize so that the short side is size / crop_fraction; crop the centre; divide by 255; "
+        "subtract mean; divide by std; channels first"
+    }
+    return {
+        "made_by": f"fewshot-cli {__version__}",
+        "backbone": model.backbone.name,
+        "licence": model.backbone.licence,
+        "classes": json.dumps(model.classes, ensure_ascii=False),
+        "preprocessing": json.dumps(preprocessing),
+        "delta": model.file.digest,
+        "unit_norm": json.dumps(model.head.unit_norm),
+    }
+
+
+def _write_merged(path: Path, model: Loaded) -> Callable[[Tensor], Tensor]:
+    """Writes merged weights under timm's names; gives what plain timm makes of them.
+
+    A head on unit-norm features without a bias is written as a linear one: every logit of an image is then too large by
+    the same factor, the norm of its features, so that labels are right and probabilities too extreme.
+    """
+    head = model.head
+    if head.unit_norm and bool(head.bias.any()):
+        raise FewshotError(
+            "This classifier's head has a bias on features of unit norm, which timm's linear classifier can't express.",
+            "Use --format onnx.",
+        )
+    way = len(model.classes)
+    plain = plain_timm_model(model.backbone, way)
+    body = state_with(model.backbone, model.model.weights)
+    classifier = classifier_of(plain, body.keys(), model.backbone.name, way)
+    plain.load_state_dict(plain.state_dict() | body)
+    asked = torch.linspace(-1, 1, 3 * math.prod(size := model.backbone.preprocessing.size)).view(1, 3, *size)
+    with torch.no_grad():
+        features = model.model.moved.features(asked.to(model.backbone.device)).cpu()
+    values = classifier_values(plain, classifier, head.to(torch.device("cpu")), asked, features)
+    weights = unshared(plain.state_dict() | body | values)
+    write_safetensors(path, weights, description(model))
+    plain.load_state_dict(load_file(path), strict=True)
+
+    def answers(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = plain(images)
+        return logits
+
+    return answers
+
+
+def _write_onnx(path: Path, model: Loaded) -> Callable[[Tensor], Tensor]:
+    """Writes an ONNX model from normalised images to logits; gives what onnxruntime makes of it."""
+    merged = merged_module(model.model.moved, model.model.weights)
+    write_onnx(path, Classifier(merged, model.head), model.backbone.preprocessing.size, description(model))
+    return onnx_session(path)
+
+
+def proof_pictures(file: Path, images: Path | None, model: Loaded) -> tuple[Tensor, str]:
+    """Some pictures `(n, 3, height, width)` uint8 to prove an export on, and where they come from."""
+    folder = images or _learned_from(file)
+    if folder is not None:
+        paths = find_images([folder])
+        some = paths[:: max(1, len(paths) // MOST_IMAGES)][:MOST_IMAGES]
+        loaded = [
+            picture for picture in load_all(some, model.backbone.preprocessing) if not isinstance(picture, ImageError)
+        ]
+        if loaded:
+            return torch.from_numpy(np.stack(loaded)), str(folder)
+        if images is not None:
+            raise FewshotError(
+                f"No image in {images} can be read.", f"`fewshot doctor {images}` says what is wrong with each."
+            )
+    return _drawn(model), "drawn pictures"
+
+
+def _learned_from(file: Path) -> Path | None:
+    try:
+        folder = Path(json.loads(run_path(file).read_text(encoding="utf-8"))["folder"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return folder if folder.is_dir() else None
+
+
+def _drawn(model: Loaded) -> Tensor:
+    with tempfile.TemporaryDirectory() as name:
+        write_folder(Path(name), CLASSES, 2, seed=0)
+        pictures = list(load_all(find_images([Path(name)]), model.backbone.preprocessing))
+    return torch.from_numpy(np.stack([picture for picture in pictures if not isinstance(picture, ImageError)]))
+
+
+def _split(images: Tensor) -> list[Tensor]:
+    """The images in batches of every size an exported model must take, over and over until they are used up."""
+    sizes: list[int] = []
+    while sum(sizes) < len(images):
+        sizes.append(min(BATCHES[len(sizes) % len(BATCHES)], len(images) - sum(sizes)))
+    return list(torch.split(images, sizes))
+
+
+def _use(format_: Format, output: Path, model: Loaded) -> str:
+    if format_ == "onnx":
+        shapes = f"input images (n, 3, height, width), output logits (n, {len(model.classes)})"
+        return f"onnxruntime: {shapes}; metadata has the rest"
+    if format_ == "peft":
+        return f"timm and peft: the lines in {output / 'README.md'}"
+    create = f"timm.create_model('{model.backbone.name}', num_classes={len(model.classes)})"
+    return f"{create}, then load_state_dict of {output.name}"

@@ -1,0 +1,277 @@
+"""A delta file of an adapter that PEFT trained, or that was exported for it."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewshot_cli import __version__
+from fewshot_cli.engine.adaptation import Adapted
+from fewshot_cli.engine.delta.change import Change, density
+from fewshot_cli.engine.delta.peft_adapter import KINDS
+from fewshot_cli.engine.delta.peft_modules import AdapterSettings, adapter_settings, changes_of, saved_changes
+from fewshot_cli.engine.head.linear import Head
+from fewshot_cli.engine.model.backbone import Backbone, check_name, classifier_name, fingerprint
+from fewshot_cli.engine.model.model import Model
+from fewshot_cli.errors import CheckFailed, FewshotError
+from fewshot_cli.formats.delta.file import (
+    Expected,
+    Header,
+    HeadValues,
+    Provenance,
+    read_delta_file,
+    write_delta_file,
+)
+from fewshot_cli.formats.delta.rounding import Values
+from fewshot_cli.formats.peft_folder import Note, PeftFolder, peft_is_installed, read_peft_folder, with_adapter
+from fewshot_cli.jobs.classify.adapt import MOST_CHANGED
+from fewshot_cli.jobs.interop.export import TOLERANCE, proof_pictures
+from fewshot_cli.jobs.interop.peft_export import answers_of, with_base
+from fewshot_cli.jobs.models import (
+    Loaded,
+    Source,
+    adapted_of,
+    check_delta,
+    check_fingerprint,
+    facts_of,
+    load_backbone,
+    load_facts,
+)
+from fewshot_cli.jobs.progress import Progress
+from fewshot_cli.jobs.run_record import Report, versions, write_run
+from fewshot_cli.storage.atomic import check_writable, staged
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user says of an adapter; None leaves it to the adapter."""
+
+    backbone: str | None = None
+    classes: tuple[str, ...] | None = None
+    image_size: int | None = None
+    values: Values | None = None
+
+
+@dataclass(frozen=True)
+class _Read:
+    """The classifier that an adapter is, and the header and kinds of numbers that its delta file gets."""
+
+    delta: dict[str, Change]
+    head: Head
+    header: Header
+    values: Values
+    head_values: HeadValues
+    is_restored: bool
+    """Whether it is the delta file that was exported."""
+
+
+def import_adapter(
+    folder: Path, output: Path, wanted: Wanted, images: Path | None, source: Source, progress: Progress
+) -> Report:
+    """Writes a delta file that does what the adapter in the folder does, and proves it where PEFT is installed.
+
+    What `fewshot export` wrote and nobody trained on since becomes the delta file that it was. Raises FewshotError for
+    what can't be read or added up, and CheckFailed where PEFT gives other logits, or rounding changes answers; then
+    nothing is written.
+    """
+    start = time.perf_counter()
+    check_writable(output)
+    found = read_peft_folder(folder)
+    settings = adapter_settings(found.config, folder)
+    backbone = _base(found, wanted, source)
+    read = _read(found, settings, backbone, wanted)
+    with staged(output) as draft, progress.track("proving") as advance:
+        advance(0, 2)
+        size = write_delta_file(draft, read.header, read.delta, read.head, read.values, read.head_values)
+        file = read_delta_file(draft)
+        check_delta(file, backbone, output)
+        model = Model(backbone, adapted_of(file, draft))
+        pictures, origin = proof_pictures(folder, images, Loaded(file, model))
+        exact = Model(backbone, Adapted(read.delta, read.head)).logits(pictures)
+        written = model.logits(pictures)
+        advance(1, 2)
+        is_proved = peft_is_installed()
+        reference = _peft_logits(folder, backbone, read.head, pictures) if is_proved else exact
+        difference, agreement = _compared(exact, written, reference, read.values)
+    header = file.header
+    report: Report = {
+        "command": "import",
+        "version": __version__,
+        "file": str(output),
+        "from": str(folder),
+        "bytes": size,
+        "kind": KINDS[settings.peft_type],
+        "backbone": backbone.name,
+        "method": header.method,
+        "classes": list(header.classes),
+        "density": density(file.delta, header.base.size),
+        "values": {"stored": read.values, "head": read.head_values},
+        "restored": read.is_restored,
+        "proved": is_proved,
+        "peft": version("peft") if is_proved else None,
+        "images": len(pictures),
+        "proved_on": origin,
+        "max_abs_diff": difference,
+        "top1_agreement": agreement,
+        "expected_accuracy": header.provenance.expected_accuracy.model_dump(),
+        "seconds": {"total": round(time.perf_counter() - start, 3)},
+    }
+    write_run(output, report)
+    return report
+
+
+def _base(found: PeftFolder, wanted: Wanted, source: Source) -> Backbone:
+    """The backbone that the adapter belongs to."""
+    if found.note is None:
+        return load_backbone(wanted.backbone or _name_in(found), source, wanted.image_size, CPU)
+    base = found.note.header.base
+    if wanted.backbone not in (None, base.backbone) or wanted.image_size not in (None, base.preprocessing.size[0]):
+        raise FewshotError(
+            f"{found.path} was exported for {base.backbone} at {base.preprocessing.size[0]} px.",
+            "Leave out --backbone and --image-size.",
+        )
+    backbone = load_facts(base, source, CPU)
+    check_fingerprint(base, backbone, found.path, "adapted", found.note.touched)
+    return backbone
+
+
+def _name_in(found: PeftFolder) -> str:
+    """timm's name in the adapter's own words."""
+    said = found.config.get("base_model_name_or_path")
+    hint = "Give --backbone NAME, timm's name of the model that it was trained on."
+    if not isinstance(said, str) or not said:
+        raise FewshotError(f"{found.path} does not say which model it belongs to.", hint)
+    try:
+        check_name(said.removeprefix("timm/"))
+    except FewshotError:
+        raise FewshotError(f"{found.path} belongs to '{said}', which is no name of timm's.", hint) from None
+    return said.removeprefix("timm/")
+
+
+def _read(found: PeftFolder, settings: AdapterSettings, backbone: Backbone, wanted: Wanted) -> _Read:
+    adapted = changes_of(settings, found.tensors, backbone.module, found.path, backbone.called)
+    classifier = classifier_name(backbone)
+    weight = adapted.saved.pop(f"{classifier}.weight", None)
+    if weight is None or weight.ndim != 2 or weight.shape[1] != backbone.dim:
+        raise FewshotError(
+            f"{found.path} has no classifier: {classifier}.weight, {backbone.dim} values for each class.",
+            f"Train it with modules_to_save=['{classifier}'].",
+        )
+    bias = adapted.saved.pop(f"{classifier}.bias", weight.new_zeros(len(weight)))
+    if tuple(bias.shape) != (len(weight),):
+        raise FewshotError(f"{found.path} has a classifier whose bias does not fit its weight.", "Save it again.")
+    note = found.untouched
+    head = Head(weight.float(), bias.float(), unit_norm=note.header.unit_norm if note else False)
+    delta = adapted.delta | saved_changes(adapted.saved, backbone.module, found.path)
+    classes = _classes(found, wanted.classes, len(weight))
+    if note is not None and wanted.values in (None, note.values):
+        ordered = {name: delta[name] for name in note.header.shapes if name in delta}
+        return _Read(ordered, head, _restored(note, ordered, classes), note.values, note.head, True)
+    header = _header(found, settings, backbone, delta, head, classes)
+    return _Read(delta, head, header, wanted.values or "float32", "float32", False)
+
+
+def _classes(found: PeftFolder, given: Sequence[str] | None, way: int) -> tuple[str, ...]:
+    """The names of the classifier's rows."""
+    names = tuple(given) if given is not None else found.note.header.classes if found.note else None
+    hint = f"Give --classes {way} names separated by commas, or a file with one on each line, in its own order."
+    if names is None:
+        raise FewshotError(f"{found.path} does not name its {way} classes.", hint)
+    if len(names) != way:
+        raise FewshotError(f"{found.path} tells {way} classes apart, and {len(names)} names are given.", hint)
+    if len(set(names)) < way or "" in names or way < 2:
+        raise FewshotError("Classes need to be at least two, with a name each, and no name twice.", hint)
+    return names
+
+
+def _restored(note: Note, delta: Mapping[str, Change], classes: tuple[str, ...]) -> Header:
+    """The header of the delta file that was exported."""
+    return note.header.model_copy(
+        update={
+            "classes": classes,
+            "shapes": {name: tuple(change.shape) for name, change in delta.items()},
+            "touched": {name: digest for name, digest in note.touched.items() if name in delta},
+        }
+    )
+
+
+def _header(
+    found: PeftFolder,
+    settings: AdapterSettings,
+    backbone: Backbone,
+    delta: Mapping[str, Change],
+    head: Head,
+    classes: tuple[str, ...],
+) -> Header:
+    """The header of a delta file of an adapter about whose training nothing is known but its settings."""
+    said = {name: value for name, value in found.config.items() if value not in (None, {}, [])}
+    return Header(
+        base=facts_of(backbone),
+        classes=classes,
+        unit_norm=head.unit_norm,
+        shapes={name: tuple(change.shape) for name, change in delta.items()},
+        touched={name: fingerprint({name: backbone.params[name]}) for name in delta},
+        recipe={"method": {"name": _method(settings), "config": said}},
+        provenance=Provenance(
+            seed=0,
+            images=0,
+            data=found.digest,
+            learned_from=(),
+            expected_accuracy=Expected(
+                mean=None, low=None, high=None, how="imported from PEFT; `fewshot eval FILE FOLDER` measures it"
+            ),
+            versions=versions() | _peft_version(found.config),
+        ),
+    )
+
+
+def _method(settings: AdapterSettings) -> str:
+    return f"peft {settings.peft_type.lower()}"
+
+
+def _peft_version(config: Mapping[str, Any]) -> dict[str, str]:
+    said = config.get("peft_version")
+    return {"peft": said} if isinstance(said, str) else {}
+
+
+def _peft_logits(folder: Path, backbone: Backbone, head: Head, pictures: Tensor) -> Tensor:
+    """What PEFT makes of the adapter, for a head on unit-norm features divided by the features' norm."""
+    plain, _ = with_base(backbone, len(head.weight))
+    answers = answers_of(with_adapter(plain, folder))
+    parts = torch.split(backbone.normalised(pictures), backbone.chunk)
+    logits = torch.cat([answers(part) for part in parts])
+    if not head.unit_norm:
+        return logits
+    model: Any = plain  # PEFT put the adapter into its layers
+    with torch.no_grad():
+        features = torch.cat([model.forward_head(model.forward_features(part), pre_logits=True) for part in parts])
+    scaled: Tensor = logits / features.norm(dim=1, keepdim=True)
+    return scaled
+
+
+def _compared(exact: Tensor, written: Tensor, reference: Tensor, values: Values) -> tuple[float, float]:
+    """How far the file's logits are from the reference's, and the share of the answers that agree.
+
+    Raises CheckFailed where what was read is not what PEFT reads, or rounding changes answers.
+    """
+    largest = max(1.0, float(reference.abs().max()))
+    apart = float((exact - reference).abs().max())
+    if not apart <= TOLERANCE * largest:
+        raise CheckFailed(
+            f"PEFT gives other answers with this adapter: logits differ by up to {apart:g}.",
+            "Nothing was written. Are these the weights it was trained on? If so, please report it.",
+        )
+    agreement = float((written.argmax(1) == reference.argmax(1)).float().mean())
+    if agreement < 1 - MOST_CHANGED:
+        raise CheckFailed(
+            f"Kept as {values}, the changes give other answers on {1 - agreement:.0%} of the images.",
+            "Nothing was written. Give --values float32.",
+        )
+    return float((written - reference).abs().max()), agreement

@@ -1,0 +1,1 @@
+"""From many data sets to a bank."""

@@ -1,0 +1,1 @@
+"""What a file holds and comes from; composing, pushing and pulling it."""

@@ -1,0 +1,272 @@
+"""One classifier from those of several users on the same base, and what they disagree on."""
+
+import hashlib
+import math
+import time
+from collections.abc import Sequence, Set
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from fewshot_cli import __version__
+from fewshot_cli.engine.delta.change import Change, Delta, all_values, density, negated, plus, scaled
+from fewshot_cli.engine.delta.merging import JoinedHead, Overlap, dare, joined, overlaps, survival, ties, total
+from fewshot_cli.engine.head.linear import Head
+from fewshot_cli.engine.model.backbone import parameter_shapes
+from fewshot_cli.errors import CheckFailed, FewshotError
+from fewshot_cli.formats.delta.file import (
+    HEAD_VALUES,
+    DeltaFile,
+    Expected,
+    Header,
+    HeadValues,
+    Provenance,
+    as_stored,
+    head_as_stored,
+    read_delta_file,
+    write_delta_file,
+)
+from fewshot_cli.formats.delta.rounding import BITS, Values
+from fewshot_cli.formats.weights import agreed_licence
+from fewshot_cli.jobs.models import check_shapes, plain_head, read_on_one_base
+from fewshot_cli.jobs.progress import Progress
+from fewshot_cli.jobs.run_record import Report, versions, write_run
+from fewshot_cli.storage.atomic import check_writable, staged
+
+Rule = Literal["add", "ties", "dare"]
+DENSITIES = {"ties": 0.2, "dare": 0.1}
+"""The share of its values that each delta keeps: the papers' own."""
+COMPOSED = "composed with others"
+MOST_LAYERS = 10  # to name among those that disagree
+
+
+@dataclass(frozen=True)
+class How:
+    """The rule of composing, and how the file keeps the changes.
+
+    `density` is the share of its values that each delta keeps; None takes the paper's. `values` None takes the fewest
+    bits, of those that one of the files is kept in, that lose nothing, else float32.
+    """
+
+    rule: Rule = "add"
+    scale: float = 1.0
+    density: float | None = None
+    seed: int = 0
+    values: Values | None = None
+
+    def __post_init__(self) -> None:
+        if self.density is not None and self.rule == "add":
+            raise FewshotError(
+                "--density is the share of values that ties and dare keep; add keeps all.",
+                "Leave it out, or give --rule ties or --rule dare.",
+            )
+        if self.density is not None and not 0 < self.density <= 1:
+            raise FewshotError(
+                f"A density of {self.density:g} is not above 0 and at most 1.", "Give another --density."
+            )
+        if not math.isfinite(self.scale):
+            raise FewshotError(f"A scale of {self.scale} is no number to multiply by.", "Give another --scale.")
+
+    @property
+    def kept(self) -> float:
+        return self.density if self.density is not None else DENSITIES.get(self.rule, 1.0)
+
+    def of(self, deltas: Sequence[Delta], names: Sequence[str]) -> dict[str, Change]:
+        """The composed delta; `names` decide the random numbers of each."""
+        match self.rule:
+            case "add":
+                found = total(deltas)
+            case "ties":
+                found = ties(deltas, self.kept)
+            case "dare":
+                found = dare(deltas, self.kept, self.seed, names)
+        return found if self.scale == 1 else scaled(found, self.scale)
+
+
+def compose(files: Sequence[Path], output: Path, how: How, progress: Progress) -> Report:
+    """Writes one classifier with all classes of several delta files, and reports where they meet and disagree.
+
+    The order of the files changes nothing but the order of the report. Raises FewshotError for files that don't go
+    together, and CheckFailed where what was written does not read back as what was composed.
+    """
+    start = time.perf_counter()
+    check_writable(output)
+    read = _read(files, output)
+    ordered = sorted(read, key=lambda file: file.digest)
+    deltas = [file.delta for file in ordered]
+    with progress.track("composing") as advance:
+        advance(0, 3)
+        exact = how.of(deltas, [file.digest for file in ordered])
+        head = joined(
+            [plain_head(file, output, COMPOSED) for file in ordered], [file.header.classes for file in ordered]
+        )
+        values = how.values or _narrowest(exact, {file.stored.values for file in ordered}, how.seed)
+        delta, head_values = as_stored(exact, values, how.seed), _narrowest_head(head.head)
+        advance(1, 3)
+        header = _header(ordered, delta, head, how)
+        with staged(output) as draft:
+            size = write_delta_file(draft, header, delta, head.head, values, head_values)
+            _prove(draft, delta, head)
+        advance(2, 3)
+        met = overlaps(deltas)
+    factors = {file.digest: factor for file, factor in zip(ordered, head.factors, strict=True)}
+    base = header.base
+    report: Report = {
+        "command": "compose",
+        "version": __version__,
+        "seed": how.seed,
+        "backbone": base.backbone,
+        "method": "compose",
+        "rule": how.rule,
+        "scale": how.scale,
+        "kept": how.kept,
+        "file": str(output),
+        "bytes": size,
+        "density": density(delta, base.size),
+        "values": {"stored": values, "head": head_values, "exact": _same(delta, exact)},
+        "classes": list(header.classes),
+        "shared_classes": _shared_classes(files, read, head),
+        "files": [
+            {
+                "file": str(path),
+                "sha256": file.digest,
+                "method": file.header.method,
+                "classes": list(file.header.classes),
+                "bank": file.header.provenance.bank,
+                "density": density(file.delta, base.size),
+                "survival": survival(file.delta, delta),
+                "head_factor": factors[file.digest],
+            }
+            for path, file in zip(files, read, strict=True)
+        ],
+        "weights": _weights(met),
+        "seconds": {"total": round(time.perf_counter() - start, 3)},
+    }
+    write_run(output, report)
+    return report
+
+
+def _read(files: Sequence[Path], output: Path) -> list[DeltaFile]:
+    """The classifiers. Raises FewshotError unless they are several, on one base, with heads that can be joined."""
+    if len(files) < 2:
+        raise FewshotError("A single delta file is nothing to compose.", "Name two or more, on the same base.")
+    for path in files:
+        if output.exists() and path.exists() and output.samefile(path):
+            raise FewshotError(f"{output} is one of the files to compose.", "Choose another output with -o.")
+    read = read_on_one_base(files)
+    base = read[0].header.base
+    shapes = parameter_shapes(base.backbone, base.preprocessing.size[0])
+    first: dict[str, Path] = {}
+    for path, file in zip(files, read, strict=True):
+        if first.setdefault(file.digest, path) != path or files.count(path) > 1:
+            raise FewshotError(f"{first[file.digest]} and {path} are the same classifier.", "Name each once.")
+        head, first_head = plain_head(file, path, COMPOSED), plain_head(read[0], files[0], COMPOSED)
+        if head.dim != first_head.dim:
+            raise FewshotError(f"{files[0]} and {path} have heads for different features.", "Make one of them again.")
+        if head.unit_norm != first_head.unit_norm:
+            one, other = (path, files[0]) if head.unit_norm else (files[0], path)
+            raise FewshotError(
+                f"The head of {one} works on features of unit norm and that of {other} does not, so their answers "
+                "can't be compared.",
+                "Adapt both with recipes of one kind: `fewshot inspect FILE` tells of each.",
+            )
+        # Or else a file of a few bytes could have a product of factors take any amount of memory.
+        check_shapes(file.header.shapes, shapes, base.backbone, path)
+    return read
+
+
+def _header(files: Sequence[DeltaFile], delta: Delta, head: JoinedHead, how: How) -> Header:
+    provenances = [file.header.provenance for file in files]
+    banks = {provenance.bank for provenance in provenances}
+    licence = agreed_licence(file.header.base.licence for file in files)
+    settings = {"name": "compose", "rule": how.rule, "scale": how.scale, "density": how.kept}
+    return Header(
+        base=files[0].header.base.model_copy(update={"licence": licence}),
+        classes=head.classes,
+        unit_norm=head.head.unit_norm,
+        shapes={name: tuple(change.shape) for name, change in delta.items()},
+        touched={name: value for file in files for name, value in file.header.touched.items() if name in delta},
+        recipe={"method": settings},
+        provenance=Provenance(
+            seed=how.seed,
+            images=sum(provenance.images for provenance in provenances),
+            data=hashlib.sha256(" ".join(provenance.data for provenance in provenances).encode()).hexdigest(),
+            learned_from=tuple(sorted({image for provenance in provenances for image in provenance.learned_from})),
+            expected_accuracy=Expected(
+                mean=None, low=None, high=None, how="composed of others; `fewshot eval FILE FOLDER` measures it"
+            ),
+            versions=versions(),
+            bank=banks.pop() if len(banks) == 1 else None,
+            parents=tuple(file.digest for file in files),
+        ),
+    )
+
+
+def _narrowest(delta: Delta, kinds: Set[Values], seed: int) -> Values:
+    """The kind of fewest bits that keeps every number of the delta as it is: float32, if none of these does."""
+    for kind in sorted(kinds - {"float32"}, key=lambda kind: (BITS[kind], kind)):
+        with suppress(FewshotError):  # more than float16 holds
+            if _same(as_stored(delta, kind, seed), delta):
+                return kind
+    return "float32"
+
+
+def _narrowest_head(head: Head) -> HeadValues:
+    for kind in HEAD_VALUES:
+        with suppress(FewshotError):
+            if torch.equal(head_as_stored(head, kind).weight, head.weight):
+                return kind
+    return "float32"
+
+
+def _same(first: Delta, second: Delta) -> bool:
+    return not any(all_values(left).any() for left in plus(first, negated(second)).values())
+
+
+def _prove(path: Path, delta: Delta, head: JoinedHead) -> None:
+    """Raises CheckFailed unless the file holds exactly this delta and head."""
+    file = read_delta_file(path)
+    written = plain_head(file, path, COMPOSED)
+    same = torch.equal(written.weight, head.head.weight) and torch.equal(written.bias, head.head.bias)
+    if not same or not _same(file.delta, delta):
+        raise CheckFailed(
+            "The file does not hold the classifier that was composed.",
+            "Nothing was written. This is a fault of fewshot: please report it.",
+        )
+
+
+def _shared_classes(files: Sequence[Path], read: Sequence[DeltaFile], head: JoinedHead) -> list[Report]:
+    """The classes that several files know: which, and the lowest cosine between their rows."""
+    return [
+        {
+            "class": name,
+            "files": [str(path) for path, file in zip(files, read, strict=True) if name in file.header.classes],
+            "cosine": cosine,
+        }
+        for name, cosine in head.cosines.items()
+    ]
+
+
+def _weights(met: Sequence[Overlap]) -> Report:
+    """How many of the backbone's weights one file or several change, how far they agree, and where least."""
+    shared, agreeing = sum(layer.shared for layer in met), sum(layer.agreeing for layer in met)
+    mass, cancelled = sum(layer.mass for layer in met), sum(layer.cancelled for layer in met)
+    worst = sorted((layer for layer in met if layer.cancelled > 0), key=lambda layer: -layer.cancelled)
+    return {
+        "changed_by_one": sum(layer.alone for layer in met),
+        "changed_by_several": shared,
+        "signs_agree": agreeing / shared if shared else None,
+        "cancelled": cancelled / mass if mass else 0.0,
+        "disagreements": [
+            {
+                "parameter": layer.parameter,
+                "changed_by_several": layer.shared,
+                "signs_agree": layer.agreeing / layer.shared,
+                "cancelled": layer.cancelled / layer.mass,
+            }
+            for layer in worst[:MOST_LAYERS]
+        ],
+    }

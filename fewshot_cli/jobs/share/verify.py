@@ -1,0 +1,85 @@
+"""Whether a delta file is what it says: its hash, its base, and a round trip."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from fewshot_cli import __version__
+from fewshot_cli.engine.delta.change import all_values
+from fewshot_cli.engine.head.linear import Head
+from fewshot_cli.engine.model.model import Model
+from fewshot_cli.errors import CheckFailed, FewshotError
+from fewshot_cli.formats.delta.file import DeltaFile, read_delta_file, write_delta_file
+from fewshot_cli.formats.kinds import DELTA
+from fewshot_cli.jobs.models import Source, adapted_of, check_base, load_base
+from fewshot_cli.jobs.run_record import Report
+
+
+def verify(path: Path, source: Source, device: torch.device) -> Report:
+    """What was checked.
+
+    Raises CheckFailed at the first check that does not hold, FewshotError where there is no file, or no base to check
+    it against.
+    """
+    if not path.is_file():
+        raise FewshotError(f"There is no delta file '{path}'.", "`fewshot adapt FOLDER -o FILE` makes one.")
+    with _a_failed_check():
+        file = read_delta_file(path)
+    backbone = load_base(file, source, device)
+    with _a_failed_check():
+        check_base(file, backbone, path)
+    blank = torch.zeros(2, 3, *backbone.preprocessing.size, dtype=torch.uint8)
+    blank[1] = 255
+    logits = Model(backbone, adapted_of(file, path)).logits(blank)
+    if not bool(torch.isfinite(logits).all()):
+        raise CheckFailed(f"{path} gives answers that are not numbers.", "Make it again with `fewshot adapt`.")
+    return {
+        "command": "verify",
+        "version": __version__,
+        "file": str(path),
+        "backbone": backbone.name,
+        "checks": {
+            "content hash": file.digest,
+            "base weights": file.header.base.fingerprint,
+            "round trip": _round_trip(path, file),
+            "answers": "finite on a black and a white picture",
+        },
+    }
+
+
+@contextmanager
+def _a_failed_check() -> Iterator[None]:
+    """What is wrong with the file is what `verify` was to find out."""
+    try:
+        yield
+    except FewshotError as error:
+        raise CheckFailed(error.problem, error.hint) from None
+
+
+def _round_trip(path: Path, file: DeltaFile) -> str:
+    """Writes the file again beside nothing of the user's, reads it back, and compares content hashes.
+
+    A file of an older version, which is written as one of this, is compared by its numbers.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy.fewshot"
+        stored = file.stored
+        write_delta_file(copy, file.header, file.delta, file.head, stored.values, stored.head, file.graft, file.support)
+        again = read_delta_file(copy)
+    if file.stored.version == 1 and _same_numbers(file, again):
+        return f"written again as version {DELTA.version}, it has the same numbers"
+    if again.digest != file.digest:
+        raise CheckFailed(
+            f"{path}, written again, is another file: {again.digest[:12]}, not {file.digest[:12]}.", "Please report it."
+        )
+    return "written again, it is the same"
+
+
+def _same_numbers(one: DeltaFile, other: DeltaFile) -> bool:
+    if not isinstance(one.head, Head) or not isinstance(other.head, Head):
+        return False
+    heads = torch.equal(one.head.weight, other.head.weight) and torch.equal(one.head.bias, other.head.bias)
+    return heads and all(torch.equal(all_values(one.delta[name]), all_values(other.delta[name])) for name in one.delta)

@@ -1,0 +1,141 @@
+"""The model card: what a delta file or a bank is, for those who find it on the Hugging Face hub, as Markdown.
+
+Everything that a file says is foreign text: it is escaped, quoted for the shell, or dumped as YAML.
+"""
+
+import hashlib
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+from typing import Any
+from urllib.parse import quote, unquote
+
+import yaml
+
+from fewshot_cli.reports.documents.results_table import escaped
+from fewshot_cli.reports.layout import interval, percent, printable, size
+from fewshot_cli.reports.licences import is_timms_word, licence_metadata, meaning
+from fewshot_cli.reports.terminal import bank
+from fewshot_cli.reports.terminal.lineage import Report, ancestors, base_line, told
+
+HERE = Path(__file__).parent
+SOMEWHERE = "OWNER/NAME"
+"""In the place of a repository, while there is none."""
+_SIGNATURE = re.compile(r"<!-- fewshot card of (\S*), (\w{64}) -->\n$")
+
+
+def card(report: Report, hub_id: str | None = None, timms_licence: str = "unknown", repository: str = SOMEWHERE) -> str:
+    """The card of what `inspect` reports. `hub_id` is where the hub has the base's weights, if it has them."""
+    from jinja2 import Environment, StrictUndefined
+
+    report = printable(report)
+    name = PurePath(report["file"]).name
+    thing = "bank" if is_bank(report) else "classifier"
+    cards = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    cards.filters.update(md=escaped, code=code, percent=percent, size=size)
+    text = cards.from_string((HERE / "card.md.j2").read_text(encoding="utf-8")).render(
+        front=yaml.safe_dump(front_matter(report, name, hub_id), sort_keys=False, allow_unicode=True),
+        report=report,
+        name=name,
+        thing=thing,
+        is_timms=is_timms_word(report["licence"]),
+        licence=meaning(report["licence"], thing, timms_licence),
+        bank=bank,
+        interval=interval,
+        recipe=fenced(yaml.safe_dump(report["recipe"], sort_keys=False, allow_unicode=True), "yaml"),
+        use=fenced("\n".join(commands(report, name, repository)), "bash"),
+        chain="\n".join(chain_lines(report["chain"])),
+        chain_base=base_line(report["chain"]["base"]),
+    )
+    return text + f"<!-- fewshot card of {quote(name)}, {_hash(text)} -->\n"
+
+
+def subject(text: str) -> str | None:
+    """The name of the file that a card is about, if `card` made it and nobody has changed it since; else None."""
+    text = text.replace("\r\n", "\n")
+    found = _SIGNATURE.search(text)
+    return unquote(found[1]) if found and found[2] == _hash(text[: found.start()]) else None
+
+
+def is_bank(report: Report) -> bool:
+    return "experts" in report
+
+
+def front_matter(report: Report, name: str, hub_id: str | None) -> dict[str, Any]:
+    """What the hub files the card under. The base is named only where its weights are known to be the hub's."""
+    known = hub_id is not None and is_timms_word(report["licence"])
+    tags = ["fewshot", "few-shot-learning", "timm", *(["meta-learning"] if is_bank(report) else [])]
+    return {
+        **licence_metadata(report["licence"]),
+        "library_name": "fewshot",
+        "pipeline_tag": "image-classification",
+        **({"base_model": hub_id, "base_model_relation": "adapter"} if known else {}),
+        "tags": tags,
+        **_model_index(report, name),
+    }
+
+
+def _model_index(report: Report, name: str) -> dict[str, Any]:
+    """What was measured, as the hub lists it; nothing where nothing was."""
+    if is_bank(report):
+        what = "mean accuracy on held-out tasks"
+        measured = {f"{data} (held-out tasks)": accuracy for data, accuracy in report["validation"].items()}
+    else:
+        expected = report["expected_accuracy"]
+        what = f"accuracy, estimated: {expected['how']}"
+        measured = {"its own images, each held out": expected["mean"]} if expected["mean"] is not None else {}
+    if not measured:
+        return {}
+    task = {"type": "image-classification", "name": "Image Classification"}
+    results = [
+        {
+            "task": task.copy(),  # or else YAML writes a reference to the first
+            "dataset": {"type": "imagefolder", "name": data},
+            "metrics": [{"type": "accuracy", "name": what, "value": accuracy}],
+        }
+        for data, accuracy in measured.items()
+    ]
+    return {"model-index": [{"name": name, "results": results}]}
+
+
+def commands(report: Report, name: str, repository: str) -> list[str]:
+    """How to get the file and use it, as lines for a shell."""
+    file = shlex.quote(name)
+    weights = "" if is_timms_word(report["licence"]) else " --weights FILE"
+    use = (
+        f"fewshot adapt photos/ --bank {file} -o my.fewshot{weights}"
+        if is_bank(report)
+        else f"fewshot predict {file} photos/{weights}"
+    )
+    return ["pip install fewshot-cli", f"fewshot pull {repository} --file {file}", use]
+
+
+def chain_lines(link: Report, depth: int = 0) -> Iterator[str]:
+    """The chain as a nested list, the file itself first."""
+    name, facts = told(link)
+    yield f"{'  ' * depth}* **{escaped(name)}** {escaped(facts)}"
+    for older in ancestors(link):
+        yield from chain_lines(older, depth + 1)
+
+
+def code(text: str) -> str:
+    """The text in one line, letter by letter, as code."""
+    text = " ".join(text.split())
+    ticks = "`" * (_longest_ticks(text) + 1)
+    pad = " " if text[:1] == "`" or text[-1:] == "`" else ""
+    return f"{ticks}{pad}{text}{pad}{ticks}"
+
+
+def fenced(text: str, language: str) -> str:
+    """The text as a block of code that it can't end itself."""
+    ticks = "`" * max(3, _longest_ticks(text) + 1)
+    return f"{ticks}{language}\n{text.rstrip()}\n{ticks}"
+
+
+def _longest_ticks(text: str) -> int:
+    return max(map(len, re.findall("`+", text)), default=0)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()

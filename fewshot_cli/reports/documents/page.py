@@ -1,0 +1,77 @@
+"""A comparison of recipes, a delta file on a folder, or a bank, as one HTML file: no network, no script, no font."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fewshot_cli.reports.figures import bank as bank_plots
+from fewshot_cli.reports.figures import comparison as plots
+from fewshot_cli.reports.layout import interval, percent, printable, size
+from fewshot_cli.reports.terminal import bank, comparison
+from fewshot_cli.reports.terminal import evaluate as evaluation
+
+HERE = Path(__file__).parent
+MOST_CLASSES = 30  # whose answers still make a table that one reads
+
+
+def html(report: dict[str, Any]) -> str:
+    """The page: what was found in a sentence, pictures, tables, and what it takes to repeat the run."""
+    report = printable({key: value for key, value in report.items() if key != "results"})  # many, and not shown
+    *rows, last = comparison.columns(report)
+    shown = [last, *rows]  # over all comes first: a wide table is cut at the right
+    return _page(
+        "comparison.html",
+        report=report,
+        answer=answer(report),
+        comparison=comparison,
+        recipes=comparison.ranked(report),
+        columns=shown,
+        leaders={row: comparison.leaders(report, row) for row in shown},
+        plots=plots.plots(report),
+        percent=percent,
+        size=size,
+    )
+
+
+def evaluation_page(report: dict[str, Any]) -> str:
+    """The page of one delta file on one folder: its accuracy, each class, and what is taken for what."""
+    report = printable(report)
+    rows = evaluation.by_class(report)
+    return _page("evaluation.html", report=report, rows=rows, interval=interval, percent=percent, most=MOST_CLASSES)
+
+
+def bank_page(report: dict[str, Any]) -> str:
+    """The page of a bank: what it is, its picture, the numbers in it, and where it comes from."""
+    report = printable(report)
+    return _page("bank.html", report=report, bank=bank, plot=bank_plots.picture_in_page(report))
+
+
+def _page(template: str, **content: Any) -> str:
+    from jinja2 import Environment, StrictUndefined
+
+    pages = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    pages.filters["capitalize_first"] = lambda text: text[:1].upper() + text[1:]
+    css, page = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", template))
+    return pages.from_string(page).render(css=css, as_yaml=_as_yaml, **content)
+
+
+def answer(report: dict[str, Any]) -> str:
+    """What was found, in a sentence or two."""
+    best, *others = comparison.ranked(report)
+    names = list(report["data"])
+    where = f"on {names[0]}" if len(names) == 1 else f"over {len(names)} data sets"
+    first = f"{best} answers {comparison.score(report['methods'][best])} % right {where}."
+    if not others:
+        return first
+    against = [pair for pair in comparison.shown_pairs(report) if pair["first"] == best]
+    beaten = [pair["second"] for pair in against if comparison.is_shown(pair)]
+    if len(beaten) == len(others):
+        return f"{first} It is better than every other recipe." if len(others) > 1 else f"{first} {beaten[0]} is worse."
+    alike = [recipe for recipe in others if recipe not in beaten]
+    whom = comparison.said(alike) if len(alike) <= 3 else f"{len(alike)} of the {len(others)} others"
+    return f"{first} No difference is shown to {whom}."
+
+
+def _as_yaml(content: Any) -> str:
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True).rstrip()

@@ -1,0 +1,29 @@
+"""What `demo` did, step by step."""
+
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from fewshot_cli.reports.terminal.adapt import adapted
+from fewshot_cli.reports.terminal.evaluate import evaluated
+from fewshot_cli.reports.terminal.predict import predicted
+
+
+def demonstrated(report: dict[str, Any]) -> RenderableType:
+    """The three reports under the commands that would make them."""
+    kept = report["folder"]
+    steps = (
+        (f"fewshot adapt known/ -o demo.fewshot --recipe {report['recipe']}", adapted(report["adapt"])),
+        ("fewshot eval demo.fewshot unseen/", evaluated(report["eval"])),
+        ("fewshot predict demo.fewshot unseen/*/*.jpg", predicted(report["predict"])),
+    )
+    lines: list[RenderableType] = []
+    for command, picture in steps:
+        lines += [Text.assemble(("$ ", "dim"), (command, "bold cyan")), picture, Text()]
+    where = (
+        f"Pictures and classifier are in {kept}."
+        if kept
+        else "Nothing is kept; -o FOLDER keeps the pictures and the classifier."
+    )
+    return Group(*lines, Text(where, style="dim"))

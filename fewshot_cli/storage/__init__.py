@@ -1,0 +1,1 @@
+"""Where things lie: atomic writes, caches, journals, the hub."""
