@@ -3,9 +3,9 @@
     pip install 'fewshot-cli[fuzz]'                  (Linux on x86-64: atheris has wheels for no other)
     python benchmarks/fuzz_delta.py [--seconds 120] [--keep FOLDER]
 
-Begins from tests/files/corpus. Half of the inputs are files as they come; the other half are given a right list of
-tensors and a right hash, so that what lies behind these is reached too. What it finds is left in FOLDER, to be put into
-the corpus as `bad-WHAT.fewshot` (or `good-`), which the tests read.
+Begins from tests/formats/delta/corpus. Half of the inputs are files as they come; the other half are given a right
+list of tensors and a right hash, so that what lies behind these is reached too. What it finds is left in FOLDER, to be
+put into the corpus as `bad-WHAT.fewshot` (or `good-`), which the tests read.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import tempfile
 import zlib
 from pathlib import Path
 
-CORPUS = Path(__file__).resolve().parents[1] / "tests" / "files" / "corpus"
+CORPUS = Path(__file__).resolve().parents[1] / "tests" / "formats" / "delta" / "corpus"
 
 
 def main() -> None:

@@ -272,7 +272,7 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def reference() -> ModuleType:
-    """tests/engine/test_smat.py, which holds the plain episode."""
+    """tests/engine/meta/smat/test_loss.py, which holds the plain episode."""
     path = Path(__file__).resolve().parents[1] / "tests" / "engine" / "test_smat.py"
     spec = importlib.util.spec_from_file_location("test_smat", path)
     assert spec and spec.loader

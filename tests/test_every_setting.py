@@ -171,12 +171,12 @@ VALUES: dict[str, Any] = {
 """Another valid value of each setting, by the class that has it."""
 
 ELSEWHERE = {
-    "Recipe.backbone": "tests/jobs/test_compose.py",
-    "Recipe.image_size": "tests/jobs/test_compose.py",
-    "Recipe.bank": "tests/jobs/test_banks.py",
-    "Recipe.density": "tests/jobs/test_banks.py",
-    "MetaRecipe.backbone": "tests/jobs/test_meta_tune.py",
-    "MetaRecipe.image_size": "tests/jobs/test_meta_tune.py",
+    "Recipe.backbone": "tests/jobs/share/test_compose.py",
+    "Recipe.image_size": "tests/jobs/share/test_compose.py",
+    "Recipe.bank": "tests/jobs/test_initialisation.py",
+    "Recipe.density": "tests/jobs/test_initialisation.py",
+    "MetaRecipe.backbone": "tests/jobs/meta/test_tune.py",
+    "MetaRecipe.image_size": "tests/jobs/meta/test_tune.py",
 }
 """Settings of whole jobs, and the tests that have them change a result."""
 SECTIONS = {

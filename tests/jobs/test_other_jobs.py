@@ -67,7 +67,7 @@ def test_verify_refuses_damage_and_another_base_but_a_missing_file_is_no_check(d
 def test_a_file_of_version_1_has_the_same_numbers_when_written_again():
     from fewshot_cli.jobs.share.verify import _round_trip
 
-    path = Path(__file__).parents[1] / "files" / "data" / "version-1.fewshot"
+    path = Path(__file__).parents[1] / "formats" / "delta" / "data" / "version-1.fewshot"
     assert "same numbers" in _round_trip(path, read_delta_file(path))
 
 

@@ -17,7 +17,7 @@ from fewshot_cli.images.quality.checks import SEVERITIES, checkup
 from fewshot_cli.images.quality.near_duplicates import copies, look
 from fewshot_cli.images.sources.labelled import read_labelled
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared"
+SHARED = Path(__file__).resolve().parents[3].parent / "shared"
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ SHAPES = {
 }
 SEED = 3
 KINDS: tuple[Values, ...] = get_args(Values)
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 VERSION_1 = Path(__file__).parent / "data" / "version-1.fewshot"
 CORPUS = Path(__file__).parent / "corpus"
 

@@ -1,4 +1,4 @@
-"""A delta as an adapter and back again; what PEFT makes of adapters is in tests/jobs/test_peft.py."""
+"""A delta as an adapter and back again; what PEFT makes of adapters is in tests/jobs/interop/test_peft.py."""
 
 import json
 import math

@@ -20,7 +20,7 @@ from fewshot_cli.images.sources.dataset import read_datasets
 from fewshot_cli.images.sources.labelled import read_labelled
 from fewshot_cli.images.sources.leftovers import HIDDEN, LEFTOVERS, OURS, is_our_name, left_over, passed_over
 
-CASES = Path(__file__).resolve().parents[3] / "shared" / "cases"
+CASES = Path(__file__).resolve().parents[4] / "shared" / "cases"
 LEFT = (
     *("@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg", ".DS_Store", "Thumbs.db", "__MACOSX/._a.jpg", "#recycle/b.jpg"),
     *("$RECYCLE.BIN/x.jpg", "System Volume Information/y.jpg", "lost+found/z.jpg", ".ipynb_checkpoints/a.jpg"),

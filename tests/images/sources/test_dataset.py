@@ -31,7 +31,7 @@ from fewshot_cli.images.sources.dataset import Dataset, read_datasets
 from fewshot_cli.images.sources.leftovers import left_over
 from fewshot_cli.images.sources.manifests import listed
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared"
+SHARED = Path(__file__).resolve().parents[3].parent / "shared"
 OMNIGLOT = SHARED / "data" / "omniglot" / "omniglot_background_small.zip"
 SMALL = Preprocessing((32, 32), 1.0, "center", "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 

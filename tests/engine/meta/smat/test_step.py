@@ -274,7 +274,7 @@ def test_a_step_on_a_gpu_waits_for_nothing(random_weights):
 
 # The benchmark.
 
-BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "smat_gpu.py"
+BENCHMARK = Path(__file__).resolve().parents[4] / "benchmarks" / "smat_gpu.py"
 
 
 def benchmarked(*options: str) -> subprocess.CompletedProcess[str]:

@@ -114,7 +114,9 @@ def test_the_module_itself_runs_on_the_arena():
 @pytest.mark.parametrize("isa", ["SSE41", "AVX2", "DEFAULT"])
 def test_it_answers_as_the_module_does_with_the_kernels_of_other_processors(isa):
     """oneDNN takes kernels by instruction set once, when it is first used: hence a process of its own."""
-    told = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_arena as t; t.same_answers()"
+    told = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_delta_swap as t; t.same_answers()"
+    )
     environment = os.environ | {"ONEDNN_MAX_CPU_ISA": isa}
     ran = subprocess.run([sys.executable, "-c", told], env=environment, capture_output=True, timeout=120)
     assert ran.returncode == 0, ran.stderr.decode()
