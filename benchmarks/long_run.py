@@ -38,7 +38,7 @@ from fewshot_cli.engine.meta.domain import Domain
 from fewshot_cli.engine.model.flat_params import FlatBackbone
 from fewshot_cli.formats.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from fewshot_cli.images.sources.dataset import read_datasets
-from fewshot_cli.jobs.benchmark.run import Means
+from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.data import Data, load_data
 from fewshot_cli.jobs.meta.loop import Practice
 from fewshot_cli.jobs.meta.tasks import Ground, ground_of

@@ -237,7 +237,8 @@ def _compare(
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.engine.distributed import joined
     from fewshot_cli.errors import CheckFailed
-    from fewshot_cli.jobs.benchmark.run import Means, compare
+    from fewshot_cli.jobs.benchmark.run import compare
+    from fewshot_cli.jobs.context import Means
     from fewshot_cli.reports.terminal.comparison import compared
     from fewshot_cli.storage.atomic import write_atomically
 
@@ -278,7 +279,7 @@ def _again(
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.engine.distributed import joined
     from fewshot_cli.jobs.benchmark.reproduce import repeat
-    from fewshot_cli.jobs.benchmark.run import Means
+    from fewshot_cli.jobs.context import Means
     from fewshot_cli.reports.terminal.evaluate import repeated
 
     with joined() as processes:

@@ -13,7 +13,8 @@ from fewshot_cli.errors import FewshotError
 from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.images.sources.dataset import read_datasets
 from fewshot_cli.jobs.benchmark.protocols import protocols
-from fewshot_cli.jobs.benchmark.run import Means, Question, compare
+from fewshot_cli.jobs.benchmark.run import Question, compare
+from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.copies import copies
 from fewshot_cli.jobs.models import Source
 from fewshot_cli.jobs.progress import Unseen

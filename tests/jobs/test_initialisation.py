@@ -19,7 +19,8 @@ from fewshot_cli.jobs.benchmark import blocks
 from fewshot_cli.jobs.benchmark.episode_runner import answer_block
 from fewshot_cli.jobs.benchmark.protocols import protocols
 from fewshot_cli.jobs.benchmark.reproduce import repeat
-from fewshot_cli.jobs.benchmark.run import Means, Question, compare
+from fewshot_cli.jobs.benchmark.run import Question, compare
+from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.initialisation import Starts, agreeing, common_base
 from fewshot_cli.jobs.interop.export import export
 from fewshot_cli.jobs.models import Source

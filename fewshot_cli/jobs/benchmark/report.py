@@ -14,7 +14,8 @@ from fewshot_cli.jobs.run_record import Report, code_digest, versions
 from fewshot_cli.storage.episode_journal import Known
 
 if TYPE_CHECKING:
-    from fewshot_cli.jobs.benchmark.run import Means, Question
+    from fewshot_cli.jobs.benchmark.run import Question
+    from fewshot_cli.jobs.context import Means
 
 
 def compared(

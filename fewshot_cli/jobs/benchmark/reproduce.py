@@ -9,7 +9,8 @@ from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.formats.bank import read_bank_header
 from fewshot_cli.images.sources.dataset import Dataset, read_datasets
 from fewshot_cli.jobs.benchmark.protocols import protocols
-from fewshot_cli.jobs.benchmark.run import Means, Question, answered_again
+from fewshot_cli.jobs.benchmark.run import Question, answered_again
+from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.run_record import Report
 from fewshot_cli.recipes import parse_recipe
 from fewshot_cli.storage.episode_journal import read_run

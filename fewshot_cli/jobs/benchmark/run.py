@@ -14,9 +14,8 @@ import torch
 
 from fewshot_cli.engine.adaptation import JoinedImages
 from fewshot_cli.engine.data.domain_pairs import PoolPlan
-from fewshot_cli.engine.data.episode import Pool, join
+from fewshot_cli.engine.data.episode import join
 from fewshot_cli.engine.data.episode_samplers import AnyProtocol, Incremental
-from fewshot_cli.engine.distributed import Processes
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.kinds import DELTA as DELTA_FILE
 from fewshot_cli.images.sources.dataset import Dataset
@@ -24,17 +23,15 @@ from fewshot_cli.jobs.benchmark.blocks import Job, kept, known_blocks, worked
 from fewshot_cli.jobs.benchmark.episode_runner import Ground
 from fewshot_cli.jobs.benchmark.report import compared
 from fewshot_cli.jobs.claim import claimed
+from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.copies import apart
-from fewshot_cli.jobs.data import Data, load_data
+from fewshot_cli.jobs.data import Data, load_data, pool_of
 from fewshot_cli.jobs.features import model_key
 from fewshot_cli.jobs.initialisation import Start, Starts
-from fewshot_cli.jobs.models import Source
-from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.jobs.run_record import Report, code_digest, versions
 from fewshot_cli.recipes import Recipe
 from fewshot_cli.storage.atomic import check_writable, write_atomically
 from fewshot_cli.storage.episode_journal import Journal, check_record, read_run
-from fewshot_cli.storage.feature_cache import FeatureCache
 
 
 @dataclass(frozen=True)
@@ -53,17 +50,6 @@ class Question:
     sources: tuple[str, ...] = ()
     """Where the data sets were read from, as the user named it, and `split`, which of their classes: for the record."""
     split: str | None = None
-
-
-@dataclass(frozen=True)
-class Means:
-    """What a run works with: where weights come from, where it computes, what it remembers, who watches, who helps."""
-
-    source: Source
-    device: torch.device
-    cache: FeatureCache
-    progress: Progress
-    processes: Processes
 
 
 def compare(
@@ -121,11 +107,6 @@ def _check_data(question: Question) -> None:
     for protocol in question.protocols:
         for plan in protocol.pools(list(pools), question.targets):
             protocol.check(join(plan.name, [pools[name] for name in plan.datasets])[0])
-
-
-def pool_of(dataset: Dataset, labels: np.ndarray) -> Pool:
-    domains = np.zeros(len(labels), dtype=np.int64)
-    return Pool(dataset.name, dataset.classes, labels, domains, (dataset.name,), dataset.nodes, dataset.superclasses)
 
 
 def _jobs(recipes: Mapping[str, Recipe], question: Question, means: Means) -> tuple[list[Job], dict[str, Data]]:

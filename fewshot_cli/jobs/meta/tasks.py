@@ -12,8 +12,8 @@ from fewshot_cli.engine.meta.domain import Domain, parted
 from fewshot_cli.engine.meta.settings import Validation
 from fewshot_cli.engine.model.flat_params import FlatBackbone
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.jobs.benchmark.run import Means, pool_of
-from fewshot_cli.jobs.data import Data
+from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.data import Data, pool_of
 from fewshot_cli.methods.meta import EpisodicMethod
 from fewshot_cli.recipes import MetaRecipe
 

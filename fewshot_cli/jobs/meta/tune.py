@@ -18,7 +18,7 @@ from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.bank import BankHeader, BankProvenance, Values, write_bank
 from fewshot_cli.formats.checkpoint import Checkpoint, checkpoint_path, read_checkpoint, write_checkpoint
 from fewshot_cli.images.sources.dataset import Dataset
-from fewshot_cli.jobs.benchmark.run import Means
+from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.data import Data, load_data
 from fewshot_cli.jobs.graceful_stop import Interrupts
 from fewshot_cli.jobs.meta.log import Log, check_tensorboard, log_path

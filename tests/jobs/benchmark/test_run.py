@@ -22,7 +22,8 @@ from fewshot_cli.jobs.benchmark import episode_runner as answering
 from fewshot_cli.jobs.benchmark.episode_runner import Ground, answer_block
 from fewshot_cli.jobs.benchmark.protocols import protocols
 from fewshot_cli.jobs.benchmark.reproduce import repeat
-from fewshot_cli.jobs.benchmark.run import Means, Question, compare
+from fewshot_cli.jobs.benchmark.run import Question, compare
+from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.models import Source
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.methods.finetune import Finetune

@@ -20,7 +20,7 @@ from fewshot_cli.formats.bank import read_bank
 from fewshot_cli.formats.checkpoint import checkpoint_path, read_checkpoint
 from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.images.sources.dataset import read_datasets
-from fewshot_cli.jobs.benchmark.run import Means
+from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.meta.log import log_path
 from fewshot_cli.jobs.meta.loop import Practice
 from fewshot_cli.jobs.meta.tune import Material, Output, meta_tune
