@@ -41,9 +41,9 @@ from fewshot_cli.engine.delta.change import Sparse
 from fewshot_cli.engine.delta.masks import random_positions
 from fewshot_cli.engine.device import keep_freed_memory
 from fewshot_cli.engine.head.linear import Head, cosine_head
-from fewshot_cli.engine.model.backbone import build_backbone
 from fewshot_cli.engine.model.delta_swap import Arena
 from fewshot_cli.engine.model.model import Model
+from fewshot_cli.engine.model.timm_models import build_backbone
 from fewshot_cli.formats.delta.file import BaseFacts, Expected, Header, Provenance, read_delta_file, write_delta_file
 from fewshot_cli.formats.delta.rounding import Values
 from fewshot_cli.jobs.classify.predict import swapping_looks

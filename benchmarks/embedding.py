@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 
 from fewshot_cli.engine.device import keep_freed_memory
-from fewshot_cli.engine.model.backbone import Backbone, build_backbone
+from fewshot_cli.engine.model.backbone import Backbone
+from fewshot_cli.engine.model.timm_models import build_backbone
 from fewshot_cli.images.drawing import CLASSES, draw
 from fewshot_cli.images.image_ref import StoredFile
 from fewshot_cli.images.sources.class_folders import find_images

@@ -37,8 +37,8 @@ from fewshot_cli.engine.meta.smat.loss import (
     trained,
 )
 from fewshot_cli.engine.meta.smat.router import Routing, is_state, power_iterated, route
-from fewshot_cli.engine.model.backbone import build_backbone
 from fewshot_cli.engine.model.flat_params import FlatBackbone
+from fewshot_cli.engine.model.timm_models import build_backbone
 from fewshot_cli.engine.params import Params
 
 WAY = 10

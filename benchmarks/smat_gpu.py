@@ -31,8 +31,8 @@ from fewshot_cli.engine.meta.smat.loss import DELTA, LOGITS, MULTIPLIERS, Featur
 from fewshot_cli.engine.meta.smat.router import power_iterated
 from fewshot_cli.engine.meta.smat.shape_buckets import bucket_of
 from fewshot_cli.engine.meta.smat.step import SMATStep
-from fewshot_cli.engine.model.backbone import build_backbone
 from fewshot_cli.engine.model.flat_params import FlatBackbone
+from fewshot_cli.engine.model.timm_models import build_backbone
 from fewshot_cli.engine.params import Params
 from fewshot_cli.engine.train.cuda_graphs import WARM_UPS
 

@@ -21,7 +21,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from fewshot_cli.engine.model.backbone import build_backbone
+from fewshot_cli.engine.model.timm_models import build_backbone
 
 ROUNDS = 15
 

@@ -19,8 +19,9 @@ from fewshot_cli.engine.defaults import TRAINING_BETA
 from fewshot_cli.engine.meta.settings import SMATSettings
 from fewshot_cli.engine.meta.smat.gates import gates
 from fewshot_cli.engine.meta.smat.loss import DELTA, LOGITS, start_bank
-from fewshot_cli.engine.model.backbone import Backbone, build_backbone
+from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.engine.model.flat_params import FlatBackbone
+from fewshot_cli.engine.model.timm_models import build_backbone
 from fewshot_cli.formats.bank import BankHeader, BankProvenance, write_bank
 from fewshot_cli.formats.delta.file import BaseFacts
 

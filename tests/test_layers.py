@@ -136,8 +136,8 @@ def test_folders_are_small_and_no_module_is_called_as_one_of_the_standard_librar
     assert named <= {"cli/inspect.py"}  # the name of its command
 
 
-def test_only_the_backbones_import_timm():
-    assert importers_of("timm") == {"engine/model/backbone.py"}
+def test_only_two_files_import_timm():
+    assert importers_of("timm") == {"engine/model/timm_models.py", "engine/model/timm_names.py"}
 
 
 # cli/options.py tells the user what --device may be; it decides nothing.

@@ -155,7 +155,7 @@ def start(quiet: bool, offline: bool) -> "Progress":
 
     progress = progress_on(quiet or int(os.environ.get("RANK", "0")) > 0)  # of many processes the first shows it
     with progress.track("starting"):
-        import_module("fewshot_cli.engine.model.backbone")
+        import_module("fewshot_cli.engine.model.timm_models")
         import_module("fewshot_cli.engine.device").keep_freed_memory()
     return progress
 

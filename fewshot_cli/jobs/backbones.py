@@ -31,7 +31,7 @@ def _all_names() -> list[str]:
         names = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
             return names
-    from fewshot_cli.engine.model.backbone import list_backbones
+    from fewshot_cli.engine.model.timm_names import list_backbones
 
     names = list_backbones()
     with suppress(FewshotError):  # a cache that can't be written is only slower

@@ -12,15 +12,10 @@ from fewshot_cli.engine.adaptation import Adapted
 from fewshot_cli.engine.grafts import Graft, check_graft
 from fewshot_cli.engine.head.linear import Head
 from fewshot_cli.engine.head.transductive import TransductiveHead
-from fewshot_cli.engine.model.backbone import (
-    Backbone,
-    build_backbone,
-    check_name,
-    fingerprint,
-    hub_repository,
-    own_size,
-)
+from fewshot_cli.engine.model.backbone import Backbone, fingerprint
 from fewshot_cli.engine.model.model import Model
+from fewshot_cli.engine.model.timm_models import build_backbone
+from fewshot_cli.engine.model.timm_names import check_name, hub_repository, own_size
 from fewshot_cli.engine.params import total_size
 from fewshot_cli.engine.settings import Settings
 from fewshot_cli.errors import FewshotError

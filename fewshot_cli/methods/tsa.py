@@ -34,7 +34,7 @@ class FeatureMap(GraftSettings):
         return "a linear map follows the backbone, before the cosine of its head (method.map=false learns none)"
 
     def shapes(self, sites: Mapping[str, nn.Module]) -> dict[str, tuple[int, ...]]:
-        from fewshot_cli.engine.model.backbone import feature_dim
+        from fewshot_cli.engine.model.timm_models import feature_dim
 
         if list(sites) != [""]:
             raise ValueError("a map of the features hangs on the backbone itself")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fewshot_cli.engine.model.backbone import list_backbones
+from fewshot_cli.engine.model.timm_names import list_backbones
 
 HEAVY = ("torch", "timm", "scipy", "matplotlib", "huggingface_hub")
 WATCHED = f"""

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fewshot_cli.engine.delta.change import LowRank, Sparse
-from fewshot_cli.engine.model import backbone as backbones_module
+from fewshot_cli.engine.model import timm_models as backbones_module
 from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.formats.delta.file import read_delta_file
 from fewshot_cli.jobs.backbones import backbones

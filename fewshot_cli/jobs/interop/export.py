@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fewshot_cli import __version__
-from fewshot_cli.engine.model.backbone import merged_module, plain_timm_model, state_with
+from fewshot_cli.engine.model.backbone import merged_module, state_with
 from fewshot_cli.engine.model.classifiers import classifier_of, classifier_values
+from fewshot_cli.engine.model.timm_models import plain_timm_model
 from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.formats.onnx import Classifier, onnx_session, write_onnx
 from fewshot_cli.formats.tensors import unshared, write_safetensors

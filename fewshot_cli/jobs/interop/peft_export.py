@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from fewshot_cli import __version__
 from fewshot_cli.engine.delta.peft_adapter import KINDS, PREFIX, adapter_of
-from fewshot_cli.engine.model.backbone import Backbone, classifier_name, hub_repository, plain_options, plain_timm_model
+from fewshot_cli.engine.model.backbone import Backbone
+from fewshot_cli.engine.model.timm_models import classifier_name, plain_options, plain_timm_model
+from fewshot_cli.engine.model.timm_names import hub_repository
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.peft_folder import (
     Note,

@@ -16,8 +16,10 @@ from fewshot_cli.engine.delta.change import Change, density
 from fewshot_cli.engine.delta.peft_adapter import KINDS
 from fewshot_cli.engine.delta.peft_modules import AdapterSettings, adapter_settings, changes_of, saved_changes
 from fewshot_cli.engine.head.linear import Head
-from fewshot_cli.engine.model.backbone import Backbone, check_name, classifier_name, fingerprint
+from fewshot_cli.engine.model.backbone import Backbone, fingerprint
 from fewshot_cli.engine.model.model import Model
+from fewshot_cli.engine.model.timm_models import classifier_name
+from fewshot_cli.engine.model.timm_names import check_name
 from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.formats.delta.file import (
     Expected,

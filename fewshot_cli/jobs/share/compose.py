@@ -15,7 +15,7 @@ from fewshot_cli import __version__
 from fewshot_cli.engine.delta.change import Change, Delta, all_values, density, negated, plus, scaled
 from fewshot_cli.engine.delta.merging import JoinedHead, Overlap, dare, joined, overlaps, survival, ties, total
 from fewshot_cli.engine.head.linear import Head
-from fewshot_cli.engine.model.backbone import parameter_shapes
+from fewshot_cli.engine.model.timm_models import parameter_shapes
 from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.formats.delta.file import (
     HEAD_VALUES,

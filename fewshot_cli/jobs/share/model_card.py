@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fewshot_cli.engine.model.backbone import hub_repository, licence_of
+from fewshot_cli.engine.model.timm_names import hub_repository, licence_of
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.jobs.run_record import Report
 from fewshot_cli.reports.documents.model_card import SOMEWHERE, card, subject

@@ -10,15 +10,10 @@ from torch import nn
 
 from fewshot_cli.engine.head.linear import Head
 from fewshot_cli.engine.model.attention import projections
-from fewshot_cli.engine.model.backbone import (
-    build_backbone,
-    classifier_name,
-    merged_module,
-    plain_timm_model,
-    state_with,
-)
+from fewshot_cli.engine.model.backbone import merged_module, state_with
 from fewshot_cli.engine.model.classifiers import classifier_of, classifier_values
 from fewshot_cli.engine.model.matrices import low_rank_targets
+from fewshot_cli.engine.model.timm_models import build_backbone, classifier_name, plain_timm_model
 from fewshot_cli.engine.params import total_size
 from fewshot_cli.errors import FewshotError
 

@@ -7,17 +7,9 @@ import timm
 import torch
 from timm.data import resolve_model_data_config
 
-from fewshot_cli.engine.model.backbone import (
-    Backbone,
-    build_backbone,
-    check_name,
-    classifier_name,
-    fingerprint,
-    hub_repository,
-    list_backbones,
-    merged_module,
-    plain_timm_model,
-)
+from fewshot_cli.engine.model.backbone import Backbone, fingerprint, merged_module
+from fewshot_cli.engine.model.timm_models import build_backbone, classifier_name, plain_timm_model
+from fewshot_cli.engine.model.timm_names import check_name, hub_repository, list_backbones
 from fewshot_cli.errors import FewshotError
 
 # Plain and relative attention, batch norm, a hidden layer before the classifier, buffers that are no weights.

@@ -13,7 +13,7 @@ from fewshot_cli.engine.adaptation import JoinedImages
 from fewshot_cli.engine.data.episode import Pool
 from fewshot_cli.engine.data.episode_samplers import Fixed
 from fewshot_cli.engine.distributed import Processes
-from fewshot_cli.engine.model.backbone import parameter_shapes
+from fewshot_cli.engine.model.timm_models import parameter_shapes
 from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.images.sources.dataset import read_datasets

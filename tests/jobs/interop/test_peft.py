@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from fewshot_cli.engine.delta.change import LowRank, Sparse, all_values
 from fewshot_cli.engine.head.linear import Head
-from fewshot_cli.engine.model.backbone import build_backbone
+from fewshot_cli.engine.model.timm_models import build_backbone
 from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.formats.delta.file import read_delta_file, write_delta_file
 from fewshot_cli.formats.peft_folder import CONFIG, NOTE, TENSORS

@@ -28,8 +28,8 @@ from fewshot_cli.engine.meta.smat.loss import (
 from fewshot_cli.engine.meta.smat.router import logistic_noise
 from fewshot_cli.engine.meta.smat.shape_buckets import Bucket, bucket_of, padded
 from fewshot_cli.engine.meta.smat.step import SMATStep
-from fewshot_cli.engine.model.backbone import build_backbone
 from fewshot_cli.engine.model.flat_params import FlatBackbone
+from fewshot_cli.engine.model.timm_models import build_backbone
 from fewshot_cli.engine.params import Params
 
 T = TypeVar("T")
