@@ -48,6 +48,10 @@ def compose(
     It knows all their classes. Says which weights and classes they disagree on. Composing says nothing about accuracy:
     `fewshot eval OUT FOLDER` measures it.
     """
+    from fewshot_cli.engine.delta.merging import merge_rule
+
+    chosen = merge_rule(rule, density)
+    early.check_scale(scale)
     early.check_delta_files(files)
     early.check_outputs([output])
     progress = options.start(quiet, offline=True)
@@ -56,4 +60,4 @@ def compose(
     from fewshot_cli.jobs.share.compose import compose as job
     from fewshot_cli.reports.terminal.compose import composed
 
-    show(job(files, output, How(rule, scale, density, seed, values), progress), json, composed)
+    show(job(files, output, How(chosen, scale, seed, values), progress), json, composed)

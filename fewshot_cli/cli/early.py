@@ -1,5 +1,6 @@
 """Mistakes that are told before torch is imported: whatever can be seen without a tensor."""
 
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -95,6 +96,14 @@ def check_class_folders(folder: Path) -> None:
     from fewshot_cli.images.sources.class_folders import read_folder
 
     read_folder(folder)
+
+
+def check_scale(factor: float) -> None:
+    """Raises FewshotError for what is no number to multiply by."""
+    from fewshot_cli.errors import FewshotError
+
+    if not math.isfinite(factor):
+        raise FewshotError(f"A scale of {factor} is no number to multiply by.", "Give another --scale.")
 
 
 def check_repository(name: str) -> None:

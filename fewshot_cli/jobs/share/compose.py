@@ -1,19 +1,20 @@
 """One classifier from those of several users on the same base, and what they disagree on."""
 
 import hashlib
-import math
 import time
 from collections.abc import Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from fewshot_cli import __version__
 from fewshot_cli.engine.delta.change import Change, Delta, all_values, density, negated, plus, scaled
-from fewshot_cli.engine.delta.merging import JoinedHead, Overlap, dare, joined, overlaps, survival, ties, total
+from fewshot_cli.engine.delta.merging import AnyMerge
+from fewshot_cli.engine.delta.merging.add import Add
+from fewshot_cli.engine.delta.merging.overlap import Overlap, overlaps, survival
+from fewshot_cli.engine.head.joining import JoinedHead, joined
 from fewshot_cli.engine.head.linear import Head
 from fewshot_cli.engine.model.timm_models import parameter_shapes
 from fewshot_cli.errors import CheckFailed, FewshotError
@@ -36,53 +37,25 @@ from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.jobs.run_record import Report, versions, write_run
 from fewshot_cli.storage.atomic import check_writable, staged
 
-Rule = Literal["add", "ties", "dare"]
-DENSITIES = {"ties": 0.2, "dare": 0.1}
-"""The share of its values that each delta keeps: the papers' own."""
 COMPOSED = "composed with others"
 MOST_LAYERS = 10  # to name among those that disagree
 
 
 @dataclass(frozen=True)
 class How:
-    """The rule of composing, and how the file keeps the changes.
+    """The rule of merging, how far to go from the base, and how the file keeps the changes.
 
-    `density` is the share of its values that each delta keeps; None takes the paper's. `values` None takes the fewest
-    bits, of those that one of the files is kept in, that lose nothing, else float32.
+    `values` None takes the fewest bits, of those that one of the files is kept in, that lose nothing, else float32.
     """
 
-    rule: Rule = "add"
+    rule: AnyMerge = field(default_factory=Add)
     scale: float = 1.0
-    density: float | None = None
     seed: int = 0
     values: Values | None = None
 
-    def __post_init__(self) -> None:
-        if self.density is not None and self.rule == "add":
-            raise FewshotError(
-                "--density is the share of values that ties and dare keep; add keeps all.",
-                "Leave it out, or give --rule ties or --rule dare.",
-            )
-        if self.density is not None and not 0 < self.density <= 1:
-            raise FewshotError(
-                f"A density of {self.density:g} is not above 0 and at most 1.", "Give another --density."
-            )
-        if not math.isfinite(self.scale):
-            raise FewshotError(f"A scale of {self.scale} is no number to multiply by.", "Give another --scale.")
-
-    @property
-    def kept(self) -> float:
-        return self.density if self.density is not None else DENSITIES.get(self.rule, 1.0)
-
     def of(self, deltas: Sequence[Delta], names: Sequence[str]) -> dict[str, Change]:
         """The composed delta; `names` decide the random numbers of each."""
-        match self.rule:
-            case "add":
-                found = total(deltas)
-            case "ties":
-                found = ties(deltas, self.kept)
-            case "dare":
-                found = dare(deltas, self.kept, self.seed, names)
+        found = self.rule.merged(deltas, names, self.seed)
         return found if self.scale == 1 else scaled(found, self.scale)
 
 
@@ -120,9 +93,9 @@ def compose(files: Sequence[Path], output: Path, how: How, progress: Progress) -
         "seed": how.seed,
         "backbone": base.backbone,
         "method": "compose",
-        "rule": how.rule,
+        "rule": how.rule.rule,
         "scale": how.scale,
-        "kept": how.kept,
+        "kept": how.rule.kept,
         "file": str(output),
         "bytes": size,
         "density": density(delta, base.size),
@@ -182,7 +155,7 @@ def _header(files: Sequence[DeltaFile], delta: Delta, head: JoinedHead, how: How
     provenances = [file.header.provenance for file in files]
     banks = {provenance.bank for provenance in provenances}
     licence = agreed_licence(file.header.base.licence for file in files)
-    settings = {"name": "compose", "rule": how.rule, "scale": how.scale, "density": how.kept}
+    settings = {"name": "compose", "rule": how.rule.rule, "scale": how.scale, "density": how.rule.kept}
     return Header(
         base=files[0].header.base.model_copy(update={"licence": licence}),
         classes=head.classes,
