@@ -8,9 +8,11 @@ import typer
 
 from fewshot_cli.cli import (
     adapt,
+    add_class,
     backbones,
     cache,
     compose,
+    correct,
     demo,
     doctor,
     evaluate,
@@ -23,6 +25,8 @@ from fewshot_cli.cli import (
     pull,
     push,
     recipes,
+    remove_class,
+    rename_class,
     verify,
 )
 
@@ -42,6 +46,10 @@ app.command("meta-tune")(meta_tune.meta_tune)
 app.command("export")(export.export)
 app.command("import")(import_.import_)
 app.command("compose")(compose.compose)
+app.command("add-class")(add_class.add_class)
+app.command("remove-class")(remove_class.remove_class)
+app.command("rename-class")(rename_class.rename_class)
+app.command("correct")(correct.correct)
 app.command("inspect")(inspect.inspect)
 app.command("push")(push.push)
 app.command("pull")(pull.pull)

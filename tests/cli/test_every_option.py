@@ -78,6 +78,10 @@ BASES = {
     "export": "export {file} -o x.out --format safetensors --weights {weights} --json",
     "import": "import {peft} -o y.fewshot --weights {weights} --json",
     "compose": "compose {file} {other} -o z.fewshot --json",
+    "add-class": "add-class {kept} {new}/fish -o g.fewshot --weights {weights} --json",
+    "remove-class": "remove-class {kept} cat -o g.fewshot --json",
+    "rename-class": "rename-class {file} cat zebra -o g.fewshot --json",
+    "correct": "correct {kept} {corrections} -o g.fewshot --weights {weights} --json",
     "inspect": "inspect {file} --json",
     "verify": "verify {file} --weights {weights} --json",
     "doctor": "doctor {drawn} --json",
@@ -190,6 +194,19 @@ EXPECTED: dict[str, dict[str, Expectation]] = {
         "--values": Changes("--values int8"),
         "--seed": Changes("--rule dare --seed 1", "--rule dare"),
     },
+    "add-class": {
+        "--output": Changes("-o h.fewshot"),
+        "--in-place": Refused("--in-place", "--in-place"),
+        "--name": Changes("--name trout"),
+        "--offline": Refused("--offline", "--offline", base="add-class {kept} {new}/fish -o g.fewshot"),
+    },
+    "remove-class": {"--output": Changes("-o h.fewshot"), "--in-place": Refused("--in-place", "--in-place")},
+    "rename-class": {"--output": Changes("-o h.fewshot"), "--in-place": Refused("--in-place", "--in-place")},
+    "correct": {
+        "--output": Changes("-o h.fewshot"),
+        "--in-place": Refused("--in-place", "--in-place"),
+        "--offline": Refused("--offline", "--offline", base="correct {kept} {corrections} -o g.fewshot"),
+    },
     "inspect": {
         "--picture": Changes("--picture x.svg", base="inspect {bank} --json"),
         "--card": Changes("--card x.md"),
@@ -287,7 +304,11 @@ def inputs(tmp_path_factory, file, other, drawn, weights, vit, random_bank) -> d
     bank = random_bank(folder / "my.bank", vit, "dense")
     lora = [str(drawn), "-o", str(folder / "lora.fewshot"), *tiny, "--method", "lora", "--folds", "0"]
     steps = ["--set", "method.tuning.optim.steps=1", "--set", "method.tuning.optim.epochs=0"]
+    kept = [str(drawn), "-o", str(folder / "kept.fewshot"), *tiny, "--method", "ridge", "--keep-support"]
+    write_folder(folder / "new", ("fish",), 2, seed=7, size=64)
+    (folder / "new" / "list.csv").write_text("path,label\nfish/fish-000.jpg,cat\n", encoding="utf-8")
     for words in (
+        ["adapt", *kept],
         ["adapt", *lora, *steps],
         ["export", str(folder / "lora.fewshot"), "-o", str(folder / "peft"), "--format", "peft", *tiny[2:4]],
         ["adapt", str(drawn), "-o", str(folder / "from.fewshot"), "--bank", str(bank), *tiny[2:4]],
@@ -297,7 +318,8 @@ def inputs(tmp_path_factory, file, other, drawn, weights, vit, random_bank) -> d
     (folder / "away").mkdir()
     bank = bank.rename(folder / "away" / "my.bank")  # or else `inspect` finds it beside the file
     names = {"drawn": drawn, "weights": weights, "file": file, "other": other, "bank": bank}
-    names |= {name: folder / name for name in ("sets", "peft")}
+    names |= {name: folder / name for name in ("sets", "peft", "new")}
+    names |= {"kept": folder / "kept.fewshot", "corrections": folder / "new" / "list.csv"}
     names |= {
         "work": folder / "work",
         "day": folder / "things",

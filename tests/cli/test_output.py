@@ -27,6 +27,8 @@ KEYS = {
     "eval": "command version backbone method classes images skipped file accuracy low high n per_class confusion ece",
     "export": "command version backbone classes images file bytes max_abs_diff top1_agreement",
     "compose": "command version seed backbone method classes file bytes density files weights shared_classes seconds",
+    "rename-class": "command version seed backbone method classes images file bytes expected_accuracy accuracy_before "
+    "accuracy_after seconds",
     "inspect": "command version backbone method classes images seed file bytes density expected_accuracy",
     "verify": "command version backbone file",
     "doctor": "command version classes images",
@@ -51,6 +53,7 @@ def call(file, other, drawn, weights, tiny, tmp_path):
         "eval": ["eval", copy, drawn, *base],
         "export": ["export", copy, "-o", tmp_path / "x.onnx", "--format", "onnx", *base],
         "compose": ["compose", copy, other, "-o", tmp_path / "all.fewshot"],
+        "rename-class": ["rename-class", copy, "cat", "zebra", "-o", tmp_path / "renamed.fewshot"],
         "inspect": ["inspect", copy],
         "verify": ["verify", copy, *base],
         "doctor": ["doctor", drawn],

@@ -95,7 +95,7 @@ class Provenance(BaseModel):
     bank: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     """The digest of the bank that it was adapted from."""
     parents: tuple[Digest, ...] = ()
-    """The digests of the delta files that it was composed from."""
+    """The digests of the delta files that it was composed from, or of the one whose classes or labels were changed."""
 
 
 class Header(BaseModel):

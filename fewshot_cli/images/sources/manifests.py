@@ -4,9 +4,10 @@ import csv
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.images.image_ref import Stored, StoredFile
@@ -29,25 +30,55 @@ def listed(path: Path) -> Found:
     """
     labels: dict[Path, str] = {}
     left_out: list[str] = []
-    try:
-        with path.open(encoding=_encoding(path), newline="") as file:
-            for line, where, label in (_json_rows if path.suffix.lower() == ".jsonl" else _csv_rows)(path, file):
-                _check_row(path, line, where, label)
-                if kind := next(filter(None, map(left_over, _written(where).parts)), None):
-                    left_out.append(kind)
-                    continue
-                picture = _picture(path.parent, where)
-                if labels.setdefault(picture, label) != label:
-                    problem = f"{where} is labelled {label!r} here and {labels[picture]!r} before"
-                    raise FewshotError(f"{path}, line {line}: {problem}.", "Keep the right line only.")
-    except UnicodeError:
-        raise FewshotError(f"{path} is not text in UTF-8.", "Save it as UTF-8.") from None
-    except OSError as error:
-        raise FewshotError(f"{path} can't be read: {error.strerror}.", "Check its permissions.") from None
+    for line, where, label in labelled_rows(path):
+        _check_row(path, line, where, label)
+        if kind := next(filter(None, map(left_over, _written(where).parts)), None):
+            left_out.append(kind)
+            continue
+        picture = _picture(path.parent, where)
+        if labels.setdefault(picture, label) != label:
+            problem = f"{where} is labelled {label!r} here and {labels[picture]!r} before"
+            raise FewshotError(f"{path}, line {line}: {problem}.", "Keep the right line only.")
     pictures: dict[str, list[Stored]] = {}
     for picture in sorted(labels, key=order):
         pictures.setdefault(labels[picture], []).append(StoredFile(picture))
     return Found(nfc(path.stem), path, tuple(pictures), pictures.__getitem__, left_out=counted(left_out))
+
+
+def labelled_rows(path: Path, labels: Sequence[str] = LABEL_COLUMNS) -> Iterator[tuple[int, str, str]]:
+    """The line number, path and label of each row, the label in the first column that is called as one of `labels`."""
+    rows = _json_rows if path.suffix.lower() == ".jsonl" else _csv_rows
+    with _opened(path) as file:
+        yield from rows(path, file, labels)
+
+
+def column_names(path: Path) -> list[str]:
+    """What the columns of a CSV file are called, or the keys of the first object of a JSONL file; in small letters."""
+    with _opened(path) as file:
+        if path.suffix.lower() == ".jsonl":
+            return _keys(next((line for line in file if line.strip()), "{}"))
+        with suppress(csv.Error):  # said when the rows are read
+            return [name.casefold() for name in _header(file, LABEL_COLUMNS).names]
+    return []
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    try:
+        with path.open(encoding=_encoding(path), newline="") as file:
+            yield file
+    except UnicodeError:
+        raise FewshotError(f"{path} is not text in UTF-8.", "Save it as UTF-8.") from None
+    except OSError as error:
+        raise FewshotError(f"{path} can't be read: {error.strerror}.", "Check its permissions.") from None
+
+
+def _keys(text: str) -> list[str]:
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError):
+        return []  # said when the rows are read
+    return [key.casefold() for key in row] if isinstance(row, dict) else []
 
 
 def _encoding(path: Path) -> str:
@@ -71,35 +102,53 @@ def _written(where: str) -> PurePosixPath:
 def _picture(folder: Path, where: str) -> Path:
     """The file that a list in `folder` names; backslashes part folders unless a file is called just so."""
     literal = folder / where
-    return literal if "\\" not in where or literal.exists() else folder / _written(where)
+    with suppress(OSError):  # a name that is too long: said when it is read
+        return literal if "\\" not in where or literal.exists() else folder / _written(where)
+    return literal
 
 
-def _csv_rows(path: Path, file: TextIO) -> Iterator[tuple[int, str, str]]:
-    """The line number, path and label of each row of a CSV file whose header names both, among other columns.
+class _Header(NamedTuple):
+    """The line that names the columns of a CSV file: its number, the names, and what parts the cells."""
 
-    Commas, semicolons, tabs or bars part the cells: what the first line says (sep=;), or else what the header fits.
-    """
+    line: int
+    names: list[str]
+    delimiter: str
+
+    def places(self, labels: Sequence[str]) -> list[int | None]:
+        """Where path and label are."""
+        names = [name.casefold() for name in self.names]
+        wanted = (PATH_COLUMNS, labels)
+        return [next((names.index(one) for one in some if one in names), None) for some in wanted]
+
+
+def _header(file: TextIO, labels: Sequence[str]) -> _Header:
+    """The header; what parts cells is what the first line says (sep=;), or else what fits the header best."""
     header = file.readline()
     line, delimiters = 1, DELIMITERS
     if said := _DELIMITER_LINE.fullmatch(header.rstrip("\r\n")):
         delimiters, header, line = said[1], file.readline(), 2
 
-    def columns(delimiter: str) -> list[str]:
-        return [cell.strip() for cell in next(csv.reader([header], delimiter=delimiter), [])]
+    def parted(delimiter: str) -> _Header:
+        cells = next(csv.reader([header], delimiter=delimiter), [])
+        return _Header(line, [cell.strip() for cell in cells], delimiter)
 
-    def places(delimiter: str) -> list[int | None]:
-        names = [name.casefold() for name in columns(delimiter)]
-        wanted = (PATH_COLUMNS, LABEL_COLUMNS)
-        return [next((names.index(one) for one in some if one in names), None) for some in wanted]
+    return max(map(parted, delimiters), key=lambda one: 2 - one.places(labels).count(None))
 
+
+def _csv_rows(path: Path, file: TextIO, labels: Sequence[str]) -> Iterator[tuple[int, str, str]]:
+    """The line number, path and label of each row of a CSV file whose header names both, among other columns.
+
+    Commas, semicolons, tabs or bars part the cells.
+    """
+    line = 1
     try:
-        delimiter = max(delimiters, key=lambda one: 2 - places(one).count(None))
-        names, (where, what) = columns(delimiter), places(delimiter)
+        header = _header(file, labels)
+        (line, names, delimiter), (where, what) = header, header.places(labels)
         if where is None or what is None:
             raise FewshotError(
-                f"{path}, line {line}: there is no column {'path' if where is None else 'label'}, "
+                f"{path}, line {line}: there is no column {'path' if where is None else labels[0]}, "
                 f"only {some(names) or 'nothing'}.",
-                "Begin the file with a header line that names the columns: path,label",
+                f"Begin the file with a header line that names the columns: path,{labels[0]}",
             )
         before = line
         rows = csv.reader(file, delimiter=delimiter)
@@ -124,7 +173,7 @@ def _check_length(path: Path, line: int, cells: list[str], names: list[str], nee
         )
 
 
-def _json_rows(path: Path, file: TextIO) -> Iterator[tuple[int, str, str]]:
+def _json_rows(path: Path, file: TextIO, labels: Sequence[str]) -> Iterator[tuple[int, str, str]]:
     """The line number, path and label of each object; numbers are labels, too, but no label is none."""
     for line, text in enumerate(file, 1):
         if not text.strip():
@@ -135,10 +184,10 @@ def _json_rows(path: Path, file: TextIO) -> Iterator[tuple[int, str, str]]:
             raise FewshotError(f"{path}, line {line}: not JSON: {error}.", _JSON_LINE) from None
         if not isinstance(row, dict):
             raise FewshotError(f"{path}, line {line}: not an object.", _JSON_LINE)
-        where, label = (next((row[one] for one in some if one in row), None) for some in (PATH_COLUMNS, LABEL_COLUMNS))
+        where, label = (next((row[one] for one in some if one in row), None) for some in (PATH_COLUMNS, labels))
         for what, value in (("path", where), ("label", label)):
             if value is None or (isinstance(value, float) and not math.isfinite(value)):
-                there = any(one in row for one in (PATH_COLUMNS if what == "path" else LABEL_COLUMNS))
+                there = any(one in row for one in (PATH_COLUMNS if what == "path" else labels))
                 problem = (
                     f"the {what} is {json.dumps(value)}" if there else f"there is no {what!r}, only {some(list(row))}"
                 )

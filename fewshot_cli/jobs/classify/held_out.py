@@ -1,7 +1,7 @@
 """What accuracy to expect, from the support set alone: no image is ever judged by a head that was fitted on it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.engine.model.model import Model
 from fewshot_cli.engine.trust.metrics import Interval, wilson
 from fewshot_cli.jobs.progress import Progress
-from fewshot_cli.methods.base import Learner
+from fewshot_cli.methods.base import ClosedFormMethod, Learner
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class HeldOut:
         return wilson(int((logits.argmax(1) == self.labels).sum()), len(self.labels))
 
 
+ALONE = "one image per class: with it left out nothing of its class is left to learn from"
+
 Rounding = Callable[[Adapted], Adapted]
 """What a file makes of what was learned, both on the backbone that it was learned on; the head stays."""
 
@@ -58,22 +60,29 @@ def held_out(
     Exact leave-one-out where the method has it in closed form, else `folds`-fold. A class with a single image can't be
     left without it: that image is always learned from and never asked about.
     """
+    if method.closed_form:
+        found = left_out_one_by_one(method.closed_form, support.features, support.labels, support.way)
+        if rounding is None or isinstance(found, str):
+            return found
+        stored = Model(backbone, rounding(method.adapt(backbone, support, Run(seed))))
+        kept = left_out_one_by_one(method.closed_form, stored.features_of(support), support.labels, support.way)
+        return replace(found, kept=kept.logits) if isinstance(kept, HeldOut) else found
     count = torch.bincount(support.labels, minlength=support.way)[support.labels]
     if int(count.max()) < 2:
-        return "one image per class: with it left out nothing of its class is left to learn from"
-    if method.closed_form:
-        asked = count > 1
-        leave_one_out = method.closed_form.leave_one_out
-        logits = leave_one_out(support.features, support.labels, support.way)
-        how = f"leave-one-out, exact, {int(asked.sum())} images"
-        if rounding is None:
-            return HeldOut(logits[asked], support.labels[asked], how)
-        stored = Model(backbone, rounding(method.adapt(backbone, support, Run(seed))))
-        kept = leave_one_out(stored.features_of(support), support.labels, support.way)
-        return HeldOut(logits[asked], support.labels[asked], how, kept[asked])
+        return ALONE
     if folds < 2:
         return "no images were left out to ask about (--folds 0)"
     return _k_fold(method, backbone, support, min(folds, int(count.max())), seed, progress, rounding)
+
+
+def left_out_one_by_one(method: ClosedFormMethod, features: Tensor, labels: Tensor, way: int) -> HeldOut | str:
+    """What heads fitted to all images but one say of that one, exactly, or the reason why there can be none."""
+    count = torch.bincount(labels, minlength=way)[labels]
+    asked = count > 1
+    if not bool(asked.any()):
+        return ALONE
+    logits = method.leave_one_out(features, labels, way)
+    return HeldOut(logits[asked], labels[asked], f"leave-one-out, exact, {int(asked.sum())} images")
 
 
 def _k_fold(

@@ -1,0 +1,49 @@
+"""`fewshot correct FILE CSV -o FILE`"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fewshot_cli.cli import early, options
+from fewshot_cli.cli.edit_options import InPlace, Output, output_of
+
+
+@options.command
+def correct(
+    file: options.File,
+    listed: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CSV",
+            help="A list with the columns path and label; of a list by `predict --csv`, path and a new column correct.",
+        ),
+    ],
+    output: Output = None,
+    in_place: InPlace = False,
+    weights: options.Weights = None,
+    device: options.Device = "auto",
+    offline: options.Offline = False,
+    no_cache: options.NoCache = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Tell a classifier which class pictures are of.
+
+    Pictures that it was learned from get the label that the list says, new ones are learned from, too. Rows without a
+    label are passed over.
+    """
+    early.check_device(device)
+    early.check_weights(weights)
+    early.check_delta_files([file])
+    target = output_of(file, output, in_place)
+    early.check_outputs([target])
+    progress = options.start(quiet, offline)
+    where = options.source(weights, offline)
+    from fewshot_cli.cli.terminal import show
+    from fewshot_cli.engine.device import choose_device
+    from fewshot_cli.jobs.edit.correct import correct as job
+    from fewshot_cli.reports.terminal.edit import edited
+
+    cache = options.feature_cache(no_cache)
+    show(job(file, listed, target, where, choose_device(device), cache, progress), json, edited)

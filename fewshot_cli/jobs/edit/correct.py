@@ -1,0 +1,104 @@
+"""A classifier that learned from images under other labels, and from pictures that it was told the class of."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from fewshot_cli.errors import FewshotError
+from fewshot_cli.images.decode import ImageError
+from fewshot_cli.images.image_ref import StoredFile
+from fewshot_cli.images.sources.class_folders import Item
+from fewshot_cli.images.sources.corrections import Correction, corrections
+from fewshot_cli.jobs.edit.add_class import new_features
+from fewshot_cli.jobs.edit.kept import Kept, check_known, kept_in
+from fewshot_cli.jobs.edit.refit import refit
+from fewshot_cli.jobs.models import Source
+from fewshot_cli.jobs.progress import Progress
+from fewshot_cli.jobs.run_record import SHORT_HASH, Report
+from fewshot_cli.storage.atomic import check_writable
+from fewshot_cli.storage.feature_cache import FeatureCache
+
+
+def correct(
+    path: Path,
+    listed: Path,
+    output: Path,
+    source: Source,
+    device: torch.device,
+    cache: FeatureCache,
+    progress: Progress,
+) -> Report:
+    """Writes the classifier that is learned when pictures are of the classes that the list says.
+
+    A picture that it was learned from gets that label; any other is learned from, too. Raises FewshotError for a class
+    that the file lacks, for a list that says nothing new, and where a class would lose its last image.
+    """
+    start = time.perf_counter()
+    check_writable(output)
+    rows = corrections(listed)
+    kept = kept_in(path)
+    for row in rows:
+        check_known(_label(row, kept), kept.file, path)
+    said, skipped = _said(rows, kept, listed)
+    before = dict(zip(kept.known.contents, kept.known.names, strict=True))
+    wrong = {content: item.label for content, item in said.items() if before.get(content, item.label) != item.label}
+    new = [item for content, item in said.items() if content not in before]
+    if not wrong and not new:
+        raise FewshotError(
+            f"{listed} says nothing that {path} doesn't know: {len(said)} of its rows name pictures that it was "
+            f"learned from, under the label that they have; {len(skipped)} can't be read.",
+            "Give the pictures whose class is another, or that are new.",
+        )
+    known = kept.known.relabelled(wrong)
+    _check_classes(kept, known.classes)
+    if new:
+        found, others = new_features(kept, new, source, device, cache, progress)
+        known, skipped = known.joined(found), skipped + others
+    facts = {
+        "list": str(listed),
+        "corrected": [
+            {"path": str(said[content].path), "was": before[content], "is": label} for content, label in wrong.items()
+        ],
+        "learned": len(known) - len(kept.known),
+        "skipped": skipped,
+    }
+    return refit(kept, known, range(len(kept.known)), output, "correct", facts, start)
+
+
+def _label(row: Correction, kept: Kept) -> str:
+    """The class; without the apostrophe that a spreadsheet wants in front of what looks like a formula."""
+    bare = row.label.removeprefix("'")
+    return bare if row.label not in kept.file.header.classes and bare in kept.file.header.classes else row.label
+
+
+def _said(rows: Sequence[Correction], kept: Kept, listed: Path) -> tuple[dict[str, Item], list[dict[str, str]]]:
+    """The pictures that can be read with their classes, by content; and the others with the reason.
+
+    Raises FewshotError for a picture that is said to be of two classes.
+    """
+    said: dict[str, Item] = {}
+    skipped = []
+    for row in rows:
+        item = Item(StoredFile(row.path), _label(row, kept))
+        try:
+            content = item.stored.content_hash()[:SHORT_HASH]
+        except ImageError as error:
+            skipped.append({"path": str(row.path), "reason": error.reason})
+            continue
+        if said.setdefault(content, item).label != item.label:
+            raise FewshotError(
+                f"{listed}, line {row.line}: {row.path} is '{item.label}' here and '{said[content].label}' before.",
+                "Keep the right line only.",
+            )
+    return said, skipped
+
+
+def _check_classes(kept: Kept, left: Sequence[str]) -> None:
+    for name in kept.known.classes:
+        if name not in left:
+            raise FewshotError(
+                f"No image of the class '{name}' would be left.",
+                f"`fewshot remove-class {kept.path} '{name}'` takes the class away, `add-class` gives it more images.",
+            )

@@ -1,0 +1,76 @@
+"""What a delta file keeps of the images that it was learned from, and the head that can be fitted to them anew."""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from fewshot_cli.engine.head.growing import NamedFeatures
+from fewshot_cli.errors import FewshotError
+from fewshot_cli.formats.delta.file import DeltaFile, read_delta_file
+from fewshot_cli.methods.base import ClosedFormMethod, Method, MoveThenHead
+from fewshot_cli.recipes import Recipe, parse_recipe
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A delta file, the features that it keeps, and its head's formula. How the backbone moves stays as it is.
+
+    `trained` says whether it moved to fit these very images, so that what the head says of one that was left out of it
+    alone is no promise for new ones.
+    """
+
+    path: Path
+    file: DeltaFile
+    known: NamedFeatures
+    head: ClosedFormMethod
+    trained: bool
+
+
+def kept_in(path: Path) -> Kept:
+    """The file with what a change of its classes needs.
+
+    Raises FewshotError where it lacks the support set, or its head is no formula of features.
+    """
+    file = read_delta_file(path)
+    known = _known(path, file)
+    recipe = parse_recipe(file.header.recipe, f"in {path}")
+    return Kept(path, file, known, _formula(path, recipe), isinstance(recipe.learner, MoveThenHead))
+
+
+def check_known(name: str, file: DeltaFile, path: Path) -> None:
+    """Raises FewshotError unless the file has a class of this name."""
+    classes = file.header.classes
+    if name not in classes:
+        near = get_close_matches(name, classes, n=3) or list(classes[:8])
+        more = ", ..." if len(near) == 8 and len(classes) > 8 else ""
+        raise FewshotError(f"{path} has no class '{name}'.", f"It has {', '.join(near)}{more}.")
+
+
+def _known(path: Path, file: DeltaFile) -> NamedFeatures:
+    contents = file.header.provenance.learned_from
+    if file.support is None:
+        raise FewshotError(
+            f"{path} doesn't keep the features of the images that it was learned from.",
+            "Learn it again with `fewshot adapt FOLDER --keep-support`; from then on it can be changed.",
+        )
+    if len(contents) != len(file.support.labels):
+        raise FewshotError(
+            f"{path} keeps the features of {len(file.support.labels)} images and the hashes of {len(contents)}.",
+            "Learn it again with `fewshot adapt FOLDER --keep-support`.",
+        )
+    names = tuple(file.header.classes[label] for label in file.support.labels.tolist())
+    return NamedFeatures(file.support.features, names, contents)
+
+
+def _formula(path: Path, recipe: Recipe) -> ClosedFormMethod:
+    """The head that the recipe fits to features, whatever it did to the backbone before."""
+    learner = recipe.learner
+    head = learner.then if isinstance(learner, MoveThenHead) else learner
+    if head.closed_form is None:
+        what = "was trained along with the backbone" if isinstance(head, Method) else "is found step by step"
+        raise FewshotError(
+            f"The head of {path} can't be fitted anew: by {recipe.method_name} it {what}, and is no formula.",
+            "Learn it with a head in closed form: `fewshot adapt FOLDER --keep-support --recipe ridge`, or --set "
+            "head.name=ridge beside a recipe that moves the backbone.",
+        )
+    return head.closed_form

@@ -1,0 +1,215 @@
+"""A classifier fitted anew to other images, written and proved, with what became of the classes that it had before."""
+
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fewshot_cli import __version__
+from fewshot_cli.engine.delta.change import all_values
+from fewshot_cli.engine.head.growing import NamedFeatures
+from fewshot_cli.engine.head.linear import Head
+from fewshot_cli.engine.trust.metrics import Interval, best_sharpening, wilson
+from fewshot_cli.errors import CheckFailed
+from fewshot_cli.formats.delta.file import (
+    DeltaFile,
+    Expected,
+    Header,
+    HeadValues,
+    head_as_stored,
+    read_delta_file,
+    write_delta_file,
+)
+from fewshot_cli.formats.delta.head import narrowest_head
+from fewshot_cli.formats.delta.sections import KeptHead, KeptSupport, kept_support
+from fewshot_cli.jobs.classify.held_out import HeldOut, left_out_one_by_one
+from fewshot_cli.jobs.edit.kept import Kept
+from fewshot_cli.jobs.run_record import Report, data_hash, versions, write_run
+from fewshot_cli.storage.atomic import staged
+
+TOLERANCE = 1e-4
+"""How far the logits of what was written may be from those that were to be, relative to the largest."""
+TRAINED = "the backbone was trained on some of these images, which can't be left out of it; `fewshot eval` can tell"
+MOST_CHANGED = 0.01
+"""The share of the images whose answer rounding the head may change."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A head fitted to images, and what heads fitted without each of them say of it, or why that can't be known."""
+
+    known: NamedFeatures
+    head: Head
+    held_out: HeldOut | str
+    trained: bool
+
+    @property
+    def expected(self) -> Expected:
+        """The accuracy to expect on new images."""
+        if self.trained:
+            return Expected(mean=None, low=None, high=None, how=TRAINED)
+        if isinstance(self.held_out, str):
+            return Expected(mean=None, low=None, high=None, how=self.held_out)
+        found = self.held_out.accuracy
+        return Expected(mean=found.mean, low=found.low, high=found.high, how=self.held_out.how)
+
+    @property
+    def right(self) -> dict[int, bool]:
+        """Whether the answer about each image that could be left out is right, by its row."""
+        if isinstance(self.held_out, str):
+            return {}
+        labels = self.known.labels
+        counts = torch.bincount(labels)
+        rows = (counts[labels] > 1).nonzero().squeeze(1).tolist()
+        right = self.held_out.logits.argmax(1) == self.held_out.labels
+        return dict(zip(rows, right.tolist(), strict=True))
+
+
+def fitted(kept: Kept, known: NamedFeatures) -> Fitted:
+    """The head that `adapt` would fit to these images, its probabilities sharpened by the same rule.
+
+    Where the backbone was trained on some of them, as much as the file's own head is: that was found by folds.
+    """
+    way = len(known.classes)
+    head = kept.head.head(known.features, known.labels, way)
+    held_out = left_out_one_by_one(kept.head, known.features, known.labels, way)
+    factor = 1.0
+    if kept.trained:
+        factor = _sharpening(kept)
+    elif isinstance(held_out, HeldOut):
+        factor = best_sharpening(held_out.logits, held_out.labels)
+    return Fitted(known, head.sharpened(factor), held_out, kept.trained)
+
+
+def _sharpening(kept: Kept) -> float:
+    """How many times as large the weights of the file's head are as those of its formula."""
+    plain = kept.head.head(kept.known.features, kept.known.labels, len(kept.known.classes)).weight
+    written = kept.file.head
+    factor = float((written.weight * plain).sum() / plain.square().sum()) if isinstance(written, Head) else 1.0
+    return factor if factor > 0 else 1.0
+
+
+def refit(
+    kept: Kept, known: NamedFeatures, rows: Collection[int], output: Path, command: str, facts: Report, start: float
+) -> Report:
+    """Writes the classifier fitted to the images that are known now, and reports what the change was worth.
+
+    The first of `known` are the `rows` of those known before; on the images of these in classes of both, the accuracy
+    before and after is compared. How the backbone moves stays. Raises CheckFailed where what was written does not give
+    the answers that it should.
+    """
+    before, after = fitted(kept, kept.known), fitted(kept, known)
+    support = kept_support(known.features, known.labels)
+    header = _header(kept.file, after)
+    head_values = _narrowest(kept.file, after)
+    with staged(output) as draft:
+        size = write_changed(draft, kept.file, header, after.head, head_values, support)
+        _prove(draft, kept.file, after, head_values)
+    report = changed(kept.path, kept.file, output, header, size, command) | facts | _compared(before, after, rows)
+    report |= {"seconds": {"total": round(time.perf_counter() - start, 3)}}
+    write_run(output, report)
+    return report
+
+
+def write_changed(
+    draft: Path, file: DeltaFile, header: Header, head: Head | KeptHead, values: HeadValues, support: KeptSupport | None
+) -> int:
+    """Writes the file with another header, head and support set, and gives its size in bytes."""
+    return write_delta_file(draft, header, file.delta, head, file.stored.values, values, file.graft, support)
+
+
+def changed(path: Path, file: DeltaFile, output: Path, header: Header, size: int, command: str) -> Report:
+    """What every change of a classifier reports."""
+    return {
+        "command": command,
+        "version": __version__,
+        "seed": header.provenance.seed,
+        "backbone": header.base.backbone,
+        "method": header.method,
+        "classes": list(header.classes),
+        "classes_before": list(file.header.classes),
+        "images": header.provenance.images,
+        "file": str(output),
+        "bytes": size,
+        "from": {"file": str(path), "sha256": file.digest},
+        "in_place": output == path,
+        "expected_accuracy": header.provenance.expected_accuracy.model_dump(),
+        "versions": header.provenance.versions,
+        "data": header.provenance.data,
+    }
+
+
+def _header(file: DeltaFile, after: Fitted) -> Header:
+    known = after.known
+    provenance = file.header.provenance.model_copy(
+        update={
+            "images": len(known),
+            "data": data_hash(zip(known.names, known.contents, strict=True)),
+            "learned_from": known.contents,
+            "expected_accuracy": after.expected,
+            "versions": versions(),
+            "parents": (file.digest,),
+        }
+    )
+    changes = {"classes": known.classes, "unit_norm": after.head.unit_norm, "provenance": provenance}
+    return file.header.model_copy(update=changes)
+
+
+def _narrowest(file: DeltaFile, after: Fitted) -> HeadValues:
+    exact = file.stored.values == "float32" and file.stored.head == "float32"
+    return "float32" if exact else narrowest_head(after.head, after.known.features)
+
+
+def _compared(before: Fitted, after: Fitted, rows: Collection[int]) -> Report:
+    """Held-out accuracy on the old images of the old classes, as the classifier was and as it is."""
+    pairs = [(before.right.get(old), after.right.get(new)) for new, old in enumerate(rows)]
+    both = [(old, new) for old, new in pairs if old is not None and new is not None]
+    if not both:
+        return {"accuracy_before": None, "accuracy_after": None, "old": None}
+    was, now = (wilson(sum(answers), len(both)) for answers in zip(*both, strict=True))
+    return {
+        "accuracy_before": was.mean,
+        "accuracy_after": now.mean,
+        "old": {"n": len(both), "before": _interval(was), "after": _interval(now)},
+    }
+
+
+def _interval(found: Interval) -> Report:
+    return {"mean": found.mean, "low": found.low, "high": found.high}
+
+
+def _prove(path: Path, file: DeltaFile, after: Fitted, values: HeadValues) -> None:
+    """Raises CheckFailed unless the file has the same changes of the backbone, and answers as the new head does."""
+    written = read_delta_file(path)
+    features = after.known.features
+    wanted = head_as_stored(after.head, values).logits(features)
+    found = written.head.logits(features) if isinstance(written.head, Head) else torch.full_like(wanted, torch.nan)
+    if not _close(found, wanted) or not same_moves(written, file):
+        raise CheckFailed(
+            "The file does not hold the classifier that was made.",
+            "Nothing was written. This is a fault of fewshot: please report it.",
+        )
+    other = int((wanted.argmax(1) != after.head.logits(features).argmax(1)).sum())
+    if other > MOST_CHANGED * len(features):
+        raise CheckFailed(
+            f"Kept as {values}, the head gives other answers on {other} of the {len(features)} images.",
+            "Nothing was written. Learn the classifier again with `fewshot adapt --keep-support --values float32`.",
+        )
+
+
+def _close(found: Tensor, wanted: Tensor) -> bool:
+    return float((found - wanted).abs().max()) <= TOLERANCE * max(1.0, float(wanted.abs().max()))
+
+
+def same_moves(one: DeltaFile, other: DeltaFile) -> bool:
+    """Whether two files change the backbone alike, to the bit."""
+    if one.delta.keys() != other.delta.keys() or (one.graft is None) != (other.graft is None):
+        return False
+    alike = all(torch.equal(all_values(one.delta[name]), all_values(other.delta[name])) for name in one.delta)
+    if one.graft is None or other.graft is None:
+        return alike
+    grafts = one.graft.params, other.graft.params
+    return alike and all(torch.equal(grafts[0][name], grafts[1][name]) for name in grafts[0])

@@ -1,0 +1,29 @@
+"""A classifier without one of its classes: exactly what learning from the others gives."""
+
+import time
+from pathlib import Path
+
+from fewshot_cli.errors import FewshotError
+from fewshot_cli.jobs.edit.kept import check_known, kept_in
+from fewshot_cli.jobs.edit.refit import refit
+from fewshot_cli.jobs.run_record import Report
+from fewshot_cli.storage.atomic import check_writable
+
+
+def remove_class(path: Path, name: str, output: Path) -> Report:
+    """Writes the classifier without the class, its images forgotten.
+
+    Raises FewshotError where there is no such class, or only one other.
+    """
+    start = time.perf_counter()
+    check_writable(output)
+    kept = kept_in(path)
+    check_known(name, kept.file, path)
+    if len(kept.known.classes) < 3:
+        raise FewshotError(
+            f"{path} has {len(kept.known.classes)} classes; without '{name}' there is nothing to tell apart.",
+            "Add another class first, with `fewshot add-class`.",
+        )
+    rows = [row for row, label in enumerate(kept.known.names) if label != name]
+    facts = {"removed": {name: kept.known.count(name)}}
+    return refit(kept, kept.known.without({name}), rows, output, "remove-class", facts, start)

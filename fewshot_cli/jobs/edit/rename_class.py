@@ -1,0 +1,80 @@
+"""A classifier one of whose classes has another name; every answer stays the same to the bit."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fewshot_cli.engine.head.linear import Head
+from fewshot_cli.errors import CheckFailed, FewshotError
+from fewshot_cli.formats.delta.file import DeltaFile, Header, read_delta_file
+from fewshot_cli.images.sources.class_folders import nfc
+from fewshot_cli.jobs.edit.add_class import check_names
+from fewshot_cli.jobs.edit.kept import check_known
+from fewshot_cli.jobs.edit.refit import changed, same_moves, write_changed
+from fewshot_cli.jobs.run_record import Report, data_hash, versions, write_run
+from fewshot_cli.storage.atomic import check_writable, staged
+
+
+def rename_class(path: Path, old: str, new: str, output: Path) -> Report:
+    """Writes the classifier with the class called `new`; classes stay sorted by name.
+
+    It needs neither images nor features. Raises FewshotError where there is no class `old`, or already one called
+    `new`.
+    """
+    start = time.perf_counter()
+    check_writable(output)
+    file = read_delta_file(path)
+    check_known(old, file, path)
+    new = nfc(new)
+    check_names({new})
+    if new in file.header.classes:
+        raise FewshotError(f"{path} has a class '{new}' already.", "Give another name.")
+    names = [new if name == old else name for name in file.header.classes]
+    order = sorted(range(len(names)), key=names.__getitem__)
+    header = _header(file, [names[place] for place in order])
+    head = _reordered(file.head, order) if isinstance(file.head, Head) else file.head
+    support = file.support and replace(file.support, labels=_places(order)[file.support.labels])
+    with staged(output) as draft:
+        size = write_changed(draft, file, header, head, file.stored.head, support)
+        _prove(draft, file, order)
+    accuracy = file.header.provenance.expected_accuracy.mean
+    report = changed(path, file, output, header, size, "rename-class")
+    report |= {"renamed": {old: new}, "accuracy_before": accuracy, "accuracy_after": accuracy}
+    report |= {"seconds": {"total": round(time.perf_counter() - start, 3)}}
+    write_run(output, report)
+    return report
+
+
+def _header(file: DeltaFile, names: list[str]) -> Header:
+    data = data_hash(zip(names, [file.header.provenance.data] * len(names), strict=True))
+    provenance = file.header.provenance.model_copy(
+        update={"data": data, "versions": versions(), "parents": (file.digest,)}
+    )
+    return file.header.model_copy(update={"classes": tuple(names), "provenance": provenance})
+
+
+def _reordered(head: Head, order: list[int]) -> Head:
+    return replace(head, weight=head.weight[order], bias=head.bias[order])
+
+
+def _places(order: list[int]) -> Tensor:
+    """The new place of each old class."""
+    return torch.tensor(order).argsort()
+
+
+def _prove(path: Path, file: DeltaFile, order: list[int]) -> None:
+    """Raises CheckFailed unless the file holds the same head, its rows in another order, and all else as before."""
+    written = read_delta_file(path)
+    if isinstance(file.head, Head) and isinstance(written.head, Head):
+        wanted = _reordered(file.head, order)
+        same = torch.equal(written.head.weight, wanted.weight) and torch.equal(written.head.bias, wanted.bias)
+    else:
+        same = written.head == file.head
+    if not same or not same_moves(written, file):
+        raise CheckFailed(
+            "The file does not hold the classifier that was renamed.",
+            "Nothing was written. This is a fault of fewshot: please report it.",
+        )

@@ -1,0 +1,63 @@
+"""Growing and shrinking a classifier on the command line."""
+
+import json
+import shutil
+
+import pytest
+
+from fewshot_cli.formats.delta.file import read_delta_file
+from fewshot_cli.images.drawing import write_folder
+
+
+@pytest.fixture
+def kept(fewshot, drawn, tiny, tmp_path):
+    path = tmp_path / "x.fewshot"
+    result = fewshot("adapt", drawn, "-o", path, *tiny, "--method", "ridge", "--keep-support")
+    assert result.exit_code == 0, result.output
+    return path
+
+
+def test_a_class_comes_is_renamed_and_goes(fewshot, kept, weights, tmp_path):
+    write_folder(tmp_path / "new", ("fish",), 3, seed=8, size=64)
+    added = fewshot("add-class", kept, tmp_path / "new" / "fish", "--in-place", "--weights", weights)
+    assert added.exit_code == 0, added.output
+    for said in ("fish (3 images)", "old classes", "before", "after", "4: cat, fish, house, star", "expect"):
+        assert said in added.stdout
+    renamed = fewshot("rename-class", kept, "fish", "trout", "-o", tmp_path / "y.fewshot")
+    assert renamed.exit_code == 0 and "fish is now trout" in renamed.stdout
+    gone = fewshot("remove-class", tmp_path / "y.fewshot", "trout", "--in-place", "--json")
+    report = json.loads(gone.stdout)
+    assert report["removed"] == {"trout": 3} and report["in_place"]
+    assert 0 <= report["accuracy_before"] <= 1 and 0 <= report["accuracy_after"] <= 1
+    assert read_delta_file(tmp_path / "y.fewshot").header.classes == ("cat", "house", "star")
+    shown = fewshot("inspect", tmp_path / "y.fewshot")
+    assert "comes from" in shown.stdout
+
+
+def test_answers_that_somebody_corrected_are_learned_from(fewshot, kept, weights, drawn, tmp_path):
+    shutil.copytree(drawn, tmp_path / "more")
+    for path in (tmp_path / "more").rglob("*.jpg"):
+        path.write_bytes(path.read_bytes() + b"\0")  # another file of the same picture
+    answers = tmp_path / "answers.csv"
+    assert fewshot("predict", kept, tmp_path / "more", "--csv", answers, "--weights", weights).exit_code == 0
+    result = fewshot("correct", kept, answers, "--in-place", "--weights", weights)
+    assert result.exit_code == 2 and "no truth" in result.stderr and "column `correct`" in result.stderr
+    header, *rows = answers.read_text(encoding="utf-8").splitlines()
+    rows = [f"{row},{'cat' if i == 0 else ''}" for i, row in enumerate(rows)]
+    answers.write_text("\n".join([f"{header},correct", *rows]), encoding="utf-8")
+    result = fewshot("correct", kept, answers, "--in-place", "--weights", weights, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["learned"] == 1
+
+
+@pytest.mark.parametrize("words", [[], ["--in-place", "-o", "y.fewshot"]])
+def test_where_it_goes_is_said_once(fewshot, file, words):
+    result = fewshot("rename-class", file, "cat", "zebra", *words)
+    assert result.exit_code == 2 and "--in-place" in result.stderr and "-o FILE" in result.stderr
+    assert read_delta_file(file).header.classes == ("cat", "house", "star")
+
+
+def test_a_file_without_features_is_refused_in_a_sentence(fewshot, file, tmp_path):
+    result = fewshot("remove-class", file, "cat", "-o", tmp_path / "y.fewshot")
+    assert result.exit_code == 2 and "--keep-support" in result.stderr
+    assert not (tmp_path / "y.fewshot").exists()
