@@ -273,8 +273,8 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 def reference() -> ModuleType:
     """tests/engine/meta/smat/test_loss.py, which holds the plain episode."""
-    path = Path(__file__).resolve().parents[1] / "tests" / "engine" / "test_smat.py"
-    spec = importlib.util.spec_from_file_location("test_smat", path)
+    path = Path(__file__).resolve().parents[1] / "tests" / "engine" / "meta" / "smat" / "test_loss.py"
+    spec = importlib.util.spec_from_file_location("test_loss", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -27,6 +27,7 @@ from smat import TEMPERATURE, WAY, plain_bank, reference, relative_error
 from torch import Tensor
 
 from fewshot_cli.engine.meta.settings import SMATSettings
+from fewshot_cli.engine.meta.smat.fast_path import fast_path
 from fewshot_cli.engine.meta.smat.loss import DELTA, LOGITS, MULTIPLIERS, FeaturedTask, start_bank, trained
 from fewshot_cli.engine.meta.smat.router import power_iterated
 from fewshot_cli.engine.meta.smat.shape_buckets import bucket_of
@@ -83,7 +84,8 @@ def episode(
     before = start_of_peak(device)
     fast = {name: values.clone().requires_grad_(name in trained(bank)) for name, values in bank.items()}
     copies = in_use(device) - before
-    step = SMATStep(fast, net, settings)
+    told: list[str] = []
+    step = SMATStep(fast, net, settings, fast_path("auto", device, settings.experts, told.append))
 
     def fast_episode() -> Tensor:
         return step(task, TEMPERATURE).total
@@ -132,6 +134,7 @@ def episode(
         "ratio": round(seconds["plain"] / seconds["fast"], 2),
         "plain_extra_bytes": extra["plain"],
         "fast_extra_bytes": extra["fast"],
+        "fallen_back": told,
         "bucket": [bucket.support, bucket.query, bucket.way],
         "loss_error": abs(float(totals[1] / totals[0]) - 1),
         "delta_error": relative_error(fast[DELTA].grad, of_delta),

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import Protocol, TypeVar
 
 import torch
+from torch import Tensor
 
 from fewshot_cli.errors import FewshotError
 
@@ -97,6 +98,24 @@ def runs_triton(device: torch.device) -> bool:
 def chosen(device: torch.device) -> AbstractContextManager[object]:
     """A context in which kernels go to this device, where a process sees several."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies in bfloat16: GPUs do from compute capability 8; others would only imitate it."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def release_memory(device: torch.device) -> None:
+    """Gives back what freed tensors have left in torch's keeping, so that larger ones find room."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """The values of the CPU on the device; for a GPU Python does not wait until they are there."""
+    if device.type != "cuda" or values.device.type != "cpu":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
 
 
 def keep_freed_memory() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fewshot_cli.engine.model.backbone import CPU_PICTURES
+from fewshot_cli.engine.model.chunks import CPU_PICTURES
 from fewshot_cli.engine.model.timm_models import build_backbone
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.images import decode

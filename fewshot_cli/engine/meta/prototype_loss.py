@@ -7,28 +7,21 @@ The bank, what meta-tuning trains, names parameters of the backbone, all or some
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from fewshot_cli.engine.adaptation import Task
 from fewshot_cli.engine.defaults import COSINE_SCALE
 from fewshot_cli.engine.head.linear import class_means
 from fewshot_cli.engine.meta.settings import InnerLoop
 from fewshot_cli.engine.model.backbone import Backbone
+from fewshot_cli.engine.model.passes import Seeing, features_in_chunks
 from fewshot_cli.engine.params import Params
 
 SCALE = "cosine scale"  # a name that no parameter of a backbone has
-
-
-class Seeing(Protocol):
-    """What sees images under other weights: a backbone, or one whose passes are done in another precision."""
-
-    def features(self, images: Tensor, weights: Params, /) -> Tensor:
-        """Features `(n, dim)` of normalised images, float32."""
 
 
 class Outcome(NamedTuple):
@@ -56,7 +49,8 @@ def prototype_loss(bank: Params, backbone: Seeing, task: Task, chunk: int | None
     """The loss on the queries of a head of prototypes: the M of P>M>F (Hu et al., 2022, arXiv:2204.07305).
 
     Class vectors are the mean features of the support set; the gradient flows through them as well as through the
-    queries. `chunk` is for large tasks: see `features`. P>M>F trains with SGD with momentum 0.9, see `pmf_lr`.
+    queries. `chunk` is for large tasks: see `features_in_chunks`. P>M>F trains with SGD with momentum 0.9, see
+    `pmf_lr`.
     """
     return outcome(prototype_logits(bank, backbone, task, chunk), task)
 
@@ -65,7 +59,7 @@ def prototype_logits(bank: Params, backbone: Seeing, task: Task, chunk: int | No
     """Logits `(query, way)`: scale x cosine of feature and prototype, all with the bank's weights."""
     weights = weights_of(bank)
     # In one pass: what is computed of an image does not depend on the others, as a backbone is never in training mode.
-    seen = features(backbone, torch.cat([task.support_images, task.query_images]), weights, chunk)
+    seen = features_in_chunks(backbone, torch.cat([task.support_images, task.query_images]), weights, chunk)
     support, query = torch.split(seen, [len(task.support_images), len(task.query_images)])
     return cosine_logits(bank, query, class_means(support, task.support_labels, task.way))
 
@@ -88,15 +82,15 @@ def fomaml_logits(bank: Params, backbone: Seeing, task: Task, inner: InnerLoop, 
     """Logits `(query, way)` of the weights and class vectors that the inner steps lead to."""
     weights = weights_of(bank)
     fixed = {SCALE: bank[SCALE].detach()}
-    support = features(backbone, task.support_images, weights, chunk)
+    support = features_in_chunks(backbone, task.support_images, weights, chunk)
     prototypes = F.normalize(class_means(support, task.support_labels, task.way), dim=1)
 
     def support_loss(weights: Params, vectors: Tensor) -> Tensor:
-        seen = features(backbone, task.support_images, weights, chunk)
+        seen = features_in_chunks(backbone, task.support_images, weights, chunk)
         return F.cross_entropy(cosine_logits(fixed, seen, vectors), task.support_labels)
 
     weights, vectors = descended(support_loss, weights, prototypes, inner)
-    return cosine_logits(bank, features(backbone, task.query_images, weights, chunk), vectors)
+    return cosine_logits(bank, features_in_chunks(backbone, task.query_images, weights, chunk), vectors)
 
 
 HeadLoss: TypeAlias = Callable[[Params, Tensor], Tensor]
@@ -130,18 +124,3 @@ def outcome(logits: Tensor, task: Task) -> Outcome:
     """How good logits `(query, way)` are."""
     accuracy = (logits.detach().argmax(1) == task.query_labels).float().mean()
     return Outcome(F.cross_entropy(logits, task.query_labels), accuracy)
-
-
-def features(backbone: Seeing, images: Tensor, weights: Params, chunk: int | None = None) -> Tensor:
-    """Features `(n, dim)` of normalised images, differentiable in the weights.
-
-    With a `chunk`, so many images at once: what is needed for the gradient is computed again when it is, so that memory
-    does not grow with the task, at the cost of one more forward pass. The gradient is the same.
-    """
-    if chunk is None or len(images) <= chunk:
-        return backbone.features(images, weights)
-    parts = [
-        checkpoint(backbone.features, part, weights, use_reentrant=False, preserve_rng_state=False)
-        for part in torch.split(images, chunk)
-    ]
-    return torch.cat(parts)

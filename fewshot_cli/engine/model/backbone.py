@@ -11,13 +11,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fewshot_cli.engine.data.preprocessing import Preprocessing
+from fewshot_cli.engine.model.chunks import Limit, frozen_chunk, trained_chunk
 from fewshot_cli.engine.params import Params
-
-# Pixels in one frozen forward pass. A CPU gains nothing from more, and a network with large activations loses by it,
-# above all where freed memory isn't kept (devices.keep_freed_memory). A GPU wants much more at once.
-CPU_PIXELS = 8 * 224 * 224
-CPU_PICTURES = 32  # small ones: a pass is always filled, and more would be wasted on a handful of pictures
-GPU_PIXELS = 256 * 224 * 224
 
 
 @dataclass(frozen=True)
@@ -39,6 +34,9 @@ class Backbone:
     """The names in `source` that are the classifier's, and so take no part in features."""
     channels_last: bool = False
     """How the module's kernels lie in memory, and the images that it is given."""
+    frozen_limit: Limit = field(default_factory=Limit, repr=False, compare=False)
+    trained_limit: Limit = field(default_factory=Limit, repr=False, compare=False)
+    """What memory has turned out to be enough for, without a gradient and with one, by all that share the module."""
 
     @cached_property
     def params(self) -> Params:
@@ -90,10 +88,12 @@ class Backbone:
     @property
     def chunk(self) -> int:
         """How many pictures to embed at once on this device."""
-        height, width = self.preprocessing.size
-        if self.device.type == "cpu":
-            return min(CPU_PICTURES, max(1, CPU_PIXELS // (height * width)))
-        return max(1, GPU_PIXELS // (height * width))
+        return self.frozen_limit.within(frozen_chunk(self.device, self.preprocessing.size))
+
+    @property
+    def trained_chunk(self) -> int:
+        """How many pictures to send through at once with a gradient, on this device."""
+        return self.trained_limit.within(trained_chunk(self.device, self.preprocessing.size))
 
     @cached_property
     def _scale(self) -> tuple[Tensor, Tensor]:
@@ -135,8 +135,16 @@ class Backbone:
         """Features `(n, dim)` of uint8 pictures `(n, 3, height, width)`, in chunks and without a gradient."""
         if len(pictures) == 0:
             return torch.empty(0, self.dim, device=self.device)
-        chunks = torch.split(pictures, self.chunk)
-        return torch.cat([self.features(self.normalised(chunk), weights) for chunk in chunks])
+        found, done = [], 0
+        while done < len(pictures):
+
+            def embedded(chunk: int, start: int = done) -> Tensor:
+                return self.features(self.normalised(pictures[start : start + chunk]), weights)
+
+            what = f"of {self.preprocessing.size[0]} pixels through {self.name}"
+            found.append(self.frozen_limit.tried(embedded, self.chunk, self.device, what))
+            done += len(found[-1])
+        return torch.cat(found)
 
 
 def look_at_nothing(backbone: Backbone) -> None:

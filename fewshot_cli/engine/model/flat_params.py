@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fewshot_cli.engine.delta.change import Sparse
 from fewshot_cli.engine.model.backbone import Backbone
+from fewshot_cli.engine.model.passes import Passes, features_in_chunks
 from fewshot_cli.engine.params import Params
 
 
@@ -70,13 +71,15 @@ class Layout:
 class FlatBackbone:
     """A backbone whose weights are one vector: `base` `(size,)` are its own.
 
-    With `precision` torch.bfloat16 its passes are done under autocast, and only they.
+    With `precision` torch.bfloat16 its passes are done under autocast, and only they. A `chunk` has so many images go
+    through at once, and spares memory at the cost of time.
     """
 
     backbone: Backbone
     layout: Layout
     base: Tensor = field(repr=False)
     precision: torch.dtype = torch.float32
+    chunk: int | None = None
 
     @classmethod
     def of(cls, backbone: Backbone, precision: torch.dtype = torch.float32) -> "FlatBackbone":
@@ -85,24 +88,9 @@ class FlatBackbone:
 
     def features(self, images: Tensor, weights: Tensor) -> Tensor:
         """Features `(n, dim)` of normalised images under the flat weights `(size,)`, differentiable in both."""
-        return self.passes.features(images, self.layout.views(weights))
+        return features_in_chunks(self.passes, images, self.layout.views(weights), self.chunk)
 
     @property
-    def passes(self) -> "Passes":
+    def passes(self) -> Passes:
         """The backbone in this precision, for weights by name."""
         return Passes(self.backbone, self.precision)
-
-
-@dataclass(frozen=True)
-class Passes:
-    """A backbone whose passes are done in `precision`, and nothing else: features are of the type of the weights."""
-
-    backbone: Backbone
-    precision: torch.dtype
-
-    def features(self, images: Tensor, weights: Params, /) -> Tensor:
-        """Features `(n, dim)` of normalised images, differentiable in images and weights."""
-        lowered, device = self.precision != torch.float32, self.backbone.device.type
-        with torch.autocast(device, dtype=self.precision if lowered else None, enabled=lowered):
-            features = self.backbone.features(images, weights)
-        return features.to(next(iter(weights.values())).dtype)

@@ -5,7 +5,7 @@ fuse some of them, but it does not follow a step that differentiates by hand; a 
 """
 
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -46,8 +46,7 @@ class Captured(Generic[T]):
     def __call__(self, inputs: Params, **constants: Hashable) -> T:
         if self._recorder is None:
             return self._step(inputs, **constants)
-        shapes = tuple((name, values.shape, values.dtype) for name, values in inputs.items())
-        key = (shapes, tuple(constants.items()))
+        key = _key(inputs, constants)
         held, replay = self._recordings.pop(key, (None, None))
         if held is None:
             held = {name: self._place(name, values) for name, values in inputs.items()}
@@ -64,6 +63,10 @@ class Captured(Generic[T]):
             del self._recordings[next(iter(self._recordings))]
         return self._copied(replay())
 
+    def is_recorded(self, inputs: Params, **constants: Hashable) -> bool:
+        """Whether the next call with such inputs does nothing but replay."""
+        return _key(inputs, constants) in self._recordings
+
     def _place(self, name: str, values: Tensor) -> Tensor:
         """Where a recording of this shape finds an input: at the start of one buffer for all shapes.
 
@@ -73,3 +76,8 @@ class Captured(Generic[T]):
         if buffer is None or buffer.numel() < values.numel() or buffer.dtype != values.dtype:
             buffer = self._buffers[name] = torch.empty(values.numel(), dtype=values.dtype, device=self._device)
         return buffer[: values.numel()].view(values.shape)
+
+
+def _key(inputs: Params, constants: Mapping[str, Hashable]) -> Hashable:
+    shapes = tuple((name, values.shape, values.dtype) for name, values in inputs.items())
+    return shapes, tuple(constants.items())

@@ -81,6 +81,26 @@ class Descent:
         return [self.params[name] for name in group.names]
 
 
+def add_gradients(loss: Tensor, params: Params) -> None:
+    """Adds the gradient of a loss to those of the parameters that require one, all of it or, where it fails, nothing.
+
+    `loss.backward()` would leave the gradients of some of them where memory runs out half-way.
+    """
+    leaves = [values for values in params.values() if values.requires_grad]
+    found = torch.autograd.grad(loss, leaves, allow_unused=True)
+    seen: set[int] = set()
+    for values, gradient in zip(leaves, found, strict=True):
+        if gradient is None:
+            continue
+        if values.grad is not None:
+            values.grad.add_(gradient)
+        elif gradient.stride() == values.stride() and gradient.untyped_storage().data_ptr() not in seen:
+            values.grad = gradient
+        else:  # it lies otherwise in memory, or another parameter has it already
+            values.grad = torch.empty_like(values).copy_(gradient)
+        seen.add(gradient.untyped_storage().data_ptr())
+
+
 def _optimiser(params: list[Tensor], group: Group) -> torch.optim.Optimizer:
     match group.optimiser:
         case "adam":

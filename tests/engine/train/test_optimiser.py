@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fewshot_cli.engine.train.optimiser import Descent, Group
+from fewshot_cli.engine.train.optimiser import Descent, Group, add_gradients
 
 START = {"a": torch.tensor([1.0, -2.0, 3.0]), "b": torch.tensor([[0.5], [2.0]]), "still": torch.tensor([7.0])}
 GROUPS = (
@@ -65,3 +65,40 @@ def test_a_descent_that_is_restored_goes_on_to_the_same_bits(stop):
 def test_the_memory_is_named_by_what_it_is_of():
     state = walked(Descent(START, GROUPS), range(1)).state()
     assert set(state) == {"momentum_buffer/a", "exp_avg/b", "exp_avg_sq/b", "step/b"}
+
+
+def test_gradients_are_added_as_backward_adds_them_or_not_at_all():
+    rng = torch.Generator().manual_seed(0)
+
+    def params() -> dict[str, torch.Tensor]:
+        values = {"a": torch.ones(3, 2), "b": torch.ones(2, 3).T, "c": torch.ones(4), "idle": torch.ones(1)}
+        return {name: value.clone().requires_grad_() for name, value in values.items()} | {"fixed": torch.ones(2)}
+
+    slopes = [torch.randn(3, 2, generator=rng) for _ in range(2)]
+    found, expected = params(), params()
+    for slope in slopes:
+        for some, add in ((found, True), (expected, False)):
+            loss = ((some["a"] + some["b"]) * slope).sum() + some["c"].sum()
+            add_gradients(loss, some) if add else loss.backward()
+    for name, values in expected.items():
+        if values.grad is None:
+            assert found[name].grad is None
+        else:
+            assert torch.equal(found[name].grad, values.grad)
+            assert found[name].grad.stride() == values.grad.stride()
+    assert found["a"].grad.data_ptr() != found["b"].grad.data_ptr()
+
+    class Refused(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, values):
+            return values.clone()
+
+        @staticmethod
+        def backward(ctx, slope):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    before = {name: values.grad.clone() for name, values in found.items() if values.grad is not None}
+    with pytest.raises(torch.OutOfMemoryError):
+        add_gradients(found["c"].sum() + Refused.apply(found["a"]).sum(), found)
+    for name, values in before.items():
+        assert torch.equal(found[name].grad, values)

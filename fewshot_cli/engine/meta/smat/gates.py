@@ -19,7 +19,6 @@ from torch.autograd.function import once_differentiable
 
 from fewshot_cli.engine.defaults import TRAINING_BETA
 from fewshot_cli.engine.delta.masks import largest
-from fewshot_cli.engine.device import runs_triton
 from fewshot_cli.engine.model.flat_params import Layout
 
 GAMMA, ZETA = -0.1, 1.1  # the sigmoid is stretched to this interval before it is cut to [0, 1]
@@ -80,52 +79,8 @@ class Merged(NamedTuple):
     """The share of gates that are exactly 0, `(experts,)`, which is not."""
 
 
-def interpolate(
-    base: Tensor,
-    delta: Tensor,
-    logits: Tensor,
-    weights: Tensor,
-    beta: float = TRAINING_BETA,
-    into: Tensor | None = None,
-) -> Merged:
-    """The weights base + (Σ_m w_m z_m) ⊙ delta of a task, from its expert weights `(experts,)`.
-
-    Differentiable in `delta`, `logits` and `weights`, not in `base`. One pass over the logits, and one more backwards;
-    neither keeps anything of their size but their gradient: what is needed in between is computed again. The gradient
-    of the logits is added to the tensor `into` where there is one, and the logits themselves then get none. Where they
-    need none and there is no such tensor, as of masks that never change, it is not computed.
-    """
-    return Merged(*_Interpolation.apply(base, delta, logits, weights, beta, into))
-
-
-class _Interpolation(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, base: Tensor, delta: Tensor, logits: Tensor, weights: Tensor, beta: float, into: Tensor | None
-    ) -> Any:
-        ctx.save_for_backward(delta, logits, weights)
-        ctx.beta, ctx.into = beta, into
-        merged, opened, positive = _passes(logits).forward(base, delta, logits, weights, beta)
-        size = logits.shape[1]
-        l0, zeros = (opened / size).to(logits.dtype), (1 - positive / size).to(logits.dtype)
-        ctx.mark_non_differentiable(zeros)
-        return merged, l0, zeros
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, of_merged: Tensor, of_l0: Tensor, _: Tensor) -> Any:
-        delta, logits, weights = ctx.saved_tensors
-        shares = of_l0 / logits.shape[1]
-        is_own = ctx.into is None and ctx.needs_input_grad[2]
-        of_logits = logits.new_empty(logits.shape) if is_own else ctx.into
-        of_delta, of_weights = _passes(logits).backward(
-            delta, logits, weights, of_merged, shares, ctx.beta, of_logits, ctx.into is not None
-        )
-        return None, of_delta, of_logits if is_own else None, of_weights, None, None
-
-
-class _Passes(Protocol):
-    """The work of `interpolate`; `fused` has it in one kernel each way."""
+class Passes(Protocol):
+    """The work of `interpolate`: `InChunks` is the plain one, `gates_triton` has it in one kernel each way."""
 
     def forward(
         self, base: Tensor, delta: Tensor, logits: Tensor, weights: Tensor, beta: float, /
@@ -149,20 +104,14 @@ class _Passes(Protocol):
         None has it left out. `shares` is the gradient of every open probability, by expert."""
 
 
-def _passes(logits: Tensor) -> _Passes:
-    if not (runs_triton(logits.device) and logits.dtype == torch.float32):
-        return _InChunks()
-    from fewshot_cli.engine.meta.smat import gates_triton as fused
-
-    return fused
-
-
 def is_closing(shares: Tensor) -> bool:
     """Whether the open probabilities may have a gradient; a GPU is not asked, as that would wait for it."""
     return shares.device.type != "cpu" or bool(shares.any())
 
 
-class _InChunks:
+class InChunks:
+    """The passes in chunks that stay in the cache of a CPU; on any device."""
+
     def forward(
         self, base: Tensor, delta: Tensor, logits: Tensor, weights: Tensor, beta: float, /
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -211,6 +160,61 @@ class _InChunks:
             else:
                 of_logits[:, i] = found
         return of_delta, of_weights
+
+
+IN_CHUNKS = InChunks()
+
+
+def interpolate(
+    base: Tensor,
+    delta: Tensor,
+    logits: Tensor,
+    weights: Tensor,
+    beta: float = TRAINING_BETA,
+    into: Tensor | None = None,
+    passes: Passes = IN_CHUNKS,
+) -> Merged:
+    """The weights base + (Σ_m w_m z_m) ⊙ delta of a task, from its expert weights `(experts,)`.
+
+    Differentiable in `delta`, `logits` and `weights`, not in `base`. One pass over the logits, and one more backwards;
+    neither keeps anything of their size but their gradient: what is needed in between is computed again. The gradient
+    of the logits is added to the tensor `into` where there is one, and the logits themselves then get none. Where they
+    need none and there is no such tensor, as of masks that never change, it is not computed. `passes` do the work.
+    """
+    return Merged(*_Interpolation.apply(base, delta, logits, weights, beta, into, passes))
+
+
+class _Interpolation(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        base: Tensor,
+        delta: Tensor,
+        logits: Tensor,
+        weights: Tensor,
+        beta: float,
+        into: Tensor | None,
+        passes: Passes,
+    ) -> Any:
+        ctx.save_for_backward(delta, logits, weights)
+        ctx.beta, ctx.into, ctx.passes = beta, into, passes
+        merged, opened, positive = passes.forward(base, delta, logits, weights, beta)
+        size = logits.shape[1]
+        l0, zeros = (opened / size).to(logits.dtype), (1 - positive / size).to(logits.dtype)
+        ctx.mark_non_differentiable(zeros)
+        return merged, l0, zeros
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_merged: Tensor, of_l0: Tensor, _: Tensor) -> Any:
+        delta, logits, weights = ctx.saved_tensors
+        shares = of_l0 / logits.shape[1]
+        is_own = ctx.into is None and ctx.needs_input_grad[2]
+        of_logits = logits.new_empty(logits.shape) if is_own else ctx.into
+        of_delta, of_weights = ctx.passes.backward(
+            delta, logits, weights, of_merged, shares, ctx.beta, of_logits, ctx.into is not None
+        )
+        return None, of_delta, of_logits if is_own else None, of_weights, None, None, None
 
 
 def reset(multipliers: Tensor, sparsity: Tensor, target: float) -> Tensor:

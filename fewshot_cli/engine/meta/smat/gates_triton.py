@@ -1,4 +1,4 @@
-"""The pass over all experts' gates on a GPU, in Triton: what `experts.interpolate` needs of it, one kernel each way.
+"""The pass over all experts' gates on a GPU, in Triton: what `gates.interpolate` needs of it, one kernel each way.
 
 A kernel reads every logit once and writes nothing of the size of the logits but their gradient. Sums over the weights
 are made of one number for each block, so that they are the same from run to run.
@@ -71,7 +71,7 @@ def _backward(  # type: ignore[no-untyped-def]
 
 
 def forward(base: Tensor, delta: Tensor, logits: Tensor, weights: Tensor, beta: float) -> tuple[Tensor, Tensor, Tensor]:
-    """As `_Passes.forward` in `experts`, of float32."""
+    """As `Passes.forward` in `gates`, of float32."""
     merged, partial = base.new_empty(base.shape), _by_block(logits, 2)
     _run(_forward, (base, delta, logits, weights), (merged, *partial), beta)
     opened, positive = partial.sum(-1, dtype=torch.float64)
@@ -88,7 +88,7 @@ def backward(
     of_logits: Tensor | None,
     add: bool,
 ) -> tuple[Tensor, Tensor]:
-    """As `_Passes.backward` in `experts`, of float32."""
+    """As `Passes.backward` in `gates`, of float32."""
     of_delta, (partial,) = delta.new_empty(delta.shape), _by_block(logits, 1)
     # A kernel wants a tensor: where none is to be written to, one that is none.
     written = delta.new_empty(1) if of_logits is None else of_logits

@@ -24,7 +24,7 @@ from fewshot_cli.engine.defaults import RouterPool
 from fewshot_cli.engine.head.linear import class_means, cosine_head
 from fewshot_cli.engine.meta.settings import SMATSettings
 from fewshot_cli.engine.meta.smat import gates as experts
-from fewshot_cli.engine.meta.smat.gates import PackedGates, interpolate, start_logits
+from fewshot_cli.engine.meta.smat.gates import IN_CHUNKS, PackedGates, Passes, interpolate, start_logits
 from fewshot_cli.engine.meta.smat.router import Noise, Routing, folded, is_state, power_iterated, route, start_router
 from fewshot_cli.engine.model.flat_params import FlatBackbone
 from fewshot_cli.engine.params import Params
@@ -118,16 +118,17 @@ def smat_loss(
     temperature: float | Tensor,
     rng: Noise | None = None,
     into: Tensor | None = None,
+    passes: Passes = IN_CHUNKS,
 ) -> SMATLoss:
     """The loss of one task, differentiable in `trained(bank)`; `rng` samples the experts' weights.
 
     The logits of the gates must be in the range that `experts.clamp_logits_` keeps them in. Nothing waits for a GPU,
     unless `rng` is a generator. `into` `(experts, size)` is what the gradient of those logits is added to, where it is
-    not to be a tensor of its own.
+    not to be a tensor of its own. `passes` do the work of the gates.
     """
     state = power_iterated(router_of(bank))
     routing = route(router_of(bank) | state, task.frozen_prototypes, temperature, settings.pool, rng, task.classes)
-    merged = interpolate(net.base, bank[DELTA], bank[LOGITS], routing.weights, into=into)
+    merged = interpolate(net.base, bank[DELTA], bank[LOGITS], routing.weights, into=into, passes=passes)
     queries = _query_loss(net, merged.weights.detach(), task, settings)
 
     target, weights = settings.sparsity, routing.weights

@@ -68,9 +68,9 @@ def test_the_gates_of_masks_that_never_change_get_no_gradient(monkeypatch):
     """Nor is it computed: the same gradients of all else, and nothing of the gates' size is made."""
     base, *leaves = random_bank(50, 3, torch.float64)
     asked = []
-    backward = experts._InChunks.backward
+    backward = experts.InChunks.backward
     monkeypatch.setattr(
-        experts._InChunks, "backward", lambda self, *args: asked.append(args[6] is None) or backward(self, *args)
+        experts.InChunks, "backward", lambda self, *args: asked.append(args[6] is None) or backward(self, *args)
     )
     gradients = []
     for is_learned in (True, False):

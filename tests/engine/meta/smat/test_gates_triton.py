@@ -19,7 +19,7 @@ def compare(device: str) -> None:
     from fewshot_cli.engine.meta.smat import gates as experts
     from fewshot_cli.engine.meta.smat import gates_triton as fused
 
-    plain = experts._InChunks()
+    plain = experts.InChunks()
     rng = torch.Generator().manual_seed(0)
     for size, number, beta in ((1, 1, 1.0), (1024, 3, 2 / 3), (2500, 8, 2 / 3), (2500, 8, 1.0)):
         base, delta, slope = torch.randn(3, size, generator=rng)

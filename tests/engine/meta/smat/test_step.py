@@ -15,6 +15,8 @@ from torch.autograd import grad
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fewshot_cli.engine.meta.settings import SMATSettings
+from fewshot_cli.engine.meta.smat.fast_path import FastPath, fast_path
+from fewshot_cli.engine.meta.smat.gates import IN_CHUNKS
 from fewshot_cli.engine.meta.smat.loss import (
     DELTA,
     LOGITS,
@@ -28,6 +30,7 @@ from fewshot_cli.engine.meta.smat.loss import (
 from fewshot_cli.engine.meta.smat.router import logistic_noise
 from fewshot_cli.engine.meta.smat.shape_buckets import Bucket, bucket_of, padded
 from fewshot_cli.engine.meta.smat.step import SMATStep
+from fewshot_cli.engine.model.chunks import Limit
 from fewshot_cli.engine.model.flat_params import FlatBackbone
 from fewshot_cli.engine.model.timm_models import build_backbone
 from fewshot_cli.engine.params import Params
@@ -195,6 +198,10 @@ class FakeRecorder:
         return work
 
 
+def on_cpu(fake: FakeRecorder | None) -> FastPath | None:
+    return None if fake is None else FastPath(IN_CHUNKS, fake, pytest.fail)
+
+
 def practised(step: SMATStep | None, bank: Params, net: FlatBackbone, options: SMATSettings, forget: str) -> Params:
     """Four batches of two tasks of three sizes, a learning step after each; the gradients of the last, and figures.
 
@@ -227,7 +234,7 @@ def practised(step: SMATStep | None, bank: Params, net: FlatBackbone, options: S
 def test_steps_are_what_loss_and_backward_are(net, fake, forget):
     net, options = in_double(net), VARIANTS["default"]
     banks = [random_bank(net, options) for _ in range(2)]
-    step = SMATStep(banks[0], net, options, fake)
+    step = SMATStep(banks[0], net, options, on_cpu(fake))
     found = practised(step, banks[0], net, options, forget)
     assert_near(found, practised(None, banks[1], net, options, forget), 1e-6)
 
@@ -235,7 +242,7 @@ def test_steps_are_what_loss_and_backward_are(net, fake, forget):
 def test_a_steps_figures_need_no_gradient_and_stay(net):
     options = VARIANTS["default"]
     bank, task = random_bank(net, options), random_task(net, 4, 6, 3)
-    step = SMATStep(bank, net, options, FakeRecorder())
+    step = SMATStep(bank, net, options, on_cpu(FakeRecorder()))
     seen = [step(task, 2.0) for _ in range(4)]
     assert all(not loss.total.requires_grad for loss in seen)
     assert len({loss.total.data_ptr() for loss in seen}) == 4
@@ -251,7 +258,7 @@ def test_graphs_on_a_gpu_are_what_loss_and_backward_are(random_weights):
     net = FlatBackbone.of(build_backbone("test_vit", random_weights("test_vit"), 64, device))
     options = VARIANTS["default"]
     banks = [random_bank(net, options) for _ in range(2)]
-    step = SMATStep(banks[0], net, options)
+    step = SMATStep(banks[0], net, options, fast_path("on", device, options.experts, pytest.fail))
     found = practised(step, banks[0], net, options, "none")
     assert_near(found, practised(None, banks[1], net, options, "none"), 1e-2)
 
@@ -261,7 +268,7 @@ def test_a_step_on_a_gpu_waits_for_nothing(random_weights):
     device = torch.device("cuda")
     net = FlatBackbone.of(build_backbone("test_vit", random_weights("test_vit"), 64, device), torch.bfloat16)
     options = VARIANTS["default"]
-    step = SMATStep(random_bank(net, options), net, options)
+    step = SMATStep(random_bank(net, options), net, options, fast_path("on", device, options.experts, pytest.fail))
     task = random_task(net, 4, 6, 3)
     for _ in range(4):
         step(task, 2.0, seeded())
@@ -298,3 +305,28 @@ def test_the_benchmark_says_that_there_is_no_gpu():
     done = benchmarked()
     assert done.returncode == 2 and not done.stdout
     assert done.stderr == "There is no GPU here, so nothing was measured.\n"
+
+
+# Memory.
+
+
+def test_a_task_too_large_for_memory_goes_through_in_chunks(net):
+    """And nothing is left of what failed half-way."""
+    options, task = VARIANTS["default"], random_task(net, 9, 12, 3)
+    banks = [random_bank(net, options) for _ in range(2)]
+    expected = SMATStep(banks[0], net, options)(task, 2.0, seeded())
+    short = replace(net, backbone=replace(net.backbone, trained_limit=Limit()))
+
+    def refuse(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if len(inputs[0]) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    hook = net.backbone.module.register_forward_pre_hook(refuse)
+    try:
+        found = SMATStep(banks[1], short, options)(task, 2.0, seeded())
+    finally:
+        hook.remove()
+    torch.testing.assert_close(figures(found), figures(expected), rtol=1e-4, atol=1e-5)
+    leaves = [{name: values.grad for name, values in bank.items() if values.requires_grad} for bank in banks]
+    assert_near(leaves[1], leaves[0], EXACT[torch.float32])
+    assert short.backbone.trained_limit.pictures == 3

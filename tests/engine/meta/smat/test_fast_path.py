@@ -1,0 +1,228 @@
+"""The fast path is taken where it works, and where any part of it fails one sentence says so and training goes on."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from fewshot_cli.engine.meta.settings import SMATSettings
+from fewshot_cli.engine.meta.smat.fast_path import FastPath, Fault, available, check_near, fast_path
+from fewshot_cli.engine.meta.smat.gates import InChunks
+from fewshot_cli.engine.meta.smat.loss import DELTA, LOGITS, MULTIPLIERS, FeaturedTask, start_bank, trained
+from fewshot_cli.engine.meta.smat.step import SMATStep
+from fewshot_cli.engine.model.flat_params import FlatBackbone
+from fewshot_cli.engine.params import Params
+from fewshot_cli.errors import FewshotError
+
+T = TypeVar("T")
+CPU = torch.device("cpu")
+
+
+class Kernels(InChunks):
+    """The passes of a CPU, which fail, or are wrong, at one point."""
+
+    def __init__(self, at: str = "") -> None:
+        self.at = at
+
+    def forward(self, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
+        if self.at == "compile forward":
+            raise RuntimeError("ptxas was not found\nand a long tale")
+        merged, opened, positive = super().forward(*given)
+        return (merged + 0.1 if self.at == "wrong weights" else merged), opened, positive
+
+    def backward(self, *given: Any) -> tuple[Tensor, Tensor]:
+        if self.at == "compile backward":
+            raise RuntimeError("ptxas was not found")
+        found = super().backward(*given)
+        if self.at == "wrong gradient" and given[6] is not None:
+            given[6].mul_(2)
+        if self.at == "no number":
+            found[0].fill_(torch.nan)
+        return found
+
+
+class Graphs:
+    """Records as a GPU does, into one result for all replays; fails, or is wrong, at one point from a number on."""
+
+    def __init__(self, at: str = "", after: int = 0) -> None:
+        self.at, self.left = at, after
+
+    def fails(self, at: str) -> bool:
+        self.left -= at == self.at
+        return at == self.at and self.left < 0
+
+    def run(self, work: Callable[[], T]) -> T:
+        if self.fails("run half"):
+            work()
+            raise RuntimeError("half-way")
+        if self.fails("run"):
+            raise RuntimeError("no stream")
+        return work()
+
+    def record(self, work: Callable[[], T]) -> Callable[[], T]:
+        if self.fails("record"):
+            raise RuntimeError("operation not permitted when stream is capturing")
+        if self.fails("record memory"):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        def replay() -> T:
+            if self.fails("replay"):
+                raise RuntimeError("illegal instruction")
+            found = work()
+            if self.fails("replay twice"):
+                work()
+            return found
+
+        return replay
+
+
+KERNELS = ("compile forward", "compile backward", "wrong weights", "wrong gradient", "no number")
+GRAPHS = ("run half", "run", "record", "record memory", "replay", "replay twice")
+
+
+def tried(wanted: Any, kernels: str = "", graphs: str = "") -> tuple[FastPath | None, list[str]]:
+    told: list[str] = []
+    found = fast_path(wanted, CPU, 3, told.append, lambda device: (Kernels(kernels), Graphs(graphs)))
+    return found, told
+
+
+# --- at the start ---
+
+
+def test_what_works_is_taken_without_a_word():
+    for wanted in ("auto", "on"):
+        found, told = tried(wanted)
+        assert found is not None and told == []
+
+
+@pytest.mark.parametrize(("kernels", "graphs"), [*((at, "") for at in KERNELS), *(("", at) for at in GRAPHS)])
+def test_what_fails_at_the_start_is_told_in_a_sentence_and_left(kernels, graphs):
+    found, (sentence,) = tried("auto", kernels, graphs)
+    assert found is None
+    assert sentence.startswith("Training takes the plain path") and sentence.endswith(".") and "\n" not in sentence
+    with pytest.raises(FewshotError, match="does not work here"):
+        tried("on", kernels, graphs)
+
+
+def test_off_tries_nothing():
+    def never(device: torch.device) -> None:
+        pytest.fail("it was tried")
+
+    assert fast_path("off", CPU, 3, pytest.fail, never) is None
+
+
+def test_a_gpu_without_triton_takes_the_plain_path(monkeypatch):
+    def without(device: torch.device) -> None:
+        raise Fault("Triton is not installed")
+
+    told: list[str] = []
+    assert fast_path("auto", CPU, 3, told.append, without) is None
+    assert "Triton is not installed" in told[0]
+    monkeypatch.setattr("fewshot_cli.engine.meta.smat.fast_path.recorder", lambda device: Graphs())
+    with pytest.raises(Fault, match="Triton"):  # this machine's device runs none
+        available(CPU)
+
+
+def test_a_cpu_has_no_fast_path():
+    assert fast_path("auto", CPU, 3, pytest.fail) is None
+    assert fast_path("off", CPU, 3, pytest.fail) is None
+    with pytest.raises(FewshotError, match="would do nothing") as caught:
+        fast_path("on", CPU, 3, pytest.fail)
+    assert "--device" in caught.value.hint
+
+
+def test_no_number_is_near_nothing():
+    one = {"it": torch.ones(2)}
+    check_near("a thing", one, one, 1e-4)
+    for wrong in (1.1, torch.nan, torch.inf):
+        with pytest.raises(Fault, match="it of a thing"):
+            check_near("a thing", {"it": torch.tensor([1.0, wrong])}, one, 1e-4)
+
+
+# --- step by step ---
+
+
+@pytest.fixture(scope="module")
+def net(vit) -> FlatBackbone:
+    return FlatBackbone.of(vit)
+
+
+def bank_of(net: FlatBackbone, settings: SMATSettings) -> Params:
+    bank = start_bank(net, settings, seed=0)
+    bank[DELTA] = 0.1 * net.base.abs().mean() * torch.randn(len(net.base), generator=torch.Generator().manual_seed(1))
+    bank[LOGITS] = (4 * bank[LOGITS]).clamp(-4.6, 4.6)
+    bank[MULTIPLIERS] = torch.full((settings.experts,), 0.5)
+    return {name: values.clone().requires_grad_(name in trained(bank)) for name, values in bank.items()}
+
+
+def tasks_of(net: FlatBackbone) -> list[FeaturedTask]:
+    """Of two buckets."""
+    rng, found = torch.Generator().manual_seed(2), []
+    for queries in (5, 20):
+        images = torch.randn(6 + queries, 3, 64, 64, generator=rng)
+        labels = torch.arange(6 + queries) % 3
+        features = net.backbone.features(images)
+        found.append(FeaturedTask(images[:6], labels[:6], images[6:], labels[6:], 3, features[:6], features[6:]))
+    return found
+
+
+def gradients(net: FlatBackbone, fast: FastPath | None) -> tuple[list[Params], list[float]]:
+    """After each of six batches of two tasks, the gradients; and the losses. The bank moves on after each batch."""
+    settings = SMATSettings(experts=2)
+    bank, tasks = bank_of(net, settings), tasks_of(net)
+    step, seen, losses = SMATStep(bank, net, settings, fast), [], []
+    for batch in range(6):
+        for place in range(2):
+            rng = torch.Generator().manual_seed(2 * batch + place)
+            losses.append(step(tasks[(batch // 2 + place) % 2], 2.0, rng, share=0.5).total.item())
+        leaves = {name: values for name, values in bank.items() if values.grad is not None}
+        seen.append({name: values.grad.clone() for name, values in leaves.items()})
+        with torch.no_grad():
+            for values in leaves.values():
+                values -= 1e-2 * values.grad
+                values.grad = None
+    return seen, losses
+
+
+@pytest.fixture(scope="module")
+def plain(net) -> tuple[list[Params], list[float]]:
+    return gradients(net, None)
+
+
+def assert_plain(found: tuple[list[Params], list[float]], plain: tuple[list[Params], list[float]]) -> None:
+    assert found[1] == pytest.approx(plain[1], rel=1e-4)
+    for some, expected in zip(found[0], plain[0], strict=True):
+        assert some.keys() == expected.keys()
+        for name, values in expected.items():
+            assert (some[name] - values).norm() <= 2e-3 * values.norm() + 1e-9, name
+
+
+STAGES = [(at, after) for at in ("run", "run half") for after in (0, 1, 3)]
+STAGES += [(at, after) for at in ("record", "record memory") for after in (0, 1)] + [("replay", 0), ("replay twice", 0)]
+"""Where the first or a later bucket fails: two are warmed up twice, recorded and replayed."""
+
+
+@pytest.mark.parametrize(("at", "after"), STAGES)
+def test_what_fails_in_a_step_is_told_once_and_nothing_of_it_stays(net, plain, at, after):
+    told: list[str] = []
+    assert_plain(gradients(net, FastPath(Kernels(), Graphs(at, after), told.append)), plain)
+    (sentence,) = told
+    assert sentence.startswith("Training goes on without the fast path") and "images" in sentence
+
+
+@pytest.mark.parametrize("at", KERNELS)
+def test_kernels_that_are_at_fault_on_a_whole_backbone_fall_back(net, plain, at):
+    """However well they did in the trial at the start."""
+    told: list[str] = []
+    assert_plain(gradients(net, FastPath(Kernels(at), Graphs(), told.append)), plain)
+    assert len(told) == 1
+
+
+def test_where_nothing_fails_each_bucket_is_compared_twice_in_a_run(net, plain, monkeypatch):
+    compared: list[str] = []
+    near = "fewshot_cli.engine.meta.smat.step.check_near"
+    monkeypatch.setattr(near, lambda what, *given: (compared.append(what), check_near(what, *given)))
+    assert_plain(gradients(net, FastPath(Kernels(), Graphs(), pytest.fail)), plain)
+    assert len(compared) == 4  # two buckets, each at its first step and at its first recording
