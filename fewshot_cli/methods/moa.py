@@ -171,6 +171,7 @@ class MoA(Method):
                 self.tuning,
                 run,
                 also=(training.balance,) if self.balance else (),
+                forget=training.losses.clear,
             )
         return Moved({}, head, Graft(self.kind, sites, trained))
 
@@ -225,7 +226,8 @@ class _Training:
 
     def balance(self, features: Tensor, params: Params, part: Part, rng: torch.Generator) -> Tensor:
         """The objective: what the passes since the last time have left."""
-        losses, self.losses = self.losses, []
+        losses = self.losses.copy()
+        self.losses.clear()
         return self.method.balance * part.share * sum(losses, start=features.new_zeros(()))
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fewshot_cli.engine.device import sent
+
 
 @dataclass(frozen=True)
 class Draws:
@@ -29,9 +31,9 @@ def draw(images: Tensor, rng: torch.Generator, probability: float = 0.9) -> Draw
     if torch.rand((), generator=rng).item() >= probability:
         return None
     flip = torch.rand((), generator=rng).item() >= 0.5
-    colour = torch.rand(3, n, generator=rng).to(images.device)
+    colour = sent(torch.rand(3, n, generator=rng), images.device)
     shift = torch.stack([torch.randint(-m, m + 1, (n,), generator=rng) for m in (max_shift(height), max_shift(width))])
-    return Draws(flip, colour, shift.to(images.device))
+    return Draws(flip, colour, sent(shift, images.device))
 
 
 def max_shift(size: int) -> int:

@@ -2,20 +2,25 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_cli.engine.adaptation import Run, Support
-from fewshot_cli.engine.data.diff_augment import diff_augment, draw
+from fewshot_cli.engine.adaptation import Images, Run, Support
+from fewshot_cli.engine.data.diff_augment import Draws, diff_augment, draw
+from fewshot_cli.engine.device import has_bfloat16, sent
 from fewshot_cli.engine.head.linear import Head, class_means, cosine_head
 from fewshot_cli.engine.model.backbone import Backbone
+from fewshot_cli.engine.model.passes import Passes, features_in_chunks
 from fewshot_cli.engine.params import Params
 from fewshot_cli.engine.train.objectives import HEAD, Objective, Part, class_vectors, prototypes
 from fewshot_cli.engine.train.settings import Tuning
 from fewshot_cli.engine.train.train import fit
+
+MOST_HELD = 2**31  # bytes of pictures that a GPU holds while it trains on them
 
 
 def first_vectors(backbone: Backbone, support: Support) -> Tensor:
@@ -32,75 +37,118 @@ def tune(
     run: Run,
     also: Sequence[Objective] = (),
     lr_scale: Mapping[str, float] = MappingProxyType({}),
+    forget: Callable[[], None] | None = None,
 ) -> tuple[Params, Head]:
     """The trained parameters and the head that goes with them.
 
     `start` is what to train, under names of the method's own; `weights(params)` gives the backbone's weights that
     follow from it, differentiably. The loss is the objective of `tuning.head` plus those in `also`. The learning rate
-    of a parameter is multiplied by `lr_scale` of the first pattern that is found in its name.
+    of a parameter is multiplied by `lr_scale` of the first pattern that is found in its name. `forget` is for a
+    backbone whose passes draw random numbers, or leave something for an objective: it forgets what a pass that is not
+    gone on with has left, and no pass is done again for its gradient.
+
+    On a GPU with bfloat16 the backbone's passes are done in it, and nothing else.
     """
     support = support.in_order()
     rng = torch.Generator().manual_seed(run.seed)
     with_vectors = tuning.head == "cosine"
-    batches = _Batches(len(support), tuning.optim.batch if with_vectors else None, rng)
     objectives = (class_vectors(tuning.scale) if with_vectors else prototypes(tuning.scale), *also)
-    parts = _parts_of_vectors if with_vectors else _parts_of_prototypes
+    batches = _Batches(len(support), tuning.optim.batch if with_vectors else None, rng)
+    steps = _Steps(backbone, replace(support, images=_held(support, backbone)), weights, tuning, rng, forget)
 
     def loss(params: Params, step: int) -> Iterator[Tensor]:
-        for features, part in parts(backbone, support, batches.next(), lambda: weights(params), tuning, rng):
+        for features, part in steps.parts(batches.of(step), params):
             losses = [objective(features, params, part, rng) for objective in objectives]
             yield losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     passes = math.ceil(tuning.optim.epochs * len(support) / batches.batch)
     optim = tuning.optim.model_copy(update={"steps": max(tuning.optim.steps, passes)})
+    rates: Mapping[str, float] = lr_scale
     if with_vectors:
         # Unit vectors, so that one learning rate means the same whatever the norm of a backbone's features.
-        vectors = F.normalize(first_vectors(backbone, support), dim=1)
+        start = start | {HEAD: F.normalize(first_vectors(backbone, support), dim=1)}
         rates = {f"^{HEAD}$": tuning.head_lr, **lr_scale}
-        trained = fit(loss, start | {HEAD: vectors}, optim, run.watch, rates)
+    trained = fit(loss, start, optim, run.watch, rates, smaller=lambda: steps.halve(batches.batch))
+    if with_vectors:
         return trained, cosine_head(trained.pop(HEAD), tuning.scale)
-    trained = fit(loss, start, optim, run.watch, lr_scale)
     with torch.no_grad():
         moved = weights(trained)
     features = backbone.frozen_features(support.pictures(), moved)
     return trained, cosine_head(class_means(features, support.labels, support.way), tuning.scale)
 
 
-def _parts_of_vectors(
-    backbone: Backbone,
-    support: Support,
-    indices: Tensor,
-    weights: Callable[[], Mapping[str, Tensor]],
-    tuning: Tuning,
-    rng: torch.Generator,
-) -> Iterator[tuple[Tensor, Part]]:
-    """Features of augmented images in chunks that fit into memory, or the cache.
-
-    The weights are made anew for each, since what they follow from is forgotten once a chunk is differentiated.
-    """
-    plain = backbone.normalised(support.images[indices])
-    augmented = diff_augment(plain, draw(plain, rng, tuning.augment)) if tuning.augment else plain
-    chunks = (torch.split(part, backbone.chunk) for part in (augmented, support.labels[indices]))
-    for chunk, labels in zip(*chunks, strict=True):
-        yield backbone.features(chunk, weights()), Part(labels, support.way, len(indices))
+def _held(support: Support, backbone: Backbone) -> Images:
+    """The pictures: on a GPU all of them, sent there once, unless they are more than it should hold."""
+    size = 3 * math.prod(backbone.preprocessing.size)
+    if backbone.device.type == "cpu" or len(support) * size > MOST_HELD:
+        return support.images
+    return sent(support.pictures(), backbone.device)
 
 
-def _parts_of_prototypes(
-    backbone: Backbone,
-    support: Support,
-    indices: Tensor,
-    weights: Callable[[], Mapping[str, Tensor]],
-    tuning: Tuning,
-    rng: torch.Generator,
-) -> Iterator[tuple[Tensor, Part]]:
-    """Features of the whole support set at once, plain and augmented."""
-    plain = backbone.normalised(support.images[indices])
-    moved = weights()
-    features = seen = backbone.features(plain, moved)
-    draws = draw(plain, rng, tuning.augment) if tuning.augment else None
-    if draws is not None:  # else the augmented images are the plain ones, whose features are known
-        features = backbone.features(diff_augment(plain, draws), moved)
-    yield features, Part(support.labels[indices], support.way, len(indices), seen)
+@dataclass(frozen=True)
+class _Steps:
+    """What a step of training sees of a batch: features of the images, in parts that fit into memory, or the cache."""
+
+    backbone: Backbone
+    support: Support
+    weights: Callable[[Params], Mapping[str, Tensor]]
+    tuning: Tuning
+    rng: torch.Generator
+    forget: Callable[[], None] | None
+
+    def parts(self, indices: Tensor, params: Params) -> Iterator[tuple[Tensor, Part]]:
+        """Features, and what else an objective may ask of the part of the batch that they are of."""
+        if indices.device != self.support.labels.device:
+            indices = sent(indices, self.support.labels.device)
+        labels = self.support.labels[indices]
+        plain = self.backbone.normalised(self.support.images[indices])
+        draws = draw(plain, self.rng, self.tuning.augment) if self.tuning.augment else None
+        if self.tuning.head == "cosine":
+            yield from self._of_vectors(diff_augment(plain, draws), labels, params)
+        else:
+            yield self._of_prototypes(plain, draws, labels, params)
+
+    def _of_vectors(self, images: Tensor, labels: Tensor, params: Params) -> Iterator[tuple[Tensor, Part]]:
+        """Features of the augmented images in chunks.
+
+        The weights are made anew for each, since what they follow from is forgotten once a chunk is differentiated.
+        """
+        chunks = (torch.split(part, self.backbone.trained_chunk) for part in (images, labels))
+        for chunk, of_chunk in zip(*chunks, strict=True):
+            features = self._passes.features(chunk, dict(self.weights(params)))
+            yield features, Part(of_chunk, self.support.way, len(labels))
+
+    def _of_prototypes(self, plain: Tensor, draws: Draws | None, labels: Tensor, params: Params) -> tuple[Tensor, Part]:
+        """Features of the whole support set in one part, plain and augmented."""
+        moved, chunk = dict(self.weights(params)), self._recomputed
+        features = seen = features_in_chunks(self._passes, plain, moved, chunk)
+        if draws is not None:  # else the augmented images are the plain ones, whose features are known
+            features = features_in_chunks(self._passes, diff_augment(plain, draws), moved, chunk)
+        return features, Part(labels, self.support.way, len(labels), seen)
+
+    def halve(self, batch: int) -> None:
+        """Has fewer images go through at once from now on. Raises FewshotError where that can't be."""
+        if self.forget is not None:
+            self.forget()
+        backbone = self.backbone
+        most = backbone.trained_chunk if self.tuning.head == "cosine" else self._recomputed or batch
+        is_whole = self.tuning.head == "prototypes" and self.forget is not None
+        what = f"of {backbone.preprocessing.size[0]} pixels through {backbone.name}, with a gradient"
+        backbone.trained_limit.halve(backbone.device, 1 if is_whole else min(most, batch), what)
+
+    @property
+    def _recomputed(self) -> int | None:
+        """How many images at once have their pass done again for the gradient; None where it is kept of all."""
+        if self.forget is not None or (
+            self.backbone.device.type == "cpu" and self.backbone.trained_limit.pictures == math.inf
+        ):
+            return None
+        return self.backbone.trained_chunk
+
+    @property
+    def _passes(self) -> Passes:
+        device = self.backbone.device
+        return Passes(self.backbone, torch.bfloat16 if has_bfloat16(device) else torch.float32)
 
 
 class _Batches:
@@ -109,6 +157,16 @@ class _Batches:
     def __init__(self, size: int, batch: int | None, rng: torch.Generator) -> None:
         self.size, self.batch, self.rng = size, min(batch or size, size), rng
         self.left = torch.empty(0, dtype=torch.long)
+        self.step, self.before = -1, (rng.get_state(), self.left)
+
+    def of(self, step: int) -> Tensor:
+        """Those of a step; asked for again, the same, with `rng` as it was then, so that the whole step repeats."""
+        if step == self.step:
+            self.rng.set_state(self.before[0])
+            self.left = self.before[1]
+        else:
+            self.step, self.before = step, (self.rng.get_state(), self.left)
+        return self.next()
 
     def next(self) -> Tensor:
         if self.batch == self.size:

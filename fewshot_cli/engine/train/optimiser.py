@@ -43,7 +43,12 @@ class Descent:
                 torch.nn.utils.clip_grad_norm_(self._members(group), group.clip)
             optimiser.param_groups[0]["lr"] = lr
             optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
+        self.forget()
+
+    def forget(self) -> None:
+        """Forgets the gradients that have come together."""
+        for values in self.params.values():
+            values.grad = None
 
     @torch.no_grad()
     def write_(self, values: Params) -> None:

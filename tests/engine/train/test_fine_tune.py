@@ -1,6 +1,9 @@
 """Fine-tuning against P>M>F's published numbers (`pmf`), step by step."""
 
 import math
+from contextlib import contextmanager
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,10 +16,12 @@ from fewshot_cli.engine.delta.change import merge
 from fewshot_cli.engine.head.linear import class_means
 from fewshot_cli.engine.head.ridge import ridge_head
 from fewshot_cli.engine.model.backbone import Backbone
+from fewshot_cli.engine.model.chunks import Limit
 from fewshot_cli.engine.model.model import Model
 from fewshot_cli.engine.train import fine_tune as tuning_module
 from fewshot_cli.engine.train.fine_tune import tune
 from fewshot_cli.engine.train.settings import Optim, Tuning
+from fewshot_cli.errors import FewshotError
 from fewshot_cli.methods.base import MoveThenHead
 from fewshot_cli.methods.finetune import Finetune
 from fewshot_cli.methods.ridge import Ridge
@@ -240,7 +245,7 @@ def test_a_batch_in_parts_is_the_batch(backbone, support, monkeypatch):
     tuning = Tuning(augment=0, optim=Optim(steps=2, batch=None, lr=0.01))
     found = []
     for chunk in (100, 3):
-        monkeypatch.setattr(Backbone, "chunk", chunk)
+        monkeypatch.setattr(Backbone, "trained_chunk", chunk)
         trained, head = tune(
             backbone, support, start, lambda params: {name: params["factor"] * backbone.params[name]}, tuning, Run()
         )
@@ -273,3 +278,96 @@ def test_learning_rates_are_told_by_pattern(backbone, support):
     moved = {name: float((trained[name] - start[name]).abs().max()) for name in start}
     assert moved["norm.bias"] == moved["norm.weight"] == 0  # the first pattern that is found
     assert moved["blocks.0.norm1.bias"] == pytest.approx(0.03, rel=1e-3)  # Adam's first step is the learning rate
+
+
+# --- memory ---
+
+
+@contextmanager
+def memory_for(backbone, pictures):
+    """The backbone with limits of its own, out of memory above so many pictures where there is to be a gradient."""
+    short = replace(backbone, frozen_limit=Limit(), trained_limit=Limit())
+
+    def refuse(module, inputs):
+        if len(inputs[0]) > pictures and torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    hook = backbone.module.register_forward_pre_hook(refuse)
+    try:
+        yield short
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("augment", [0.0, 0.9])
+@pytest.mark.parametrize("head", ["cosine", "prototypes"])
+def test_too_little_memory_for_a_batch_takes_smaller_parts_to_the_same_end(backbone, support, head, augment):
+    """Also with chance: the step that failed is repeated with the same random numbers."""
+    optim = Optim(name="sgd", lr=0.1, steps=4, batch=None if head == "prototypes" else 8)  # Adam would blow up rounding
+    tuning = Tuning(head=head, augment=augment, optim=optim)
+    method = Finetune(targets="bias$", tuning=tuning)
+    expected = method.adapt(backbone, support, Run(3))
+    with memory_for(backbone, 3) as short:
+        found = method.adapt(short, support, Run(3))
+        assert short.trained_limit.pictures <= 3 and short.frozen_limit.pictures == math.inf
+    torch.testing.assert_close(found.head.weight, expected.head.weight, rtol=1e-3, atol=1e-3)
+    for name, change in expected.delta.items():
+        torch.testing.assert_close(found.delta[name].values, change.values, rtol=1e-2, atol=1e-4)
+
+
+def test_passes_with_chance_of_their_own_are_forgotten_and_never_done_twice(backbone, support):
+    forgotten, left = [], []
+
+    def leaving(features, params, part, rng):
+        left.append(len(part.labels))
+        return features.new_zeros(())
+
+    start = {"norm.bias": backbone.params["norm.bias"]}
+    with memory_for(backbone, 3) as short:
+        optim = Optim(steps=2, batch=8)
+        tuning = Tuning(optim=optim)
+        tune(short, support, start, dict_of_norm, tuning, Run(), (leaving,), forget=lambda: forgotten.append(1))
+        assert len(forgotten) == 2 and sum(left) == 16 and max(left) <= 3
+        tuning = Tuning(head="prototypes", optim=Optim(steps=2, batch=None))
+        with pytest.raises(FewshotError, match="Memory is not enough"):
+            tune(short, support, start, dict_of_norm, tuning, Run(), forget=lambda: None)
+
+
+def test_one_image_too_much_is_an_error_that_says_what_to_set(backbone, support):
+    with memory_for(backbone, 0) as short, pytest.raises(FewshotError, match="with a gradient") as caught:
+        Finetune(targets="bias$", tuning=Tuning(optim=Optim(steps=1))).adapt(short, support, Run())
+    assert "--image-size" in caught.value.hint
+
+
+# --- what a GPU does otherwise ---
+
+
+def test_only_the_backbones_passes_are_in_bfloat16(backbone, support, monkeypatch):
+    monkeypatch.setattr(tuning_module, "has_bfloat16", lambda device: True)
+    inside, outside = [], []
+    hook = backbone.module.get_submodule("blocks.0.attn.qkv").register_forward_hook(
+        lambda module, inputs, outputs: inside.append((outputs.dtype, torch.is_grad_enabled()))
+    )
+
+    def seen(features, params, part, rng):
+        outside.extend([features.dtype, *(values.dtype for values in params.values())])
+        return torch.zeros(())
+
+    start = {"norm.bias": backbone.params["norm.bias"]}
+    try:
+        trained, head = tune(backbone, support, start, dict_of_norm, Tuning(optim=Optim(steps=2)), Run(), (seen,))
+    finally:
+        hook.remove()
+    assert {dtype for dtype, with_gradient in inside if with_gradient} == {torch.bfloat16}
+    assert {*outside, trained["norm.bias"].dtype, head.weight.dtype} == {torch.float32}
+
+
+def test_a_gpu_is_sent_the_pictures_once_unless_they_are_too_many(backbone, support, monkeypatch):
+    sent = []
+    monkeypatch.setattr(tuning_module, "sent", lambda values, device: sent.append((values, device)) or values)
+    on_gpu = SimpleNamespace(device=torch.device("cuda"), preprocessing=backbone.preprocessing)
+    held = tuning_module._held(support, on_gpu)
+    assert torch.equal(held, support.pictures()) and len(sent) == 1 and sent[0][1].type == "cuda"
+    assert tuning_module._held(support, backbone) is support.images and len(sent) == 1
+    monkeypatch.setattr(tuning_module, "MOST_HELD", 1000)
+    assert tuning_module._held(support, on_gpu) is support.images and len(sent) == 1

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fewshot_cli.engine.train.settings import Optim
 from fewshot_cli.engine.train.train import fit
@@ -91,3 +92,76 @@ def test_a_last_step_into_nowhere_is_noticed_too():
     """The square root of zero is a fine loss with an infinite slope: no later loss would show it."""
     with pytest.raises(FewshotError, match="step 1 of 1"):
         fit(lambda params, step: [params["a"].sqrt().sum()], {"a": torch.zeros(2)}, Optim(name="sgd", steps=1))
+
+
+class Reads(TorchDispatchMode):
+    """Counts how often a number leaves the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.overloadpacket.__name__ == "_local_scalar_dense"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("every", "reads"), [(None, 25), (1, 25), (10, 25)])
+def test_losses_are_read_now_and_then_and_all_are_heard_in_order(every, reads):
+    """As many numbers in the end, but those of a GPU wait for each other and not for every step."""
+    optim, heard, read_at = Optim(lr=0.01, steps=25), [], []
+
+    def noted(params, step):
+        read_at.append(len(heard))
+        yield loss(params, step)
+
+    watch = lambda step, steps, value: heard.append((step, value))  # noqa: E731
+    fit(noted, START, optim, watch, read_every=every)
+    assert [step for step, _ in heard] == list(range(1, reads + 1))
+    assert [value for _, value in heard] == by_hand(optim)[1]
+    if every == 10:
+        assert read_at == [0] * 10 + [10] * 10 + [20] * 5
+    else:
+        assert read_at == list(range(25))
+
+
+def test_no_step_between_reads_waits_for_the_device():
+    def counted(steps):
+        with Reads() as reads:
+            fit(whole, START, Optim(name="sgd", momentum=0.0, lr=1e-3, steps=steps), read_every=100)
+        return reads.count - steps
+
+    assert counted(12) == counted(3)  # besides each loss, which is read at the end, only what is read once
+
+
+def test_the_first_loss_that_is_no_number_is_named_however_seldom_losses_are_read():
+    def breaking(params, step):
+        yield loss(params, step) * (torch.nan if step >= 3 else 1)
+
+    heard = []
+    with pytest.raises(FewshotError, match="step 4 of 30"):
+        fit(breaking, START, Optim(steps=30), lambda *report: heard.append(report), read_every=10)
+    assert heard == []
+
+
+def test_a_step_that_runs_out_of_memory_is_done_again_in_smaller_parts():
+    sizes = [8]
+
+    def parts(params, step):
+        for _ in range(8 // sizes[-1]):
+            yield loss(params, step) * (sizes[-1] / 8)
+            if sizes[-1] > 2 and step == 2:  # the gradient of the first part is there already
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+    optim, heard = Optim(lr=0.01, steps=5), []
+    found = fit(
+        parts, START, optim, lambda *report: heard.append(report[2]), smaller=lambda: sizes.append(sizes[-1] // 2)
+    )
+    assert sizes == [8, 4, 2]
+    expected, losses = by_hand(optim)
+    assert heard == pytest.approx(losses)
+    for name in START:
+        torch.testing.assert_close(found[name], expected[name].detach())
+    with pytest.raises(torch.OutOfMemoryError):
+        sizes.append(8)
+        fit(parts, START, optim)
