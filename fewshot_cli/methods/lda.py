@@ -33,12 +33,15 @@ class LDA(GrowingMethod):
         import torch.nn.functional as F
 
         from fewshot_cli.engine.head.linear import class_means
+        from fewshot_cli.engine.head.solving import where_solved
 
+        device = features.device
+        features, labels = where_solved(features, labels)
         f = features.double()
         means = class_means(f, labels, way)
         freedom = self._freedom(F.one_hot(labels, way).sum(-2))[..., None, None]
         weight = self._times_precision(means, self._deviations(f, labels, means), freedom)
-        return _linear(weight, means, features.dtype)
+        return _linear(weight, means, features.dtype).to(device)
 
     def grown_head(self, moments: Moments) -> Head:
         import torch
@@ -55,7 +58,10 @@ class LDA(GrowingMethod):
         import torch.nn.functional as F
 
         from fewshot_cli.engine.head.linear import class_means
+        from fewshot_cli.engine.head.solving import where_solved
 
+        device = features.device
+        features, labels = where_solved(features, labels)
         # Without image i the scatter loses one outer product, c dᵢ dᵢᵀ, and its class mean moves; Sherman and
         # Morrison's formula gives aᵀ Σᵢ⁻¹ b = aᵀ Σ⁻¹ b + (aᵀ Σ⁻¹ dᵢ)(dᵢᵀ Σ⁻¹ b) / (1/c - dᵢᵀ Σ⁻¹ dᵢ).
         f, members = features.double(), F.one_hot(labels, way)
@@ -71,7 +77,7 @@ class LDA(GrowingMethod):
             shrink = value * (group[rows] - 1) / group[rows]  # 1/c; 0 where the class has one image, whose d is zero
             times_precision = partial(self._times_precision, d=d, freedom=value)
             logits[rows] = _without_each(f[rows], d[rows], shrink, labels[rows], means, without[rows], times_precision)
-        return logits.masked_fill(members.bool() & (count == 1)[:, None], -torch.inf).to(features)
+        return logits.masked_fill(members.bool() & (count == 1)[:, None], -torch.inf).to(device, features.dtype)
 
     def _deviations(self, f: Tensor, labels: Tensor, means: Tensor) -> Tensor:
         """Each feature minus the mean it is held against: of all of them, or of its class."""

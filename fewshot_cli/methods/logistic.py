@@ -29,13 +29,16 @@ class Logistic(HeadMethod):
         import torch
 
         from fewshot_cli.engine.head.linear import Head, typical_norm
+        from fewshot_cli.engine.head.solving import where_solved
 
+        device = features.device
+        features, labels = where_solved(features, labels)
         norm = typical_norm(features)
         x = features.double() / norm
         # The best weights are a combination of the images, in whose span the problem has at most `support` columns.
         u, s, basis = torch.linalg.svd(x, full_matrices=False)
         weight, bias = self._optimum(u * s, labels, way)
-        return Head((weight @ basis / norm).to(features), bias.to(features), unit_norm=False)
+        return Head((weight @ basis / norm).to(features), bias.to(features), unit_norm=False).to(device)
 
     def _optimum(self, x: Tensor, labels: Tensor, way: int) -> tuple[Tensor, Tensor]:
         import torch

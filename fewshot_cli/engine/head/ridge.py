@@ -6,6 +6,7 @@ from torch import Tensor
 
 from fewshot_cli.engine.defaults import RIDGE_SCALE, RIDGE_STRENGTH
 from fewshot_cli.engine.head.linear import Head, typical_norm, typical_norms_without_each
+from fewshot_cli.engine.head.solving import where_solved
 from fewshot_cli.engine.head.sufficient_statistics import Moments
 
 
@@ -16,12 +17,14 @@ def ridge_head(
 
     Features are `(..., support, dim)` and labels `(..., support)`; axes before these are tasks.
     """
+    device = features.device
+    features, labels = where_solved(features, labels)
     norm = typical_norm(features)[..., None, None]
     x, y = features.double() / norm, F.one_hot(labels, way).double()
     x_mean, y_mean = x.mean(-2, keepdim=True), y.mean(-2, keepdim=True)
     weight = regression(x - x_mean, y - y_mean, strength)
     bias = (y_mean - x_mean @ weight.mT).squeeze(-2)
-    return Head((scale / norm * weight).to(features), (scale * bias).to(features), unit_norm=False)
+    return Head((scale / norm * weight).to(features), (scale * bias).to(features), unit_norm=False).to(device)
 
 
 def grown_ridge_head(moments: Moments, strength: float = RIDGE_STRENGTH, scale: float = RIDGE_SCALE) -> Head:
@@ -38,6 +41,8 @@ def ridge_leave_one_out(features: Tensor, labels: Tensor, way: int, strength: fl
 
     A class whose only image is left out gets -inf.
     """
+    device = features.device
+    features, labels = where_solved(features, labels)
     y = F.one_hot(labels, way)
     norms = typical_norms_without_each(features)
     scores = features.new_empty(len(features), way, dtype=torch.float64)
@@ -45,7 +50,7 @@ def ridge_leave_one_out(features: Tensor, labels: Tensor, way: int, strength: fl
         rows = norms == norm
         scores[rows] = _held_out_scores(features.double() / norm, y.double(), strength)[rows]
     alone = torch.bincount(labels, minlength=way) == 1
-    return (scale * scores).masked_fill(y.bool() & alone, -torch.inf).to(features)
+    return (scale * scores).masked_fill(y.bool() & alone, -torch.inf).to(device, features.dtype)
 
 
 def _held_out_scores(x: Tensor, y: Tensor, strength: float) -> Tensor:
