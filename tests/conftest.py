@@ -12,16 +12,22 @@ import torch
 import torch.nn.functional as F
 from hypothesis import settings
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from fewshot_cli.engine.adaptation import Support
+from fewshot_cli.engine.data.class_texts import class_texts
 from fewshot_cli.engine.defaults import TRAINING_BETA
+from fewshot_cli.engine.head.linear import class_means
 from fewshot_cli.engine.meta.settings import SMATSettings
 from fewshot_cli.engine.meta.smat.gates import gates
 from fewshot_cli.engine.meta.smat.loss import DELTA, LOGITS, start_bank
 from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.engine.model.flat_params import FlatBackbone
+from fewshot_cli.engine.model.open_clip import Description, build_towers
 from fewshot_cli.engine.model.timm_models import build_backbone
+from fewshot_cli.engine.model.towers import TwoTowers
+from fewshot_cli.engine.train.text import told
 from fewshot_cli.formats.bank import BankHeader, BankProvenance, write_bank
 from fewshot_cli.formats.delta.file import BaseFacts
 
@@ -32,6 +38,7 @@ if os.environ.get("CI"):  # the same examples in every run; at home new ones are
     settings.load_profile("gate")
 
 TINY = {"vit": "test_vit", "conv": "test_efficientnet"}
+CLASSES = ("red stripes", "green chequers", "blue rings")
 COLOURS = torch.tensor([[200, 40, 40], [40, 180, 60], [50, 60, 210]])
 
 
@@ -66,6 +73,67 @@ def conv() -> Backbone:
     return build_backbone(TINY["conv"], model.state_dict(), image_size=64)
 
 
+TINY_CLIP: dict[str, Any] = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 64, "patch_size": 16, "width": 64, "layers": 2, "head_width": 16},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2},
+}
+"""Two towers with CLIP's own vocabulary, most of which is embeddings of tokens."""
+
+
+@pytest.fixture(scope="session")
+def tower_weights() -> Callable[..., dict[str, Tensor]]:
+    """Random weights as open_clip calls them, the same for the same seed.
+
+    Norms and embeddings are spread, so that pictures and texts are told apart.
+    """
+    import open_clip
+
+    def weights(config: dict[str, Any] = TINY_CLIP, seed: int = 0) -> dict[str, Tensor]:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            found = dict(open_clip.CLIP(**config).state_dict())
+            for name, values in found.items():
+                if "ln_" in name:
+                    values += 0.2 * torch.randn_like(values)
+                if "embedding" in name:
+                    values *= 20
+        return found
+
+    return weights
+
+
+@pytest.fixture(scope="session")
+def write_towers(tower_weights) -> Callable[..., Path]:
+    """Writes a folder as open_clip does; gives the path of the weights."""
+
+    def written(folder: Path, config: dict[str, Any] = TINY_CLIP, seed: int = 0) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        words = {"model_cfg": config, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+        (folder / "open_clip_config.json").write_text(json.dumps(words))
+        path = folder / "open_clip_model.safetensors"
+        save_file({name: values.contiguous() for name, values in tower_weights(config, seed).items()}, path)
+        return path
+
+    return written
+
+
+@pytest.fixture(scope="session")
+def clip(tower_weights, pictures) -> TwoTowers:
+    """Two tiny towers whose texts of the drawn classes point at what the classes look like: projected by least squares.
+
+    Each text lies between its class and the next, so that there is something to learn from images.
+    """
+    about, weights = Description("clip:tiny", TINY_CLIP, {}), tower_weights()
+    blind = build_towers(about, weights | {"text_projection": torch.eye(16)})
+    images, labels = pictures((8, 8, 8), 7)
+    seen = class_means(F.normalize(blind.frozen_features(images), dim=1), labels, 3)
+    common = F.normalize(seen.mean(0), dim=0)
+    seen = F.normalize(seen - torch.outer(seen @ common, common), dim=1)  # what tells one class from the others
+    read = blind.text_features(blind.tokens([text for (text,) in class_texts(CLASSES)]))
+    return build_towers(about, weights | {"text_projection": torch.linalg.pinv(read) @ (seen + 0.3 * seen.roll(1, 0))})
+
+
 @pytest.fixture(scope="session", params=["vit", "conv"])
 def backbone(request: pytest.FixtureRequest) -> Backbone:
     """Each of the two families: tokens with layer norm, and convolutions with batch norm in channels-last memory."""
@@ -98,7 +166,8 @@ def easy(pictures) -> Callable[..., Support]:
 
     def task(backbone: Backbone, shots: tuple[int, ...] = (5, 4, 3), seed: int = 1) -> Support:
         images, labels = pictures(shots, seed)
-        return Support(images, labels, backbone.frozen_features(images), len(shots))
+        support = Support(images, labels, backbone.frozen_features(images), len(shots), CLASSES[: len(shots)])
+        return told(backbone, support, class_texts(support.classes))
 
     return task
 

@@ -29,7 +29,8 @@ class Support:
 
     `labels` is `(support,)` int64 in [0, way); `features` is `(support, dim)`, the frozen backbone's features of the
     plain images, computed once, so that a method that only fits a head never touches `images`. `classes` are the names
-    of the classes, where they are known.
+    of the classes, where they are known. Where the backbone reads texts, `texts` say of each class what it is, and
+    `vectors` `(way, dim)` are the mean directions of these in the frozen text tower.
     """
 
     images: Images
@@ -37,6 +38,8 @@ class Support:
     features: Tensor
     way: int
     classes: tuple[str, ...] = ()
+    texts: tuple[tuple[str, ...], ...] = ()
+    vectors: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -100,7 +100,7 @@ def _check_packaged(path: Path) -> None:
         )
 
 
-def hub_weights(repository: str, offline: bool) -> Weights:
+def hub_weights(repository: str, offline: bool, file: str = "model.safetensors") -> Weights:
     """The weights in a Hugging Face repository: from its local cache, else fetched, unless `offline`."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -110,14 +110,14 @@ def hub_weights(repository: str, offline: bool) -> Weights:
         "or leave --backbone out to use the one that comes with the install."
     )
     try:
-        return read_weights(Path(hf_hub_download(repository, "model.safetensors", local_files_only=True)))
+        return read_weights(Path(hf_hub_download(repository, file, local_files_only=True)))
     except LocalEntryNotFoundError:
         if offline:
             raise FewshotError(
                 f"The weights {repository} are not on this machine, and --offline forbids fetching them.", remedy
             ) from None
     try:
-        return read_weights(Path(hf_hub_download(repository, "model.safetensors")))
+        return read_weights(Path(hf_hub_download(repository, file)))
     except FewshotError:
         raise
     except Exception as error:

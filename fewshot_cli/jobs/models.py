@@ -13,8 +13,9 @@ from fewshot_cli.engine.grafts import Graft, check_graft
 from fewshot_cli.engine.head.linear import Head
 from fewshot_cli.engine.head.transductive import TransductiveHead
 from fewshot_cli.engine.model.backbone import Backbone, fingerprint
+from fewshot_cli.engine.model.clip_names import is_two_towers
 from fewshot_cli.engine.model.model import Model
-from fewshot_cli.engine.model.timm_models import build_backbone
+from fewshot_cli.engine.model.timm_models import build_backbone, parameter_shapes
 from fewshot_cli.engine.model.timm_names import check_name, hub_repository, own_size
 from fewshot_cli.engine.params import total_size
 from fewshot_cli.engine.settings import Settings
@@ -30,6 +31,7 @@ from fewshot_cli.formats.weights import (
     packaged_weights,
     read_weights,
 )
+from fewshot_cli.jobs.two_towers import load_towers, tower_shapes, towers_facts, towers_of
 from fewshot_cli.methods import GRAFTS, TRANSDUCTIVE
 
 
@@ -46,6 +48,8 @@ def load_backbone(name: str, source: Source, image_size: int | None, device: tor
 
     What timm states of their licence holds for weights that timm names, and not for a file of whatever origin.
     """
+    if is_two_towers(name):
+        return load_towers(name, source.weights, source.offline, image_size, device)
     check_name(name)
     backbone = build_backbone(name, _weights(name, source), image_size, device)
     return backbone if source.weights is None else replace(backbone, licence=licence_in(source.weights))
@@ -177,6 +181,7 @@ def facts_of(backbone: Backbone) -> BaseFacts:
         size=total_size(backbone.params),
         licence=backbone.licence,
         preprocessing=backbone.preprocessing,
+        towers=towers_facts(backbone),
     )
 
 
@@ -190,6 +195,8 @@ def load_facts(base: BaseFacts, source: Source, device: torch.device) -> Backbon
 
     If it is, what the facts state of its licence holds, wherever the weights come from this time.
     """
+    if base.towers is not None:
+        return towers_of(base, source.weights, source.offline, device)
     check_name(base.backbone)
     size = base.preprocessing.size[0]
     backbone = load_backbone(base.backbone, source, None if size == own_size(base.backbone) else size, device)
@@ -224,6 +231,13 @@ def check_fingerprint(
 
 def _hash_of(name: str, backbone: Backbone) -> str:
     return fingerprint({name: backbone.params[name]}) if name in backbone.params else ""
+
+
+def parameter_shapes_of(base: BaseFacts) -> dict[str, tuple[int, ...]]:
+    """The shapes of the parameters of the base, whose weights are not needed."""
+    if base.towers is not None:
+        return tower_shapes(base)
+    return parameter_shapes(base.backbone, base.preprocessing.size[0])
 
 
 def shapes_of(backbone: Backbone) -> dict[str, tuple[int, ...]]:

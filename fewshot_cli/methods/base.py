@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fewshot_cli.engine.settings import Settings
+from fewshot_cli.errors import FewshotError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -47,6 +48,11 @@ class Learner(ABC):
         """Itself, where images and classes can be added to what it has learned."""
         return None
 
+    @property
+    def needs_text(self) -> bool:
+        """Whether it takes the names of the classes for knowledge, so that it needs a backbone with a text tower."""
+        return False
+
 
 class Method(Settings, Learner):
     """One way of moving the backbone: its fields are its settings and the section `method` of a recipe.
@@ -60,6 +66,10 @@ class Method(Settings, Learner):
     def move(self, backbone: Backbone, support: Support, run: Run) -> Moved:
         """How to move the backbone, and the head that was trained along, if one was."""
 
+    @property
+    def needs_text(self) -> bool:
+        return getattr(getattr(self, "tuning", None), "head", None) == "text"
+
     def adapt(self, backbone: Backbone, support: Support, run: Run) -> Adapted:
         """The move with the head trained along, else ridge on the moved features."""
         from fewshot_cli.engine.adaptation import Adapted
@@ -68,7 +78,7 @@ class Method(Settings, Learner):
         moved = self.move(backbone, support, run)
         if moved.head is not None:
             return Adapted(moved.delta, moved.head, moved.graft)
-        return with_head(backbone, support, moved, ridge_head)
+        return with_head(backbone, support, moved, lambda seen: ridge_head(seen.features, seen.labels, seen.way))
 
 
 class HeadMethod(Settings, Learner):
@@ -80,10 +90,14 @@ class HeadMethod(Settings, Learner):
     def head(self, features: Tensor, labels: Tensor, way: int) -> FittedHead:
         """The head fitted to features `(support, dim)` and labels `(support,)`."""
 
+    def fitted(self, support: Support) -> FittedHead:
+        """The head fitted to what a backbone sees in the support set."""
+        return self.head(support.features, support.labels, support.way)
+
     def adapt(self, backbone: Backbone, support: Support, run: Run) -> Adapted:
         from fewshot_cli.engine.adaptation import Adapted
 
-        return Adapted(delta={}, head=self.head(support.features, support.labels, support.way))
+        return Adapted(delta={}, head=self.fitted(support))
 
     @property
     def head_only(self) -> HeadMethod:
@@ -101,6 +115,29 @@ class TransductiveMethod(HeadMethod):
         from fewshot_cli.engine.head.transductive import TransductiveHead
 
         return TransductiveHead(self, features, labels, way)
+
+
+class TextHead(HeadMethod):
+    """A head that begins with what a text tower says of the classes."""
+
+    @abstractmethod
+    def with_text(self, features: Tensor, labels: Tensor, texts: Tensor) -> Head:
+        """The head fitted to features `(support, dim)`, labels `(support,)` and class vectors `(way, dim)` of texts."""
+
+    @property
+    def needs_text(self) -> bool:
+        return True
+
+    def fitted(self, support: Support) -> Head:
+        if support.vectors is None:
+            raise FewshotError(
+                f"{self.name} takes the names of the classes for knowledge, which this backbone can't read.",
+                "Give --backbone clip:MODEL/TAG, such as clip:ViT-B-16/openai.",
+            )
+        return self.with_text(support.features, support.labels, support.vectors)
+
+    def head(self, features: Tensor, labels: Tensor, way: int) -> Head:
+        raise TypeError(f"{self.name} needs class vectors")
 
 
 class GraftSettings(Settings):
@@ -130,21 +167,25 @@ class MoveThenHead(Learner):
     then: HeadMethod
 
     def adapt(self, backbone: Backbone, support: Support, run: Run) -> Adapted:
-        return with_head(backbone, support, self.method.move(backbone, support, run), self.then.head)
+        return with_head(backbone, support, self.method.move(backbone, support, run), self.then.fitted)
+
+    @property
+    def needs_text(self) -> bool:
+        return self.method.needs_text or self.then.needs_text
 
 
-def with_head(
-    backbone: Backbone, support: Support, moved: Moved, head: Callable[[Tensor, Tensor, int], FittedHead]
-) -> Adapted:
-    """The move, with a head fitted to what the moved backbone sees in the support set."""
+def with_head(backbone: Backbone, support: Support, moved: Moved, head: Callable[[Support], FittedHead]) -> Adapted:
+    """The move, with a head fitted to what the moved backbone sees in the support set, and reads of its classes."""
     from fewshot_cli.engine.adaptation import Adapted
     from fewshot_cli.engine.model.model import moved_backbone
+    from fewshot_cli.engine.train.text import told
 
     support = support.in_order()
-    features = support.features
     if moved.delta or moved.graft:
-        features = moved_backbone(backbone, moved.delta, moved.graft).frozen_features(support.pictures())
-    return Adapted(moved.delta, head(features, support.labels, support.way), moved.graft)
+        other = moved_backbone(backbone, moved.delta, moved.graft)
+        support = replace(support, features=other.frozen_features(support.pictures()))
+        support = told(other, support, support.texts) if support.texts else support
+    return Adapted(moved.delta, head(support), moved.graft)
 
 
 class ClosedFormMethod(HeadMethod):

@@ -39,7 +39,7 @@ class Finetune(Method):
         from fewshot_cli.engine.delta.change import Dense
         from fewshot_cli.engine.train.fine_tune import tune
 
-        base = targeted(backbone, self.targets)
+        base = targeted(backbone, self.targets, with_text=self.tuning.head == "text")
         trained, head = tune(backbone, support, base, lambda params: _backbone_part(params, base), self.tuning, run)
         return Moved({name: Dense(values - base[name]) for name, values in trained.items()}, head)
 

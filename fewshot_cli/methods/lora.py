@@ -59,11 +59,12 @@ class LoRA(Method):
         from fewshot_cli.engine.model.matrices import low_rank_targets
         from fewshot_cli.engine.train.fine_tune import tune
 
+        with_text = self.tuning.head == "text"
         rows = projections(backbone.module)
         if self.targets is None:
-            base = low_rank_targets(backbone, rows, self.parts)
+            base = low_rank_targets(backbone, rows, self.parts, with_text)
         else:
-            base = targeted(backbone, self.targets, min_dims=2)
+            base = targeted(backbone, self.targets, min_dims=2, with_text=with_text)
         blocks = {name: self._blocks(len(weight), rows.get(name, {})) for name, weight in base.items()}
         base = {name: weight for name, weight in base.items() if blocks[name]}
         if not base:

@@ -34,7 +34,7 @@ class SAFT(Method):
         from fewshot_cli.engine.delta.masks import largest_anywhere
         from fewshot_cli.methods.sparse import task_gradient, tune_positions
 
-        base = targeted(backbone, self.targets)
+        base = targeted(backbone, self.targets, with_text=self.tuning.head == "text")
         scores = {
             name: gradient.abs() for name, gradient in task_gradient(backbone, support, base, self.tuning).items()
         }

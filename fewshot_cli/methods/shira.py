@@ -38,7 +38,7 @@ class SHiRA(Method):
     def move(self, backbone: Backbone, support: Support, run: Run) -> Moved:
         from fewshot_cli.methods.sparse import tune_positions
 
-        base = targeted(backbone, self.targets, min_dims=2)
+        base = targeted(backbone, self.targets, min_dims=2, with_text=self.tuning.head == "text")
         return tune_positions(backbone, support, base, self._positions(backbone, support, base, run), self.tuning, run)
 
     def _positions(self, backbone: Backbone, support: Support, base: Params, run: Run) -> Positions:

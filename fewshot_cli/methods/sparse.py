@@ -11,6 +11,7 @@ from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.engine.params import Params
 from fewshot_cli.engine.train.fine_tune import first_vectors, tune
 from fewshot_cli.engine.train.settings import Tuning
+from fewshot_cli.engine.train.text import Texts
 
 
 def tune_positions(
@@ -35,14 +36,21 @@ def tune_positions(
 
 
 def task_gradient(backbone: Backbone, support: Support, base: Params, tuning: Tuning) -> Params:
-    """The gradient by each parameter in `base` of the mean cross-entropy on the plain images, prototypes as head."""
+    """The gradient by each parameter in `base` of the mean cross-entropy on the plain images.
+
+    The head is what training starts from, or the vectors of the classes' texts with their gradient (`head: text`).
+    """
     support = support.in_order()
-    head = cosine_head(first_vectors(backbone, support), tuning.scale)
     weights = {name: values.detach().clone().requires_grad_() for name, values in base.items()}
+    vectors = Texts.of(backbone, support).vectors(weights) if tuning.head == "text" else None
+    start = first_vectors(backbone, support) if vectors is None else vectors.leaf
     for indices in torch.split(torch.arange(len(support)), backbone.chunk):
         features = backbone.features(backbone.normalised(support.images[indices]), weights)
-        loss = F.cross_entropy(head.logits(features), support.labels[indices], reduction="sum") / len(support)
+        logits = cosine_head(start, tuning.scale).logits(features)
+        loss = F.cross_entropy(logits, support.labels[indices], reduction="sum") / len(support)
         loss.backward()  # type: ignore[no-untyped-call]
+    if vectors is not None and vectors.made.requires_grad:
+        vectors.rest().backward()  # type: ignore[no-untyped-call]
     return {
         name: values.new_zeros(()).expand_as(values) if values.grad is None else values.grad
         for name, values in weights.items()

@@ -23,6 +23,9 @@ ROLES = {
 }
 """What the children of an attention layer make, by the names that timm gives them there."""
 
+TORCHS_OWN = "in_proj_weight"
+"""Query, key and value in torch's own attention, one after another; it has no layer for them."""
+
 
 def projections(module: nn.Module) -> dict[str, Rows]:
     """The rows that make queries, keys and values, by the weight's name, of all attention in the body of the model.
@@ -31,6 +34,10 @@ def projections(module: nn.Module) -> dict[str, Rows]:
     """
     found: dict[str, Rows] = {}
     for name, part in module.named_modules():
+        joint = dict(part.named_parameters(recurse=False)).get(TORCHS_OWN)
+        if joint is not None and not _pools(name, module):
+            thirds = torch.arange(len(joint)).chunk(3)
+            found[f"{name}.{TORCHS_OWN}"] = dict(zip("qkv", thirds, strict=True))
         if _is_attention(part) and not _pools(name, module):
             for child, roles in _children(part):
                 for weight, layer in _weights(part.get_submodule(child)):

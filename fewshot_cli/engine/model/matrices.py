@@ -7,6 +7,7 @@ from torch import nn
 
 from fewshot_cli.engine.model.attention import Rows, is_matrix
 from fewshot_cli.engine.model.backbone import Backbone
+from fewshot_cli.engine.model.towers import image_params
 from fewshot_cli.engine.params import Params
 from fewshot_cli.errors import FewshotError
 
@@ -15,15 +16,18 @@ _WEIGHS_CHANNELS = re.compile(r"Squeeze|SEModule|GatherExcite|Cbam|GlobalContext
 """timm's modules that weigh the channels, or places, of what others compute."""
 
 
-def low_rank_targets(backbone: Backbone, projections: Mapping[str, Rows], parts: Sequence[str]) -> Params:
-    """The weights of attention that make any of `parts`, "q", "k" and "v".
+def low_rank_targets(
+    backbone: Backbone, projections: Mapping[str, Rows], parts: Sequence[str], with_text: bool = False
+) -> Params:
+    """The weights of attention that make any of `parts`, "q", "k" and "v"; a text tower's only `with_text`.
 
     A backbone without attention has the weights of all linear layers, and of convolutions in its body that are not
     grouped. Raises FewshotError where there is none.
     """
     attention = {name for name, rows in projections.items() if set(parts) & rows.keys()}
-    wanted = attention & backbone.params.keys() or _matrices(backbone.module)
-    chosen = {name: values for name, values in backbone.params.items() if name in wanted}
+    params = backbone.params if with_text else image_params(backbone)
+    wanted = attention & params.keys() or _matrices(backbone.module)
+    chosen = {name: values for name, values in params.items() if name in wanted}
     if not chosen:
         raise FewshotError(
             f"{backbone.name} has no attention, convolution or linear layer that LoRA could change.",

@@ -15,6 +15,8 @@ from fewshot_cli.engine.model.classifiers import classifier_of
 from fewshot_cli.engine.model.timm_names import check_name, licence_of, own_size
 from fewshot_cli.errors import FewshotError
 
+CLIP_TOWER = "vit_base_patch16_clip_224"
+"""The model of timm that is CLIP's image tower, and with other sizes any other's."""
 CLASSES = 7  # of a model that is only looked at: any number that is no size of a layer
 
 
@@ -178,6 +180,19 @@ class _WithoutInitialisation(TorchFunctionMode):
 
 def _created(name: str, **options: Any) -> nn.Module:
     return timm.create_model(name, **{"num_classes": 0} | options)
+
+
+def clip_classifier(**options: Any) -> nn.Module:
+    """timm's own classifier of the shape of CLIP's image tower, with random weights."""
+    return timm.create_model(CLIP_TOWER, **options).eval()
+
+
+def clip_vision_transformer(**options: Any) -> nn.Module:
+    """CLIP's image tower as timm has it, without memory for its weights; its classifier is CLIP's projection."""
+    tower = _constructed(CLIP_TOWER, options)
+    with torch.device("meta"):
+        tower.head = nn.Linear(options["embed_dim"], options["num_classes"], bias=False)
+    return tower
 
 
 def _without_classifier(

@@ -18,13 +18,19 @@ from fewshot_cli.engine.model.passes import Passes, features_in_chunks
 from fewshot_cli.engine.params import Params
 from fewshot_cli.engine.train.objectives import HEAD, Objective, Part, class_vectors, prototypes
 from fewshot_cli.engine.train.settings import Tuning
+from fewshot_cli.engine.train.text import Texts
 from fewshot_cli.engine.train.train import fit
 
 MOST_HELD = 2**31  # bytes of pictures that a GPU holds while it trains on them
 
 
 def first_vectors(backbone: Backbone, support: Support) -> Tensor:
-    """The class vectors `(way, dim)` that training starts from: the prototypes of what the backbone sees as it is."""
+    """The class vectors `(way, dim)` that training starts from.
+
+    They are what the texts of the classes say, where a backbone reads texts, else the prototypes of what it sees.
+    """
+    if support.vectors is not None:
+        return support.vectors
     return class_means(support.features, support.labels, support.way)
 
 
@@ -51,28 +57,35 @@ def tune(
     """
     support = support.in_order()
     rng = torch.Generator().manual_seed(run.seed)
-    with_vectors = tuning.head == "cosine"
+    with_vectors = tuning.head != "prototypes"
     objectives = (class_vectors(tuning.scale) if with_vectors else prototypes(tuning.scale), *also)
     batches = _Batches(len(support), tuning.optim.batch if with_vectors else None, rng)
     steps = _Steps(backbone, replace(support, images=_held(support, backbone)), weights, tuning, rng, forget)
+    read = Texts.of(backbone, support) if tuning.head == "text" else None
 
     def loss(params: Params, step: int) -> Iterator[Tensor]:
+        vectors = read.vectors(weights(params)) if read else None
+        given = params if vectors is None else params | {HEAD: vectors.leaf}
         for features, part in steps.parts(batches.of(step), params):
-            losses = [objective(features, params, part, rng) for objective in objectives]
+            losses = [objective(features, given, part, rng) for objective in objectives]
             yield losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        if vectors is not None and vectors.made.requires_grad:
+            yield vectors.rest()
 
     passes = math.ceil(tuning.optim.epochs * len(support) / batches.batch)
     optim = tuning.optim.model_copy(update={"steps": max(tuning.optim.steps, passes)})
     rates: Mapping[str, float] = lr_scale
-    if with_vectors:
+    if tuning.head == "cosine":
         # Unit vectors, so that one learning rate means the same whatever the norm of a backbone's features.
         start = start | {HEAD: F.normalize(first_vectors(backbone, support), dim=1)}
         rates = {f"^{HEAD}$": tuning.head_lr, **lr_scale}
     trained = fit(loss, start, optim, run.watch, rates, smaller=lambda: steps.halve(batches.batch))
-    if with_vectors:
+    if tuning.head == "cosine":
         return trained, cosine_head(trained.pop(HEAD), tuning.scale)
     with torch.no_grad():
         moved = weights(trained)
+        if read:
+            return trained, cosine_head(read.vectors(moved).made, tuning.scale)
     features = backbone.frozen_features(support.pictures(), moved)
     return trained, cosine_head(class_means(features, support.labels, support.way), tuning.scale)
 
@@ -103,7 +116,7 @@ class _Steps:
         labels = self.support.labels[indices]
         plain = self.backbone.normalised(self.support.images[indices])
         draws = draw(plain, self.rng, self.tuning.augment) if self.tuning.augment else None
-        if self.tuning.head == "cosine":
+        if self.tuning.head != "prototypes":
             yield from self._of_vectors(diff_augment(plain, draws), labels, params)
         else:
             yield self._of_prototypes(plain, draws, labels, params)
@@ -131,7 +144,7 @@ class _Steps:
         if self.forget is not None:
             self.forget()
         backbone = self.backbone
-        most = backbone.trained_chunk if self.tuning.head == "cosine" else self._recomputed or batch
+        most = backbone.trained_chunk if self.tuning.head != "prototypes" else self._recomputed or batch
         is_whole = self.tuning.head == "prototypes" and self.forget is not None
         what = f"of {backbone.preprocessing.size[0]} pixels through {backbone.name}, with a gradient"
         backbone.trained_limit.halve(backbone.device, 1 if is_whole else min(most, batch), what)

@@ -37,9 +37,10 @@ class Optim(Settings):
 class Tuning(Settings):
     """How to fine-tune: which head to train against, how strongly to augment, and the optimiser."""
 
-    head: Literal["cosine", "prototypes"] = "cosine"
+    head: Literal["cosine", "prototypes", "text"] = "cosine"
     """`cosine` trains the class vectors along, starting at the prototypes; `prototypes` recomputes them in every step
-    from the whole support set, with their gradient, as P>M>F does (arXiv:2204.07305), at more than twice the cost."""
+    from the whole support set, with their gradient, as P>M>F does (arXiv:2204.07305), at more than twice the cost.
+    `text` takes what a text tower makes of the names of the classes; it is trained along as far as it is targeted."""
     head_lr: float = Field(default=1.0, ge=0)
     """Learning rate of the class vectors as a multiple of `optim.lr`."""
     scale: float = Field(default=COSINE_SCALE, gt=0)
@@ -50,8 +51,8 @@ class Tuning(Settings):
     @field_validator("head_lr")
     @classmethod
     def _of_class_vectors(cls, head_lr: float, given: ValidationInfo) -> float:
-        if given.data.get("head") == "prototypes":
-            cls.idle(head_lr, given, "`head: prototypes` has no class vectors of its own to train")
+        if (head := given.data.get("head")) in ("prototypes", "text"):
+            cls.idle(head_lr, given, f"`head: {head}` has no class vectors of its own to train")
         return head_lr
 
     @field_validator("optim")

@@ -25,13 +25,24 @@ Shape: TypeAlias = Annotated[tuple[Length, ...], Field(max_length=8)]
 Digest: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
+class TowersFacts(BaseModel):
+    """Of a two-tower model what its weights don't say."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: dict[str, Any]
+    """The arguments of open_clip's class: the shapes of both towers, and the activation."""
+    repository: str = ""
+    """Of the weights, on the hub, where they have one there."""
+
+
 class BaseFacts(BaseModel):
     """The frozen model that the delta belongs to."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     backbone: str
-    """timm's name."""
+    """timm's name, or clip:MODEL/TAG."""
     fingerprint: str = Field(pattern=r"^[0-9a-f]{64}$")
     """SHA-256 of the weights; see engine.backbones.fingerprint."""
     body: Digest | None = None
@@ -40,6 +51,8 @@ class BaseFacts(BaseModel):
     """The number of its values."""
     licence: str
     preprocessing: Preprocessing
+    towers: TowersFacts | None = None
+    """Where it is a model with a text tower beside that for images."""
 
     def is_on_weights(self, fingerprint: str, body: str) -> bool:
         """Whether it is of the weights with this fingerprint, or with this one without their classifier."""
@@ -53,7 +66,9 @@ class BaseFacts(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_what_is_unknown(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in plain(self).items() if name != "body" or value is not None}
+        return {
+            name: value for name, value in plain(self).items() if name not in ("body", "towers") or value is not None
+        }
 
     @field_validator("preprocessing")
     @classmethod

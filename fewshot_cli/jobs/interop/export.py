@@ -13,12 +13,13 @@ from typing import Literal
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from fewshot_cli import __version__
 from fewshot_cli.engine.model.backbone import merged_module, state_with
 from fewshot_cli.engine.model.classifiers import classifier_of, classifier_values
 from fewshot_cli.engine.model.timm_models import plain_timm_model
+from fewshot_cli.engine.model.towers import TwoTowers
 from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.formats.onnx import Classifier, onnx_session, write_onnx
 from fewshot_cli.formats.tensors import unshared, write_safetensors
@@ -27,6 +28,7 @@ from fewshot_cli.images.drawing import CLASSES, write_folder
 from fewshot_cli.images.prefetch import load_all
 from fewshot_cli.images.sources.class_folders import find_images
 from fewshot_cli.jobs.interop.peft_export import check_folder, write_adapter
+from fewshot_cli.jobs.interop.towers_export import check_towers, timm_call, towers_as_timm
 from fewshot_cli.jobs.models import Loaded, Source, load_model, plain_head
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.jobs.run_record import Report, run_path, write_run
@@ -110,8 +112,10 @@ def _check_format(format_: Format, model: Loaded, file: Path) -> None:
     """Raises FewshotError, before anything slow, for a classifier that the form can't express, with the reason."""
     if format_ == "onnx":
         assert model.head  # which is linear
-    else:
-        plain_head(model.file, file, "merged into the backbone's weights")
+        return
+    if isinstance(model.backbone, TwoTowers):
+        check_towers(format_, model.backbone)
+    plain_head(model.file, file, "merged into the backbone's weights")
 
 
 def description(model: Loaded) -> dict[str, str]:
@@ -143,16 +147,7 @@ def _write_merged(path: Path, model: Loaded) -> Callable[[Tensor], Tensor]:
             "This classifier's head has a bias on features of unit norm, which timm's linear classifier can't express.",
             "Use --format onnx.",
         )
-    way = len(model.classes)
-    plain = plain_timm_model(model.backbone, way)
-    body = state_with(model.backbone, model.model.weights)
-    classifier = classifier_of(plain, body.keys(), model.backbone.name, way)
-    plain.load_state_dict(plain.state_dict() | body)
-    asked = torch.linspace(-1, 1, 3 * math.prod(size := model.backbone.preprocessing.size)).view(1, 3, *size)
-    with torch.no_grad():
-        features = model.model.moved.features(asked.to(model.backbone.device)).cpu()
-    values = classifier_values(plain, classifier, head.to(torch.device("cpu")), asked, features)
-    weights = unshared(plain.state_dict() | body | values)
+    plain, weights = towers_as_timm(model) if isinstance(model.backbone, TwoTowers) else _as_timm(model)
     write_safetensors(path, weights, description(model))
     plain.load_state_dict(load_file(path), strict=True)
 
@@ -162,6 +157,20 @@ def _write_merged(path: Path, model: Loaded) -> Callable[[Tensor], Tensor]:
         return logits
 
     return answers
+
+
+def _as_timm(model: Loaded) -> tuple[nn.Module, dict[str, Tensor]]:
+    """timm's own model, and the weights with which it is the classifier."""
+    way, head = len(model.classes), model.head
+    plain = plain_timm_model(model.backbone, way)
+    body = state_with(model.backbone, model.model.weights)
+    classifier = classifier_of(plain, body.keys(), model.backbone.name, way)
+    plain.load_state_dict(plain.state_dict() | body)
+    asked = torch.linspace(-1, 1, 3 * math.prod(size := model.backbone.preprocessing.size)).view(1, 3, *size)
+    with torch.no_grad():
+        features = model.model.moved.features(asked.to(model.backbone.device)).cpu()
+    values = classifier_values(plain, classifier, head.to(torch.device("cpu")), asked, features)
+    return plain, unshared(plain.state_dict() | body | values)
 
 
 def _write_onnx(path: Path, model: Loaded) -> Callable[[Tensor], Tensor]:
@@ -219,4 +228,6 @@ def _use(format_: Format, output: Path, model: Loaded) -> str:
     if format_ == "peft":
         return f"timm and peft: the lines in {output / 'README.md'}"
     create = f"timm.create_model('{model.backbone.name}', num_classes={len(model.classes)})"
+    if isinstance(model.backbone, TwoTowers):
+        create = timm_call(model.backbone, len(model.classes))
     return f"{create}, then load_state_dict of {output.name}"

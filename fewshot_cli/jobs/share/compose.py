@@ -16,7 +16,6 @@ from fewshot_cli.engine.delta.merging.add import Add
 from fewshot_cli.engine.delta.merging.overlap import Overlap, overlaps, survival
 from fewshot_cli.engine.head.joining import JoinedHead, joined
 from fewshot_cli.engine.head.linear import Head
-from fewshot_cli.engine.model.timm_models import parameter_shapes
 from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.formats.delta.file import (
     HEAD_VALUES,
@@ -32,7 +31,7 @@ from fewshot_cli.formats.delta.file import (
 )
 from fewshot_cli.formats.delta.rounding import BITS, Values
 from fewshot_cli.formats.weights import agreed_licence
-from fewshot_cli.jobs.models import check_shapes, plain_head, read_on_one_base
+from fewshot_cli.jobs.models import check_shapes, parameter_shapes_of, plain_head, read_on_one_base
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.jobs.run_record import Report, versions, write_run
 from fewshot_cli.storage.atomic import check_writable, staged
@@ -131,7 +130,7 @@ def _read(files: Sequence[Path], output: Path) -> list[DeltaFile]:
             raise FewshotError(f"{output} is one of the files to compose.", "Choose another output with -o.")
     read = read_on_one_base(files)
     base = read[0].header.base
-    shapes = parameter_shapes(base.backbone, base.preprocessing.size[0])
+    shapes = parameter_shapes_of(base)
     first: dict[str, Path] = {}
     for path, file in zip(files, read, strict=True):
         if first.setdefault(file.digest, path) != path or files.count(path) > 1:

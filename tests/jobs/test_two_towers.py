@@ -1,0 +1,147 @@
+"""Two-tower backbones in every job: learned, predicted, proved, composed, exported, without a text being read."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fewshot_cli.errors import FewshotError
+from fewshot_cli.formats.delta.file import read_delta_file
+from fewshot_cli.jobs.classify.predict import predict as predicting
+from fewshot_cli.jobs.interop.export import export
+from fewshot_cli.jobs.models import Source, load_backbone, load_model, parameter_shapes_of, shapes_of
+from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.jobs.share.compose import How, compose
+from fewshot_cli.jobs.share.verify import verify
+from fewshot_cli.storage.feature_cache import NoCache
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="session")
+def towers_file(tmp_path_factory, write_towers):
+    return write_towers(tmp_path_factory.mktemp("towers"))
+
+
+@pytest.fixture
+def learn_clip(learn, towers_file):
+    def learned(folder, output, recipe="ridge", *changes, weights=towers_file, **more):
+        return learn(
+            folder, output, recipe, *changes, backbone="clip:tiny", weights_file=weights, image_size=None, **more
+        )
+
+    return learned
+
+
+@pytest.mark.parametrize("recipe", ["ridge", "bitfit", "lora", "saft", "moa"])
+def test_a_classifier_on_two_towers_answers_as_it_was_learned(recipe, learn_clip, drawn, unseen, tmp_path, towers_file):
+    steps = [] if recipe == "ridge" else ["method.tuning.optim.steps=2"]
+    report = learn_clip(drawn, tmp_path / "a.fewshot", recipe, *steps)
+    assert report["backbone"] == "clip:tiny"
+    assert report["max_abs_diff"] < 1e-4
+    where = Source(towers_file, offline=True)
+    answered = predicting([tmp_path / "a.fewshot"], [unseen], where, CPU, NoCache(), Unseen())
+    assert len(answered["predictions"]) == 15
+    if recipe != "moa":  # a graft is no change of weights
+        changed = read_delta_file(tmp_path / "a.fewshot").delta
+        assert all(name.startswith("visual.") for name in changed)
+        assert bool(changed) == (recipe != "ridge")
+
+
+def test_what_a_file_says_of_its_towers_is_enough_to_answer(learn_clip, drawn, tmp_path, towers_file):
+    """Not even open_clip is needed, and no words beside the weights."""
+    learn_clip(drawn, tmp_path / "a.fewshot", "bitfit", "method.tuning.optim.steps=2")
+    alone = tmp_path / "alone.safetensors"
+    shutil.copy(towers_file, alone)
+    code = f"""
+import sys
+sys.modules["open_clip"] = None  # importing it fails
+from fewshot_cli.cli.main import main
+sys.argv = ["fewshot", "predict", *{[str(tmp_path / "a.fewshot"), str(drawn), "--weights", str(alone), "--json"]!r}]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["images"] == 12
+
+
+def test_weights_of_another_activation_are_another_base(learn_clip, drawn, tmp_path, write_towers, towers_file):
+    config = json.loads((towers_file.parent / "open_clip_config.json").read_text())["model_cfg"]
+    quick = write_towers(tmp_path / "quick", {**config, "quick_gelu": True})
+    assert load_file(quick).keys() == load_file(towers_file).keys()
+    for name, weights in (("a", towers_file), ("b", quick)):
+        learn_clip(drawn, tmp_path / f"{name}.fewshot", weights=weights)
+    with pytest.raises(FewshotError, match="on different bases"):
+        compose([tmp_path / "a.fewshot", tmp_path / "b.fewshot"], tmp_path / "c.fewshot", How(), Unseen())
+
+
+def test_the_folder_decides_about_the_preprocessing(towers_file):
+    backbone = load_backbone("clip:tiny", Source(towers_file, offline=True), None, CPU)
+    assert backbone.preprocessing.mean == (0.5, 0.5, 0.5)
+    assert backbone.licence == "unknown"
+
+
+def test_a_bare_file_without_words_is_not_guessed_about(towers_file, tmp_path):
+    shutil.copy(towers_file, tmp_path / "bare.safetensors")
+    with pytest.raises(FewshotError, match="does not say which weights"):
+        load_backbone("clip:ViT-B-16", Source(tmp_path / "bare.safetensors", offline=True), None, CPU)
+    with pytest.raises(FewshotError, match=r"not of clip:ViT-B-16/openai"):
+        load_backbone("clip:ViT-B-16/openai", Source(tmp_path / "bare.safetensors", offline=True), None, CPU)
+
+
+def test_weights_that_are_not_here_are_asked_for_by_their_repository():
+    with pytest.raises(FewshotError, match=r"timm/vit_base_patch16_clip_224.openai are not on this machine"):
+        load_backbone("clip:ViT-B-16/openai", Source(offline=True), None, CPU)
+
+
+def test_verify_and_compose_take_classifiers_on_two_towers(learn_clip, drawn, unseen, tmp_path, towers_file):
+    learn_clip(drawn, tmp_path / "a.fewshot", "bitfit", "method.tuning.optim.steps=2")
+    learn_clip(unseen, tmp_path / "b.fewshot", "bitfit", "method.tuning.optim.steps=3")
+    where = Source(towers_file, offline=True)
+    assert verify(tmp_path / "a.fewshot", where, CPU)
+    compose([tmp_path / "a.fewshot", tmp_path / "b.fewshot"], tmp_path / "c.fewshot", How(), Unseen())
+    assert load_model(tmp_path / "c.fewshot", where, CPU).classes == ("cat", "house", "star")
+
+
+def test_the_shapes_of_the_base_follow_from_the_file(learn_clip, drawn, tmp_path, towers_file):
+    learn_clip(drawn, tmp_path / "a.fewshot")
+    loaded = load_model(tmp_path / "a.fewshot", Source(towers_file, offline=True), CPU)
+    assert parameter_shapes_of(loaded.file.header.base) == shapes_of(loaded.backbone)
+
+
+@pytest.mark.slow
+def test_onnx_has_the_image_tower_with_the_class_vectors(learn_clip, drawn, tmp_path, towers_file):
+    learn_clip(drawn, tmp_path / "a.fewshot", "bitfit", "method.tuning.optim.steps=2")
+    where = Source(towers_file, offline=True)
+    report = export(tmp_path / "a.fewshot", tmp_path / "a.onnx", "onnx", drawn, where, CPU, Unseen())
+    assert report["max_abs_diff"] < 1e-3
+    assert report["bytes"] < towers_file.stat().st_size / 4  # the text tower stays out
+
+
+def test_safetensors_are_plain_timms(learn_clip, drawn, tmp_path, towers_file):
+    learn_clip(drawn, tmp_path / "a.fewshot", "bitfit", "method.tuning.optim.steps=2")
+    where = Source(towers_file, offline=True)
+    report = export(tmp_path / "a.fewshot", tmp_path / "a.safetensors", "safetensors", drawn, where, CPU, Unseen())
+    assert report["top1_agreement"] == 1.0
+    merged = load_file(tmp_path / "a.safetensors")
+    assert merged["head.weight"].shape == (3, 64)
+    assert "vit_base_patch16_clip_224" in report["use"]
+
+
+def test_an_adapter_of_peft_is_refused_with_what_works(learn_clip, drawn, tmp_path, towers_file):
+    learn_clip(drawn, tmp_path / "a.fewshot", "lora", "method.tuning.optim.steps=2")
+    with pytest.raises(FewshotError, match="two towers"):
+        export(tmp_path / "a.fewshot", tmp_path / "a", "peft", drawn, Source(towers_file, offline=True), CPU, Unseen())
+
+
+def test_half_precision_and_openai_spelling_are_the_same_base(learn_clip, drawn, tmp_path, towers_file):
+    """A file is read in whatever spelling it is; OpenAI's are in half precision, and so another base."""
+    learn_clip(drawn, tmp_path / "a.fewshot")
+    spelled = {f"module.{name}": values for name, values in load_file(towers_file).items()}
+    other = tmp_path / "other.safetensors"
+    save_file(spelled | {"input_resolution": torch.tensor(64)}, other)
+    assert load_model(tmp_path / "a.fewshot", Source(other, offline=True), CPU).classes == ("cat", "house", "star")
