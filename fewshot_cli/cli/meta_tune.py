@@ -95,7 +95,7 @@ def meta_tune(
         tuple(str(path) for path in validate or []),
         validation_split,
     )
-    with joined() as processes, claimed(output, processes):
+    with joined(device) as processes, claimed(output, processes):
         means = Means(where, choose_device(device), options.feature_cache(no_cache), progress, processes)
         report = job(what, material, Output(output, values, tensorboard, resume), seed, means)  # type: ignore[arg-type]
     if processes.is_first:

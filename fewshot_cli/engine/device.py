@@ -2,13 +2,15 @@
 
 import ctypes
 import os
+import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from typing import Protocol, TypeVar
 
 import torch
+import torch.distributed
 from torch import Tensor
 
 from fewshot_cli.errors import FewshotError
@@ -16,6 +18,7 @@ from fewshot_cli.errors import FewshotError
 T = TypeVar("T")
 
 _CPU = torch.device("cpu")
+GLOO = "gloo"
 
 
 def choose_device(wanted: str = "auto") -> torch.device:
@@ -98,6 +101,27 @@ def runs_triton(device: torch.device) -> bool:
 def chosen(device: torch.device) -> AbstractContextManager[object]:
     """A context in which kernels go to this device, where a process sees several."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def gpu_of(wanted: str) -> str:
+    """Which GPU, of which machine, the device called `wanted` is; "" where it is none, or is not there."""
+    try:
+        device = choose_device(wanted)
+    except FewshotError:  # which whoever chooses it will be told
+        return ""
+    if device.type != "cuda" or not torch.distributed.is_nccl_available():
+        return ""
+    return f"{platform.node()} {getattr(torch.cuda.get_device_properties(device), 'uuid', device.index)}"
+
+
+def backends(gpus: Sequence[str]) -> str:
+    """What processes with these GPUs exchange tensors over: NCCL among GPUs where each has its own, and gloo."""
+    return "cpu:gloo,cuda:nccl" if all(gpus) and len(set(gpus)) == len(gpus) else GLOO
+
+
+def take(wanted: str) -> None:
+    """Has this process work on the GPU called `wanted`, as NCCL asks."""
+    torch.cuda.set_device(choose_device(wanted))
 
 
 def has_bfloat16(device: torch.device) -> bool:

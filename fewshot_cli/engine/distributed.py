@@ -16,14 +16,18 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
+from fewshot_cli.engine.device import GLOO, backends, gpu_of, take
 from fewshot_cli.errors import FewshotError
 
 ARRIVAL, SILENCE = 600.0, 600.0
 """Seconds within which all processes come, and of silence after which one of them is taken for dead."""
 
-_HERE, _BEAT = "fewshot is here", "fewshot lives"
+_HERE, _BEAT, _GPU = "fewshot is here", "fewshot lives", "fewshot has"
 _LEFT = 2**40  # added to its heartbeats by a process whose work is done: others may still be writing
-_SIGNS_OF_AN_END = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused")
+_SIGNS_OF_AN_END = (
+    *("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused"),
+    *("remote process exit", "NCCL communicator was aborted"),
+)
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,11 @@ def is_first() -> bool:
 
 
 @contextmanager
-def joined() -> Iterator[Processes]:
-    """The processes that torchrun, or a scheduler, started, joined over gloo, which needs no GPU; or this one alone.
+def joined(wanted: str = "cpu") -> Iterator[Processes]:
+    """The processes that torchrun, or a scheduler, started, joined; or this one alone.
+
+    What lies on a CPU goes over gloo. What lies on GPUs goes over NCCL, from one to the other, where every process has
+    a GPU of its own by the name `wanted`; else over gloo, too.
 
     Raises FewshotError where the others don't come, and where one of them has ended, or been silent, before its work
     was done: whoever is done waits for the slowest, but not for one that is no more.
@@ -77,7 +84,10 @@ def joined() -> Iterator[Processes]:
         yield Processes()
         return
     store, found = _met()
-    dist.init_process_group("gloo", store=store, rank=found.rank, world_size=found.world, timeout=timedelta(days=7))
+    over = _agreed(store, found, wanted)
+    if over != GLOO:
+        take(wanted)
+    dist.init_process_group(over, store=store, rank=found.rank, world_size=found.world, timeout=timedelta(days=7))
     try:
         with _heartbeat(found):
             yield found
@@ -90,6 +100,12 @@ def joined() -> Iterator[Processes]:
         ) from None
     finally:
         dist.destroy_process_group()
+
+
+def _agreed(store: Any, processes: Processes, wanted: str) -> str:
+    """What all processes exchange tensors over, which depends on the GPUs of all of them."""
+    store.set(f"{_GPU}/{processes.rank}", gpu_of(wanted))
+    return backends([store.get(f"{_GPU}/{rank}").decode() for rank in range(processes.world)])
 
 
 def _met() -> tuple[Any, Processes]:

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from fewshot_cli.engine.device import choose_device
+from fewshot_cli.engine.device import choose_device, has_bfloat16, sent
 from fewshot_cli.errors import FewshotError
 
 
@@ -61,3 +61,20 @@ print((pages() - before) * 4096 / 2**20)
         for how in ("keep", "return")
     )
     assert kept > 60 > 8 > returned
+
+
+@pytest.mark.parametrize(("capability", "has"), [((7, 5), False), ((8, 0), True), ((8, 6), True), ((9, 0), True)])
+def test_bfloat16_is_for_gpus_that_have_it_in_hardware(capability, has, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert has_bfloat16(torch.device("cuda")) == has
+    assert not has_bfloat16(torch.device("cpu"))
+
+
+def test_what_is_sent_to_a_gpu_is_pinned_and_not_waited_for(monkeypatch):
+    sent_as = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda values: sent_as.append("pinned") or values)
+    monkeypatch.setattr(torch.Tensor, "to", lambda values, *where, **how: sent_as.append(how) or values)
+    sent(torch.ones(2), torch.device("cuda"))
+    assert sent_as == ["pinned", {"non_blocking": True}]
+    sent(torch.ones(2), torch.device("cpu"))
+    assert sent_as[2:] == [{}]
