@@ -21,8 +21,9 @@ import torch
 
 from fewshot_cli.engine.device import choose_device
 from fewshot_cli.images.sources.class_folders import read_folder
-from fewshot_cli.jobs.classify.adapt import adapt
+from fewshot_cli.jobs.classify.adapt import AdaptSettings, adapt
 from fewshot_cli.jobs.classify.evaluate import evaluate
+from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.models import Source
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.methods.base import Learner
@@ -58,12 +59,13 @@ def main() -> None:
 def measure(name: str, support: Path, query: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """What `fewshot adapt` and `fewshot eval` report for one recipe."""
     file = folder / f"{name}.fewshot"
-    source, device, cache = Source(options.weights, offline=True), choose_device(options.device), FeatureCache()
+    where, device = Source(options.weights, offline=True), choose_device(options.device)
+    means = Means(where, device, FeatureCache(), Unseen())
     recipe = load_recipe(name, options.set, backbone=options.backbone, image_size=options.image_size)
     start = time.perf_counter()
-    learned = adapt(support, file, recipe, source, device, 0, 0 if trains(recipe.learner) else 5, cache, Unseen())
+    learned = adapt(support, file, AdaptSettings(recipe, folds=0 if trains(recipe.learner) else 5), means).report()
     seconds = time.perf_counter() - start
-    found = evaluate(file, query, source, device, cache, Unseen())
+    found = evaluate(file, query, means).report()
     file.unlink()
     return {
         "backbone": learned["backbone"],

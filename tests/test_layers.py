@@ -21,6 +21,7 @@ VALUES = (  # words, not work
 DISK = ("formats", "storage")
 MAY_IMPORT = {
     "errors": (),
+    "results": ("results",),
     "engine": ("engine", "errors"),
     "methods": ("methods", "engine", "errors"),
     "recipe_files": ("errors",),
@@ -28,9 +29,12 @@ MAY_IMPORT = {
     "images": ("images", *VALUES, "errors"),
     "storage": ("storage", *VALUES, "errors"),
     "formats": ("formats", "storage", *VALUES, "errors"),
-    "reports": ("reports", "engine.trust.metrics", "errors"),
-    "jobs": ("jobs", "recipes", "recipe_files", "methods", "engine", "images", *DISK, "reports", "errors"),
-    "cli": ("cli", "jobs", "recipes", "recipe_files", "methods", "engine", "images", *DISK, "reports", "errors"),
+    "reports": ("reports", "results", "engine.trust.metrics", "errors"),
+    "jobs": ("jobs", "recipes", "recipe_files", "methods", "engine", "images", *DISK, "reports", "results", "errors"),
+    "cli": (
+        *("cli", "jobs", "recipes", "recipe_files", "methods", "engine", "images", *DISK),
+        *("reports", "results", "errors"),
+    ),
     "__main__": ("cli",),
     "__init__": (),
 }

@@ -8,8 +8,6 @@ import typer
 from fewshot_cli.cli import early, options
 from fewshot_cli.errors import FewshotError
 
-FOLDS = 5
-
 
 @options.command
 def adapt(
@@ -90,23 +88,11 @@ def adapt(
     early.check_outputs([output])
     early.check_banks([Path(what.bank)] if what.bank else [])
     progress = options.start(quiet, offline)
-    where = options.source(weights, offline)
+    means = options.means(weights, offline, device, no_cache, progress)
     from fewshot_cli.cli.terminal import show
-    from fewshot_cli.engine.device import choose_device
+    from fewshot_cli.jobs.classify.adapt import FOLDS, AdaptSettings
     from fewshot_cli.jobs.classify.adapt import adapt as job
     from fewshot_cli.reports.terminal.adapt import adapted
 
-    report = job(
-        folder,
-        output,
-        what,
-        where,
-        choose_device(device),
-        seed,
-        FOLDS if folds is None else folds,
-        options.feature_cache(no_cache),
-        progress,
-        values,
-        keep_support,
-    )
-    show(report, json, adapted)
+    how = AdaptSettings(what, seed, FOLDS if folds is None else folds, values, keep_support)
+    show(job(folder, output, how, means), json, adapted)

@@ -197,26 +197,27 @@ def _file(
     from fewshot_cli.errors import CheckFailed
     from fewshot_cli.jobs.classify.evaluate import evaluate as job
     from fewshot_cli.jobs.classify.evaluate import leave_record
+    from fewshot_cli.jobs.context import Means
     from fewshot_cli.reports.terminal.evaluate import evaluated
 
-    report = job(file, folder, where, device, options.feature_cache(no_cache), progress)
-    report |= leave_record(report, output)
+    means = Means(where, device, options.feature_cache(no_cache), progress)
+    result = leave_record(job(file, folder, means), output)
     if html is not None:
         from fewshot_cli.reports.documents.page import evaluation_page
         from fewshot_cli.storage.atomic import write_atomically
 
-        write_atomically(html, evaluation_page(report))
+        write_atomically(html, evaluation_page(result))
     if markdown is not None:
         from fewshot_cli.reports.documents.results_table import evaluation_table
         from fewshot_cli.storage.atomic import write_atomically
 
-        write_atomically(markdown, evaluation_table(report))
-    show(report, json, evaluated)
-    if report["record"] is None:  # a delta file in a folder of others is no reason to fail
+        write_atomically(markdown, evaluation_table(result))
+    show(result, json, evaluated)
+    if result.record is None:  # a delta file in a folder of others is no reason to fail
         print(f"This run leaves no record: {file.parent} can't be written.", file=sys.stderr)
-    if threshold is not None and report["accuracy"] < threshold:
+    if threshold is not None and result.accuracy < threshold:
         raise CheckFailed(
-            f"{file} is right on {report['accuracy']:.4f} of the images, below the threshold of {threshold}.",
+            f"{file} is right on {result.accuracy:.4f} of the images, below the threshold of {threshold}.",
             "The classes with the fewest right answers say where more images would help.",
         )
 

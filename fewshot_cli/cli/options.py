@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
 import typer
 
 if TYPE_CHECKING:
+    from fewshot_cli.jobs.context import Means
     from fewshot_cli.jobs.models import Source
     from fewshot_cli.jobs.progress import Progress
     from fewshot_cli.storage.feature_cache import FeatureCache
@@ -178,6 +179,15 @@ def source(weights: Path | None, offline: bool) -> "Source":
     from fewshot_cli.jobs.models import Source
 
     return Source(weights, offline)
+
+
+def means(weights: Path | None, offline: bool, device: str, no_cache: bool, progress: "Progress") -> "Means":
+    """What a job of one process works with."""
+    from fewshot_cli.engine.device import choose_device
+    from fewshot_cli.jobs.context import Means
+
+    where = source(weights, offline)
+    return Means(where, choose_device(device), feature_cache(no_cache), progress)
 
 
 def feature_cache(no_cache: bool) -> "FeatureCache":

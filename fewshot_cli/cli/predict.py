@@ -36,9 +36,8 @@ def predict(
     early.check_delta_files([file])
     early.check_outputs([csv])
     progress = options.start(quiet, offline)
-    where = options.source(weights, offline)
+    means = options.means(weights, offline, device, no_cache, progress)
     from fewshot_cli.cli.terminal import show
-    from fewshot_cli.engine.device import choose_device
     from fewshot_cli.errors import CheckFailed
     from fewshot_cli.jobs.classify.predict import files_and_images
     from fewshot_cli.jobs.classify.predict import predict as job
@@ -46,25 +45,24 @@ def predict(
     from fewshot_cli.storage.atomic import growing, is_stream, partial_path
 
     files, images = files_and_images([file, *paths])
-    asked = (files, images, where, choose_device(device), options.feature_cache(no_cache), progress)
     if csv is None:
-        report = job(*asked)
-        show(report, json, predicted)
+        result = job(files, images, means)
+        show(result, json, predicted)
     else:
         try:
             with growing(csv) as lines:
                 rows = Rows(lines, len(files) > 1)
-                report = job(*asked, None if json else rows.add)
-                rows.add(report.get("predictions", ()))
+                result = job(files, images, means, None if json else rows.add)
+                rows.add(result.predictions or ())
         except KeyboardInterrupt as stop:
             if not is_stream(csv) and partial_path(csv).is_file():
                 stop.args = (f"the rows so far are in {partial_path(csv)}.",)
             raise
         if json or not is_stream(csv):
-            show(report, json, lambda found: labelled(found, str(csv)))
-    if not report["images"]:
+            show(result, json, lambda found: labelled(found, str(csv)))
+    if not result.images:
         places = ", ".join(map(str, images[:3])) + (" and more" if len(images) > 3 else "")
-        what = "could be read: every row has its error" if report["unread"] else "is there"
+        what = "could be read: every row has its error" if result.unread else "is there"
         raise CheckFailed(
             f"No image in {places} {what}.", f"`fewshot doctor {images[0]}` says what is wrong with each."
         )

@@ -4,13 +4,16 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, TextIO, TypeVar
 
 from rich.console import Console, RenderableType
 
 from fewshot_cli.jobs.progress import Progress, Unseen
 from fewshot_cli.reports.layout import printable
 from fewshot_cli.reports.progress import Bars, Lines
+from fewshot_cli.results import Result
+
+Shown = TypeVar("Shown", bound=Result | dict[str, Any])
 
 PLAIN_WIDTH = 10_000
 """Characters in a line where no terminal is: what reads them wants no line broken, however long a path is."""
@@ -23,9 +26,10 @@ def progress_on(quiet: bool) -> Progress:
     return Bars(_console(sys.stderr)) if sys.stderr.isatty() else Lines()
 
 
-def show(report: dict[str, Any], as_json: bool, picture: Callable[[dict[str, Any]], RenderableType]) -> None:
-    """Prints the report: as one JSON object, or as `picture` lays it out for people."""
+def show(result: Shown, as_json: bool, picture: Callable[[Shown], RenderableType]) -> None:
+    """Prints the result: as one JSON object, or as `picture` lays it out for people."""
     if as_json:
+        report = result.report() if isinstance(result, Result) else result
         text = json.dumps(report, ensure_ascii=False)
         try:
             text.encode(sys.stdout.encoding)
@@ -35,7 +39,7 @@ def show(report: dict[str, Any], as_json: bool, picture: Callable[[dict[str, Any
     else:
         console = _console(sys.stdout)
         with console.capture() as printed:
-            console.print(picture(printable(report)))
+            console.print(picture(printable(result)))
         sys.stdout.write("\n".join(line.rstrip(" ") for line in printed.get().split("\n")))
 
 

@@ -122,6 +122,10 @@ class Adapted:
         return replace(self, delta=plus(delta, self.delta)) if delta else self
 
 
+Watch: TypeAlias = Callable[[int, int, float], None]
+"""Hears of each training step: its number, how many there are, and the loss."""
+
+
 def unwatched(step: int, steps: int, loss: float) -> None:
     """Nothing: the default of `Run.watch`."""
 
@@ -131,7 +135,7 @@ class Run:
     """What a method gets besides the task: the seed of its random numbers, and whom to tell of each training step."""
 
     seed: int = 0
-    watch: Callable[[int, int, float], None] = unwatched
+    watch: Watch = unwatched
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
-"""What jobs over many data sets work with."""
+"""What jobs work with."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -18,4 +18,4 @@ class Means:
     device: torch.device
     cache: FeatureCache
     progress: Progress
-    processes: Processes
+    processes: Processes = field(default_factory=Processes)

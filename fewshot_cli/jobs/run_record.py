@@ -4,7 +4,9 @@ import ast
 import hashlib
 import json
 import platform
+import time
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_cli import __version__
 from fewshot_cli.images.sources.class_folders import Folder
+from fewshot_cli.results import Result, Skipped
 from fewshot_cli.storage.atomic import is_stream, write_atomically
 
 if TYPE_CHECKING:
@@ -63,11 +66,11 @@ def data_hash(labelled: Iterable[tuple[str, str]]) -> str:
     return hashlib.sha256(json.dumps(sorted(labelled)).encode()).hexdigest()
 
 
-def skipped(labelled: Folder, embedded: "Embedded") -> list[dict[str, str]]:
+def skipped(labelled: Folder, embedded: "Embedded") -> tuple[Skipped, ...]:
     """The files that can't be used, each with the reason."""
     unreadable = [(labelled.items[i].path, problem.reason) for i, problem in sorted(embedded.problems.items())]
     outside = [(path, "lies outside of any class folder") for path in labelled.loose]
-    return [{"path": str(path), "reason": reason} for path, reason in unreadable + outside]
+    return tuple(Skipped(str(path), reason) for path, reason in unreadable + outside)
 
 
 def run_path(output: Path) -> Path:
@@ -75,8 +78,34 @@ def run_path(output: Path) -> Path:
     return output.with_name(f"{output.name}.run.json")
 
 
-def write_run(output: Path, report: Report) -> None:
-    """Leaves the report as `OUTPUT.run.json`; a pipe or a device has nothing beside it."""
+def write_run(output: Path, result: Result | Report) -> None:
+    """Leaves the result as `OUTPUT.run.json`; a pipe or a device has nothing beside it."""
     if is_stream(output):
         return
+    report = result.report() if isinstance(result, Result) else result
     write_atomically(run_path(output), json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+
+
+@dataclass
+class Stopwatch:
+    """Seconds spent in each stage since the last."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    last: float = field(default_factory=time.perf_counter)
+
+    def lap(self, stage: str) -> None:
+        """Books the time since the last lap on this stage."""
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self.last
+        self.last = now
+
+    def rounded(self) -> dict[str, float]:
+        """The seconds of each stage and of all, to the millisecond."""
+        return {
+            stage: round(spent, 3) for stage, spent in (self.seconds | {"total": sum(self.seconds.values())}).items()
+        }
+
+
+def seconds_since(start: float) -> dict[str, float]:
+    """The seconds since `start`, a reading of `time.perf_counter`, as results keep them."""
+    return {"total": round(time.perf_counter() - start, 3)}

@@ -1,11 +1,17 @@
 """How results look in a terminal: the pieces that the reports share."""
 
 import unicodedata
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, TypeVar
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
+
+from fewshot_cli.results import ExpectedAccuracy, Skipped
+
+Found = TypeVar("Found")
 
 
 def facts(*rows: tuple[str, str | Text]) -> Table:
@@ -27,9 +33,14 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def interval(found: dict[str, Any], mean: str = "mean") -> str:
+def interval(mean: float, low: float | None, high: float | None) -> str:
     """A share with its 95 % interval, as people read it."""
-    return f"{percent(found[mean])}  (95 % interval {100 * found['low']:.1f} to {100 * found['high']:.1f} %)"
+    return f"{percent(mean)}  (95 % interval {100 * (low or 0):.1f} to {100 * (high or 0):.1f} %)"
+
+
+def expectation(expected: ExpectedAccuracy) -> str:
+    """The accuracy to expect with its interval, or why it can't be known."""
+    return expected.how if expected.mean is None else interval(expected.mean, expected.low, expected.high)
 
 
 def size(count: int) -> str:
@@ -39,28 +50,28 @@ def size(count: int) -> str:
     return f"{count / 1000:.1f} KB" if count < 1_000_000 else f"{count / 1_000_000:.1f} MB"
 
 
-def classes(names: list[str], most: int = 8) -> str:
+def classes(names: Sequence[str], most: int = 8) -> str:
     """The first few names and how many more there are."""
     shown = ", ".join(names[:most])
     return f"{len(names)}: {shown}" + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def skipped_files(skipped: list[dict[str, str]], most: int = 10) -> list[tuple[str, str | Text]]:
+def skipped_files(skipped: Sequence[Skipped], most: int = 10) -> list[tuple[str, str | Text]]:
     """A row for every file that could not be used, up to `most`."""
     rows: list[tuple[str, str | Text]] = [
-        ("skipped", Text(f"{item['path']}: {item['reason']}", style="yellow")) for item in skipped[:most]
+        ("skipped", Text(f"{item.path}: {item.reason}", style="yellow")) for item in skipped[:most]
     ]
     if len(skipped) > most:
         rows.append(("skipped", Text(f"and {len(skipped) - most} more", style="yellow")))
     return rows
 
 
-def left_out(counts: dict[str, int]) -> list[tuple[str, str]]:
+def left_out(counts: Mapping[str, int]) -> list[tuple[str, str]]:
     """A row for what lay among the pictures and was passed over; none where nothing did."""
     return [("passed over", passed_over(counts))] if counts else []
 
 
-def passed_over(counts: dict[str, int], most: int = 5) -> str:
+def passed_over(counts: Mapping[str, int], most: int = 5) -> str:
     """How many files and folders were passed over, and the names of most of them."""
     total = sum(counts.values())
     named = ", ".join(f"{name} ({count})" for name, count in list(counts.items())[:most])
@@ -83,17 +94,20 @@ def names(listed: list[str], remark: str) -> Group:
 NO_LETTERS = "\ufffe\uffff"  # which no XML may hold
 
 
-def printable(found: Any) -> Any:
-    """The text or report with control characters escaped: a file's name must not steer the terminal or break a line."""
-    if isinstance(found, dict):
-        return {printable(key): printable(value) for key, value in found.items()}
-    if isinstance(found, list | tuple):
-        return [printable(item) for item in found]
-    if isinstance(found, str):
-        return "".join(
-            _escaped(c) if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c in NO_LETTERS else c for c in found
-        )
-    return found
+def printable(found: Found) -> Found:
+    """The text or result with control characters escaped: a file's name must not steer the terminal or break a line."""
+    shown: Any = found
+    if is_dataclass(found) and not isinstance(found, type):
+        shown = replace(found, **{each.name: printable(getattr(found, each.name)) for each in fields(found)})
+    elif isinstance(found, Mapping):
+        shown = {printable(key): printable(value) for key, value in found.items()}
+    elif isinstance(found, tuple):
+        shown = tuple(printable(item) for item in found)
+    elif isinstance(found, list):
+        shown = [printable(item) for item in found]
+    elif isinstance(found, str):
+        shown = "".join(_escaped(character) if _steers(character) else character for character in found)
+    return shown  # type: ignore[no-any-return]
 
 
 def _steers(character: str) -> bool:

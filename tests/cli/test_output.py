@@ -18,6 +18,7 @@ from rich.console import Console
 from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.recipes import recipe_names
 from fewshot_cli.reports.terminal.evaluate import evaluated
+from fewshot_cli.results import ClassAccuracy, EvalResult, ExpectedAccuracy
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = {
@@ -190,15 +191,16 @@ def test_no_color_gives_no_escape_codes_even_in_a_terminal(file, cache):
     assert "\x1b" in coloured
 
 
-def report_of(names: list[str], each: int = 7) -> dict:
+def result_of(names: list[str], each: int = 7) -> EvalResult:
     way = len(names)
     confusion = [[each if row == column else (row + column) % 3 for column in range(way)] for row in range(way)]
-    per_class = {n: {"n": sum(row), "accuracy": each / sum(row)} for n, row in zip(names, confusion, strict=True)}
-    return {
-        "classes": names, "n": 9, "skipped": [], "accuracy": 0.5, "low": 0.4, "high": 0.6, "ece": 0.1,
-        "learned_from": 1, "expected_accuracy": {"mean": 0.5, "low": 0.4, "high": 0.6, "how": "5-fold"},
-        "confusion": confusion, "per_class": per_class,
-    }  # fmt: skip
+    per_class = {n: ClassAccuracy(sum(row), each / sum(row)) for n, row in zip(names, confusion, strict=True)}
+    return EvalResult(
+        file="x.fewshot", sha256="", folder="photos", backbone="test_vit", method="ridge", transductive=False,
+        classes=tuple(names), images=9, n=9, skipped=(), accuracy=0.5, low=0.4, high=0.6, ece=0.1, learned_from=1,
+        balanced_accuracy=0.5, expected_accuracy=ExpectedAccuracy(0.5, 0.4, 0.6, "5-fold"), data="", versions={},
+        confusion=tuple(map(tuple, confusion)), per_class=per_class, seconds={"total": 1.0},
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("way", [2, 12, 13, 40])
@@ -209,7 +211,7 @@ def test_the_confusion_matrix_never_wraps(way, width, name, each):
     names = [f"{name} {i}" for i in range(way)]
     console = Console(width=width, file=io.StringIO(), markup=False)
     with console.capture() as printed:
-        console.print(evaluated(report_of(names, each)))
+        console.print(evaluated(result_of(names, each)))
     lines = printed.get().splitlines()
     assert all(cell_len(line) <= width for line in lines)
     if way <= 12:

@@ -15,14 +15,20 @@ from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.jobs.classify import adapt as adapting
 from fewshot_cli.jobs.classify import evaluate as evaluating
 from fewshot_cli.jobs.classify import predict as predicting
+from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.models import Source
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.recipes import load_recipe
+from fewshot_cli.results import AdaptResult
 from fewshot_cli.storage.feature_cache import FeatureCache, NoCache
 
 CPU = torch.device("cpu")
 LABELS = ("cat", "house", "star")
 SIZE = 64
+
+
+def means(source: Source, cache: FeatureCache | None = None) -> Means:
+    return Means(source, CPU, cache or NoCache(), Unseen())
 
 
 @pytest.fixture(autouse=True)
@@ -68,10 +74,10 @@ def source(weights) -> Source:
 
 
 @pytest.fixture
-def learn(weights) -> Callable[..., dict[str, Any]]:
+def learn_result(weights) -> Callable[..., AdaptResult]:
     """`adapt` on a tiny model: a closed-form head and no cache, unless told otherwise."""
 
-    def learn(
+    def learn_result(
         folder: Path,
         output: Path,
         recipe: str = "ridge",
@@ -86,14 +92,20 @@ def learn(weights) -> Callable[..., dict[str, Any]]:
         density: float | None = None,
         values: Values = "float32",
         keep_support: bool = False,
-    ) -> dict[str, Any]:
+    ) -> AdaptResult:
         given = {"backbone": backbone, "image_size": image_size} if bank is None else {"bank": str(bank)}
         what = load_recipe(recipe, changes, **given, density=density)
         where = Source(weights_file or weights.get(backbone), offline=True)
-        cache = cache or NoCache()
-        return adapting.adapt(folder, output, what, where, CPU, seed, folds, cache, Unseen(), values, keep_support)
+        how = adapting.AdaptSettings(what, seed, folds, values, keep_support)
+        return adapting.adapt(folder, output, how, means(where, cache))
 
-    return learn
+    return learn_result
+
+
+@pytest.fixture
+def learn(learn_result) -> Callable[..., dict[str, Any]]:
+    """The same as `--json` has it."""
+    return lambda *args, **kwargs: learn_result(*args, **kwargs).report()
 
 
 @pytest.fixture
@@ -102,7 +114,7 @@ def predict(source) -> Callable[..., dict[str, Any]]:
         file: Path | list[Path], *inputs: Path, where: Source = source, cache: FeatureCache | None = None
     ) -> dict[str, Any]:
         files = [file] if isinstance(file, Path) else file
-        return predicting.predict(files, inputs, where, CPU, cache or NoCache(), Unseen())
+        return predicting.predict(files, inputs, means(where, cache)).report()
 
     return predict
 
@@ -110,7 +122,7 @@ def predict(source) -> Callable[..., dict[str, Any]]:
 @pytest.fixture
 def evaluate(source) -> Callable[..., dict[str, Any]]:
     def evaluate(file: Path, folder: Path) -> dict[str, Any]:
-        return evaluating.evaluate(file, folder, source, CPU, NoCache(), Unseen())
+        return evaluating.evaluate(file, folder, means(source)).report()
 
     return evaluate
 

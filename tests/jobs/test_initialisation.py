@@ -124,7 +124,7 @@ def test_the_held_out_cost_of_rounding_is_told_of_a_bank_too(kind, recipe, banks
 
 
 def test_rounded_features_are_what_is_asked_about(banks, drawn, tmp_path, learn, monkeypatch):
-    monkeypatch.setattr("fewshot_cli.jobs.classify.adapt.MOST_CHANGED", 1)
+    monkeypatch.setattr("fewshot_cli.jobs.classify.proof.MOST_CHANGED", 1)
     fine, coarse = (
         learn(drawn, tmp_path / f"{values}.fewshot", "protonet", bank=banks["dense"], values=values)["values"]
         for values in ("float16", "1bit")
@@ -148,15 +148,15 @@ def test_features_that_a_dense_bank_moved_are_computed_once_and_are_no_others(
 
 
 @every_kind
-def test_pruning_says_what_it_costs(kind, banks, drawn, tmp_path, learn):
-    whole = learn(drawn, tmp_path / "whole.fewshot", "protonet", bank=banks[kind], folds=2)
-    pruned = learn(drawn, tmp_path / "pruned.fewshot", "protonet", bank=banks[kind], density=0.05, folds=2)
-    cost = pruned["pruning"]
-    assert pruned["density"] == cost["density"] == pytest.approx(0.05, abs=1e-3)
-    assert cost["density_before"] == whole["density"]
-    assert cost["accuracy"] == pruned["expected_accuracy"]["mean"]
-    assert cost["accuracy_before"] == whole["expected_accuracy"]["mean"]
-    assert pruned["bytes"] < 0.2 * whole["bytes"]
+def test_pruning_says_what_it_costs(kind, banks, drawn, tmp_path, learn_result):
+    whole = learn_result(drawn, tmp_path / "whole.fewshot", "protonet", bank=banks[kind], folds=2)
+    pruned = learn_result(drawn, tmp_path / "pruned.fewshot", "protonet", bank=banks[kind], density=0.05, folds=2)
+    cost = pruned.pruning
+    assert pruned.density == cost.density == pytest.approx(0.05, abs=1e-3)
+    assert cost.density_before == whole.density
+    assert cost.accuracy == pruned.expected_accuracy.mean
+    assert cost.accuracy_before == whole.expected_accuracy.mean
+    assert pruned.bytes < 0.2 * whole.bytes
     rows = [str(cell) for cell in shown(pruned).columns[0]._cells]
     assert "pruning" in rows and "bank" in rows
     assert "pruning" not in [str(cell) for cell in shown(whole).columns[0]._cells]
@@ -169,10 +169,10 @@ def test_a_density_of_all_changes_nothing(banks, drawn, tmp_path, learn):
     assert torch.equal(files[0].head.weight, files[1].head.weight)
 
 
-def test_where_no_accuracy_is_known_pruning_still_has_a_line(banks, drawn, tmp_path, learn):
-    report = learn(drawn, tmp_path / "x.fewshot", "protonet", bank=banks["experts"], density=0.05, folds=0)
-    assert report["pruning"]["accuracy"] is None
-    assert "pruning" in [str(cell) for cell in shown(report).columns[0]._cells]
+def test_where_no_accuracy_is_known_pruning_still_has_a_line(banks, drawn, tmp_path, learn_result):
+    result = learn_result(drawn, tmp_path / "x.fewshot", "protonet", bank=banks["experts"], density=0.05, folds=0)
+    assert result.pruning.accuracy is None
+    assert "pruning" in [str(cell) for cell in shown(result).columns[0]._cells]
 
 
 # --- what does not fit -----------------------------------------------------------------------------------------------

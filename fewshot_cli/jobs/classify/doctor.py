@@ -3,15 +3,13 @@
 from collections import Counter
 from pathlib import Path
 
-from fewshot_cli import __version__
 from fewshot_cli.images.quality.checks import Finding, checkup
 from fewshot_cli.images.sources.labelled import read_labelled
 from fewshot_cli.jobs.progress import Progress
+from fewshot_cli.results import DoctorResult, Problem
 
-Report = dict[str, object]
 
-
-def doctor(root: Path, progress: Progress) -> Report:
+def doctor(root: Path, progress: Progress) -> DoctorResult:
     """The findings in a folder, a zip or a list, what would stop `adapt` first.
 
     Raises FewshotError where it holds no classes, or what `adapt` refuses as a whole.
@@ -19,25 +17,23 @@ def doctor(root: Path, progress: Progress) -> Report:
     folder = read_labelled(root, allow_empty=True)
     with progress.track("examining images") as advance:
         findings = checkup(folder, advance)
-    return {
-        "command": "doctor",
-        "version": __version__,
-        "folder": str(root),
-        "classes": list(folder.classes),
-        "images": len(folder.items),
-        "left_out": dict(folder.left_out),
-        "counts": dict(Counter(finding.severity for finding in findings)),
-        "findings": [_row(finding) for finding in findings],
-    }
+    return DoctorResult(
+        folder=str(root),
+        classes=folder.classes,
+        images=len(folder.items),
+        left_out=dict(folder.left_out),
+        counts=dict(Counter(finding.severity for finding in findings)),
+        findings=tuple(map(_problem, findings)),
+    )
 
 
-def _row(finding: Finding) -> dict[str, str | None]:
-    return {
-        "path": str(finding.path),
-        "class": finding.label,
-        "kind": finding.kind,
-        "severity": finding.severity,
-        "problem": finding.problem,
-        "remedy": finding.remedy,
-        "other": str(finding.other) if finding.other else None,
-    }
+def _problem(finding: Finding) -> Problem:
+    return Problem(
+        path=str(finding.path),
+        label=finding.label,
+        kind=finding.kind,
+        severity=finding.severity,
+        problem=finding.problem,
+        remedy=finding.remedy,
+        other=str(finding.other) if finding.other else None,
+    )

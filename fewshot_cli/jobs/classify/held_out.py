@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fewshot_cli.engine.adaptation import Adapted, Run, Support
+from fewshot_cli.engine.adaptation import Adapted, Run, Support, Watch, unwatched
 from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.engine.model.model import Model
 from fewshot_cli.engine.trust.metrics import Interval, wilson
@@ -46,33 +46,40 @@ Rounding = Callable[[Adapted], Adapted]
 """What a file makes of what was learned, both on the backbone that it was learned on; the head stays."""
 
 
-def held_out(
-    method: Learner,
-    backbone: Backbone,
-    support: Support,
-    folds: int,
-    seed: int,
-    progress: Progress,
-    rounding: Rounding | None = None,
-) -> HeldOut | str:
+@dataclass(frozen=True)
+class Lesson:
+    """A task and what learns it, on which backbone and from which seed."""
+
+    learner: Learner
+    backbone: Backbone
+    support: Support
+    seed: int
+
+    def learned(self, support: Support | None = None, watch: Watch = unwatched) -> Adapted:
+        """What is learned from all of the support set, or from the part of it that is given."""
+        return self.learner.adapt(self.backbone, self.support if support is None else support, Run(self.seed, watch))
+
+
+def held_out(lesson: Lesson, folds: int, progress: Progress, rounding: Rounding | None = None) -> HeldOut | str:
     """Held-out answers on the support set, also those after `rounding`, or the reason why there can be none.
 
     Exact leave-one-out where the method has it in closed form, else `folds`-fold. A class with a single image can't be
     left without it: that image is always learned from and never asked about.
     """
-    if method.closed_form:
-        found = left_out_one_by_one(method.closed_form, support.features, support.labels, support.way)
+    support, closed_form = lesson.support, lesson.learner.closed_form
+    if closed_form:
+        found = left_out_one_by_one(closed_form, support.features, support.labels, support.way)
         if rounding is None or isinstance(found, str):
             return found
-        stored = Model(backbone, rounding(method.adapt(backbone, support, Run(seed))))
-        kept = left_out_one_by_one(method.closed_form, stored.features_of(support), support.labels, support.way)
+        stored = Model(lesson.backbone, rounding(lesson.learned()))
+        kept = left_out_one_by_one(closed_form, stored.features_of(support), support.labels, support.way)
         return replace(found, kept=kept.logits) if isinstance(kept, HeldOut) else found
     count = torch.bincount(support.labels, minlength=support.way)[support.labels]
     if int(count.max()) < 2:
         return ALONE
     if folds < 2:
         return "no images were left out to ask about (--folds 0)"
-    return _k_fold(method, backbone, support, min(folds, int(count.max())), seed, progress, rounding)
+    return _k_fold(lesson, min(folds, int(count.max())), progress, rounding)
 
 
 def left_out_one_by_one(method: ClosedFormMethod, features: Tensor, labels: Tensor, way: int) -> HeldOut | str:
@@ -85,27 +92,20 @@ def left_out_one_by_one(method: ClosedFormMethod, features: Tensor, labels: Tens
     return HeldOut(logits[asked], labels[asked], f"leave-one-out, exact, {int(asked.sum())} images")
 
 
-def _k_fold(
-    method: Learner,
-    backbone: Backbone,
-    support: Support,
-    folds: int,
-    seed: int,
-    progress: Progress,
-    rounding: Rounding | None,
-) -> HeldOut:
-    fold_of = _fold_of_each(support, folds, seed)
+def _k_fold(lesson: Lesson, folds: int, progress: Progress, rounding: Rounding | None) -> HeldOut:
+    support = lesson.support
+    fold_of = _fold_of_each(support, folds, lesson.seed)
     logits = support.features.new_zeros(len(support), support.way)
     kept = logits.clone()
     with progress.track("estimating accuracy") as advance:
         for fold in range(folds):
             asked = (fold_of == fold).nonzero().squeeze(1)
             if len(asked):
-                adapted = method.adapt(backbone, support.subset((fold_of != fold).nonzero().squeeze(1)), Run(seed))
+                adapted = lesson.learned(support.subset((fold_of != fold).nonzero().squeeze(1)))
                 left_out = support.subset(asked)
-                logits[asked] = Model(backbone, adapted).logits_of(left_out)
+                logits[asked] = Model(lesson.backbone, adapted).logits_of(left_out)
                 if rounding:
-                    kept[asked] = Model(backbone, rounding(adapted)).logits_of(left_out)
+                    kept[asked] = Model(lesson.backbone, rounding(adapted)).logits_of(left_out)
             advance(fold + 1, folds)
     asked = fold_of >= 0
     how = f"{folds}-fold, {int(asked.sum())} images"

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewshot_cli import __version__
 from fewshot_cli.engine.head.transductive import TransductiveHead
 from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.engine.model.delta_swap import Arena, Prepared
@@ -18,13 +17,13 @@ from fewshot_cli.engine.model.model import Model
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.delta.file import DeltaFile
 from fewshot_cli.formats.kinds import KINDS, format_of
-from fewshot_cli.images.image_ref import StoredFile
+from fewshot_cli.images.image_ref import Stored, StoredFile
 from fewshot_cli.images.sources.class_folders import find_images
+from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.features import Embedded, Look, Seen, embed, seen_by_each
-from fewshot_cli.jobs.models import Loaded, Source, adapted_of, check_base, load_base, read_on_one_base
-from fewshot_cli.jobs.progress import Progress
-from fewshot_cli.jobs.run_record import Report
-from fewshot_cli.storage.feature_cache import FeatureCache
+from fewshot_cli.jobs.models import Loaded, adapted_of, check_base, load_base, read_on_one_base
+from fewshot_cli.jobs.run_record import seconds_since
+from fewshot_cli.results import AskedFile, Prediction, PredictResult
 
 TOP = 3  # runners-up to name
 AT_ONCE = 64  # images whose rows come together
@@ -47,56 +46,48 @@ def files_and_images(given: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 def predict(
     files: Sequence[Path],
     inputs: Sequence[Path],
-    source: Source,
-    device: torch.device,
-    cache: FeatureCache,
-    progress: Progress,
-    write: Callable[[Sequence[Report]], None] | None = None,
-) -> Report:
+    means: Means,
+    write: Callable[[Sequence[Prediction]], None] | None = None,
+) -> PredictResult:
     """One row for every image in `inputs`, in their order; a file that can't be read is a row with its error.
 
     Of several delta files, which are on one base, each gives its row, which names it, in the order of `files`. With
-    `write` the rows go there as they come, some at a time, and are not kept: the report only says how many there were.
+    `write` the rows go there as they come, some at a time, and are not kept: the result only says how many there were.
     """
     start = time.perf_counter()
     paths = find_images(inputs)
     found = read_on_one_base(files)
-    backbone = load_base(found[0], source, device)
+    backbone = load_base(found[0], means.source, means.device)
     models = []
     for path, file in zip(files, found, strict=True):
         check_base(file, backbone, path)
         models.append(Model(backbone, adapted_of(file, path)))
     names = [_look_of(file) for file in found]
     looks = swapping_looks(backbone, dict(zip(names, models, strict=True)))
-    seen = seen_by_each(backbone, [StoredFile(path) for path in paths], cache, progress, looks)
+    seen = seen_by_each(backbone, [StoredFile(path) for path in paths], means.cache, means.progress, looks)
+    several = len(files) > 1
     answerers = [
-        _Answerer(model, file.header.classes, name, path if len(files) > 1 else None)
+        Answerer(model, file.header.classes, name, path if several else None)
         for path, file, model, name in zip(files, found, models, names, strict=True)
     ]
-    kept: list[Report] = []
+    kept: list[Prediction] = []
     images = unread = 0
-    for rows in _rows(answerers, paths, seen):
-        bad = sum(row["error"] is not None for row in rows) // len(files)
+    for rows in answers(answerers, [str(path) for path in paths], seen):
+        bad = sum(row.error is not None for row in rows) // len(files)
         images, unread = images + len(rows) // len(files) - bad, unread + bad
         (write or kept.extend)(rows)
-    report: Report = {
-        "command": "predict",
-        "version": __version__,
-        "file": str(files[0]),
-        "backbone": backbone.name,
-        "classes": list(found[0].header.classes),
-        "images": images,
-        "unread": unread,
-        "transductive": any(isinstance(model.adapted.head, TransductiveHead) for model in models),
-    }
-    if write is None:
-        report["predictions"] = kept
-    if len(files) > 1:
-        del report["file"]
-        named = list(zip(files, found, strict=True))
-        report["files"] = [{"file": str(path), "classes": list(file.header.classes)} for path, file in named]
-        report["classes"] = sorted({name for file in found for name in file.header.classes})
-    return report | {"seconds": {"total": round(time.perf_counter() - start, 3)}}
+    asked = tuple(AskedFile(str(path), file.header.classes) for path, file in zip(files, found, strict=True))
+    return PredictResult(
+        file=None if several else str(files[0]),
+        backbone=backbone.name,
+        classes=tuple(sorted({name for file in asked for name in file.classes})) if several else asked[0].classes,
+        images=images,
+        unread=unread,
+        transductive=any(answerer.is_transductive for answerer in answerers),
+        predictions=tuple(kept) if write is None else None,
+        files=asked if several else None,
+        seconds=seconds_since(start),
+    )
 
 
 def swapping_looks(backbone: Backbone, models: Mapping[str, Model]) -> dict[str, Look]:
@@ -136,13 +127,10 @@ def _look_of(file: DeltaFile) -> str:
     return file.digest if file.moves else ""
 
 
-def probabilities_of(
-    loaded: Loaded, paths: Sequence[Path], cache: FeatureCache, progress: Progress
-) -> tuple[Tensor, Embedded]:
-    """Probabilities `(n, way)` of the readable files, on the CPU, and which files these are."""
+def probabilities_of(loaded: Loaded, stored: Sequence[Stored], means: Means) -> tuple[Tensor, Embedded]:
+    """Probabilities `(n, way)` of the readable pictures, on the CPU, and which of them these are."""
     name = _look_of(loaded.file)
-    stored = [StoredFile(path) for path in paths]
-    embedded = embed(loaded.backbone, stored, cache, progress, loaded.model.features, name)
+    embedded = embed(loaded.backbone, stored, means.cache, means.progress, loaded.model.features, name)
     return _probabilities(loaded.model, embedded.features), embedded
 
 
@@ -151,42 +139,45 @@ def _probabilities(model: Model, features: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Answerer:
+class Answerer:
     """A model with the names of its classes and of its look; `file` is what its rows name, of several."""
 
     model: Model
     classes: Sequence[str]
     look: str
-    file: Path | None
+    file: Path | None = None
 
-    def rows(self, paths: Sequence[Path], seen: Sequence[Seen]) -> list[Report]:
-        """A row for each of the paths."""
+    @property
+    def is_transductive(self) -> bool:
+        """Whether it looks at all images before it answers about one."""
+        return isinstance(self.model.adapted.head, TransductiveHead)
+
+    def rows(self, names: Sequence[str], seen: Sequence[Seen]) -> list[Prediction]:
+        """A row for each of the images of these names."""
         readable = [one.features[self.look] for one in seen if one.problem is None]
         features = torch.from_numpy(np.stack(readable)) if readable else torch.empty(0, self.model.backbone.dim)
         probabilities = iter(_probabilities(self.model, features.to(self.model.backbone.device)))
-        named = {} if self.file is None else {"file": str(self.file)}
+        file = None if self.file is None else str(self.file)
         return [
-            (_error(path, one.problem.reason) if one.problem else _row(path, self.classes, next(probabilities))) | named
-            for path, one in zip(paths, seen, strict=True)
+            Prediction(name, None, None, (), one.problem.reason, file)
+            if one.problem
+            else _answer(name, self.classes, next(probabilities), file)
+            for name, one in zip(names, seen, strict=True)
         ]
 
 
-def _rows(answerers: Sequence[_Answerer], paths: Sequence[Path], seen: Iterator[Seen]) -> Iterator[list[Report]]:
+def answers(answerers: Sequence[Answerer], names: Sequence[str], seen: Iterator[Seen]) -> Iterator[list[Prediction]]:
     """The rows of some images at a time; all at once where a head looks at all before it answers."""
-    at_once = len(paths) if any(isinstance(a.model.adapted.head, TransductiveHead) for a in answerers) else AT_ONCE
-    for start in range(0, len(paths), max(1, at_once)):
-        some = paths[start : start + at_once]
+    at_once = len(names) if any(answerer.is_transductive for answerer in answerers) else AT_ONCE
+    for start in range(0, len(names), max(1, at_once)):
+        some = names[start : start + at_once]
         shown = list(islice(seen, len(some)))
         of_each = [answerer.rows(some, shown) for answerer in answerers]
         yield [row for rows in zip(*of_each, strict=True) for row in rows]
     next(seen, None)  # so that it ends, and keeps what it has seen
 
 
-def _row(path: Path, classes: Sequence[str], probabilities: Tensor) -> Report:
+def _answer(name: str, classes: Sequence[str], probabilities: Tensor, file: str | None) -> Prediction:
     best = probabilities.topk(min(TOP, len(classes)))
-    top = [[classes[i], round(p, 6)] for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
-    return {"path": str(path), "label": top[0][0], "probability": top[0][1], "top": top, "error": None}
-
-
-def _error(path: Path, reason: str) -> Report:
-    return {"path": str(path), "label": None, "probability": None, "top": [], "error": reason}
+    top = tuple((classes[i], round(p, 6)) for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True))
+    return Prediction(name, top[0][0], top[0][1], top, None, file)

@@ -31,7 +31,7 @@ from fewshot_cli.formats.delta.file import (
 )
 from fewshot_cli.formats.delta.rounding import Values
 from fewshot_cli.formats.peft_folder import Note, PeftFolder, peft_is_installed, read_peft_folder, with_adapter
-from fewshot_cli.jobs.classify.adapt import MOST_CHANGED
+from fewshot_cli.jobs.classify.proof import MOST_CHANGED
 from fewshot_cli.jobs.interop.export import TOLERANCE, proof_pictures
 from fewshot_cli.jobs.interop.peft_export import answers_of, with_base
 from fewshot_cli.jobs.models import (

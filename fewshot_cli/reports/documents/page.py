@@ -7,9 +7,10 @@ import yaml
 
 from fewshot_cli.reports.figures import bank as bank_plots
 from fewshot_cli.reports.figures import comparison as plots
-from fewshot_cli.reports.layout import interval, percent, printable, size
+from fewshot_cli.reports.layout import expectation, interval, percent, printable, size
 from fewshot_cli.reports.terminal import bank, comparison
 from fewshot_cli.reports.terminal import evaluate as evaluation
+from fewshot_cli.results import EvalResult
 
 HERE = Path(__file__).parent
 MOST_CLASSES = 30  # whose answers still make a table that one reads
@@ -34,11 +35,19 @@ def html(report: dict[str, Any]) -> str:
     )
 
 
-def evaluation_page(report: dict[str, Any]) -> str:
+def evaluation_page(result: EvalResult) -> str:
     """The page of one delta file on one folder: its accuracy, each class, and what is taken for what."""
-    report = printable(report)
-    rows = evaluation.by_class(report)
-    return _page("evaluation.html", report=report, rows=rows, interval=interval, percent=percent, most=MOST_CLASSES)
+    result = printable(result)
+    rows = evaluation.by_class(result)
+    return _page(
+        "evaluation.html",
+        report=result,
+        rows=rows,
+        interval=interval,
+        expectation=expectation,
+        percent=percent,
+        most=MOST_CLASSES,
+    )
 
 
 def bank_page(report: dict[str, Any]) -> str:

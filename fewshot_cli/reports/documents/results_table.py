@@ -16,6 +16,7 @@ from fewshot_cli.reports.terminal.comparison import (
     ranked,
     score,
 )
+from fewshot_cli.results import EvalResult
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -48,16 +49,17 @@ def caption(report: dict[str, Any]) -> str:
     return f"{what[0].upper()}{what[1:]}{together}.{bold} {escaped(circumstances)}."
 
 
-def evaluation_table(report: dict[str, Any]) -> str:
+def evaluation_table(result: EvalResult) -> str:
     """Each class with its number of images and its accuracy in GitHub's Markdown, above what it takes to repeat it."""
-    rows = [(name, found["n"], percent(found["accuracy"])) for name, found in report["per_class"].items()]
+    rows = [(name, found.n, percent(found.accuracy)) for name, found in result.per_class.items()]
     lines = [_line(["class", "images", "accuracy"]), "| --- | ---: | ---: |", *(_line(map(str, row)) for row in rows)]
-    lines.append(f"| **{OVER_ALL}** | {report['n']} | **{percent(report['accuracy'])}** |")
+    lines.append(f"| **{OVER_ALL}** | {result.n} | **{percent(result.accuracy)}** |")
     told = (
-        f"{report['file']} on {report['folder']}: accuracy {interval(report, 'accuracy')}; expected calibration error "
-        f"{percent(report['ece'])}; {report['backbone']}, {report['method']}; fewshot {report['version']}"
+        f"{result.file} on {result.folder}: accuracy {interval(result.accuracy, result.low, result.high)}; "
+        f"expected calibration error {percent(result.ece)}; {result.backbone}, {result.method}; "
+        f"fewshot {result.version}"
     )
-    seen = f" {report['learned_from']} of the images were learned from." if report["learned_from"] else ""
+    seen = f" {result.learned_from} of the images were learned from." if result.learned_from else ""
     return "\n".join([*lines, "", f"{escaped(told)}.{seen}"]) + "\n"
 
 

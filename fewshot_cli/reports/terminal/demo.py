@@ -1,22 +1,21 @@
 """What `demo` did, step by step."""
 
-from typing import Any
-
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from fewshot_cli.reports.terminal.adapt import adapted
 from fewshot_cli.reports.terminal.evaluate import evaluated
 from fewshot_cli.reports.terminal.predict import predicted
+from fewshot_cli.results import DemoResult
 
 
-def demonstrated(report: dict[str, Any]) -> RenderableType:
-    """The three reports under the commands that would make them."""
-    kept = report["folder"]
+def demonstrated(result: DemoResult) -> RenderableType:
+    """The three results under the commands that would make them."""
+    kept = result.folder
     steps = (
-        (f"fewshot adapt known/ -o demo.fewshot --recipe {report['recipe']}", adapted(report["adapt"])),
-        ("fewshot eval demo.fewshot unseen/", evaluated(report["eval"])),
-        ("fewshot predict demo.fewshot unseen/*/*.jpg", predicted(report["predict"])),
+        (f"fewshot adapt known/ -o demo.fewshot --recipe {result.recipe}", adapted(result.adapt)),
+        ("fewshot eval demo.fewshot unseen/", evaluated(result.eval)),
+        ("fewshot predict demo.fewshot unseen/*/*.jpg", predicted(result.predict)),
     )
     lines: list[RenderableType] = []
     for command, picture in steps:

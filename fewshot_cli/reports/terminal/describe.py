@@ -7,9 +7,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fewshot_cli.reports.layout import classes, facts, interval, percent, size
+from fewshot_cli.reports.layout import classes, expectation, facts, percent, size
 from fewshot_cli.reports.terminal.bank import bank_shown
 from fewshot_cli.reports.terminal.lineage import chain_shown
+from fewshot_cli.results import ExpectedAccuracy
 
 MOST_CHANGES = 24
 
@@ -47,7 +48,10 @@ def _delta_shown(report: dict[str, Any]) -> RenderableType:
             f"{report.get('images')} images, sha256 {str(report.get('data'))[:16]}..., seed {report.get('seed')}",
         ),
         *([("from bank", f"sha256 {report['bank']}")] if report.get("bank") else []),
-        ("expect", interval(expected) if expected.get("mean") is not None else str(expected.get("how", "unknown"))),
+        (
+            "expect",
+            expectation(ExpectedAccuracy(**expected)) if expected else "unknown",
+        ),
         ("made with", ", ".join(f"{name} {number}" for name, number in report.get("versions", {}).items())),
     )
     return Group(rows, Text(), _changes(report["changes"])) if report["changes"] else rows

@@ -5,7 +5,8 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from fewshot_cli.reports.layout import classes, facts, interval, percent, size, skipped_files
+from fewshot_cli.reports.layout import classes, expectation, facts, percent, size, skipped_files
+from fewshot_cli.results import ExpectedAccuracy, Skipped
 
 MOST = 10  # corrected pictures to name
 
@@ -16,11 +17,11 @@ def edited(report: dict[str, Any]) -> RenderableType:
     accuracy = (
         Text(f"not known: {expected['how']}", style="yellow")
         if expected["mean"] is None
-        else Text.assemble((interval(expected), "bold green"), (f"\n{expected['how']}", "dim"))
+        else Text.assemble((expectation(ExpectedAccuracy(**expected)), "bold green"), (f"\n{expected['how']}", "dim"))
     )
     return facts(
         *_done(report),
-        *skipped_files(report.get("skipped", [])),
+        *skipped_files([Skipped(**item) for item in report.get("skipped", [])]),
         ("classes", classes(report["classes"])),
         ("images", str(report["images"])),
         *_old_classes(report),

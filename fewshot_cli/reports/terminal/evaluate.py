@@ -1,38 +1,40 @@
 """What `eval` found, with a picture of what is taken for what."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fewshot_cli.reports.layout import classes, facts, interval, one_line, percent, skipped_files
+from fewshot_cli.reports.layout import classes, expectation, facts, interval, one_line, percent, skipped_files
+from fewshot_cli.results import EvalResult, RecordedEvalResult
 
 MOST_CLASSES = 12  # of which the confusion matrix still fits a terminal
 
 
-def evaluated(report: dict[str, Any]) -> RenderableType:
+def evaluated(result: EvalResult) -> RenderableType:
     """The report of one evaluation, for people."""
-    found = Text(interval(report, "accuracy"), style="bold green")
-    expected = report["expected_accuracy"] or {}
+    found = Text(interval(result.accuracy, result.low, result.high), style="bold green")
+    expected = result.expected_accuracy
     rows: list[tuple[str, str | Text]] = [
-        ("classes", classes(report["classes"])),
-        ("images", str(report["n"])),
-        *skipped_files(report["skipped"]),
+        ("classes", classes(result.classes)),
+        ("images", str(result.n)),
+        *skipped_files(result.skipped),
         ("accuracy", found),
     ]
-    if expected.get("mean") is not None:
-        rows.append(("expected", Text(f"{interval(expected)}, {expected['how']}", style="dim")))
+    if expected.mean is not None:
+        rows.append(("expected", Text(f"{expectation(expected)}, {expected.how}", style="dim")))
     rows.append(
-        ("calibration", f"probabilities are off by {percent(report['ece'])} on average (expected calibration error)")
+        ("calibration", f"probabilities are off by {percent(result.ece)} on average (expected calibration error)")
     )
-    if report["learned_from"]:
-        warning = f"{report['learned_from']} of these images were learned from: the accuracy is better than on new ones"
+    if result.learned_from:
+        warning = f"{result.learned_from} of these images were learned from: the accuracy is better than on new ones"
         rows.append(("beware", Text(warning, style="bold yellow")))
-    if report.get("record"):
-        rows.append(("record", report["record"]))
-    small = len(report["classes"]) <= MOST_CLASSES
-    return Group(facts(*rows), Text(), _confusion(report) if small else _worst(report))
+    if isinstance(result, RecordedEvalResult) and result.record:
+        rows.append(("record", result.record))
+    small = len(result.classes) <= MOST_CLASSES
+    return Group(facts(*rows), Text(), _confusion(result) if small else _worst(result))
 
 
 def repeated(report: dict[str, Any]) -> RenderableType:
@@ -41,9 +43,9 @@ def repeated(report: dict[str, Any]) -> RenderableType:
     return Text(f"{report['checked']}: {what}, {report['episodes']} episodes each, all found again", style="green")
 
 
-def _confusion(report: dict[str, Any]) -> RenderableType:
+def _confusion(result: EvalResult) -> RenderableType:
     """True classes as rows, answers as columns, each cell shaded by its share of the row."""
-    names, counts = report["classes"], report["confusion"]
+    names, counts = result.classes, result.confusion
     width = len(str(len(names)))
     table = Table(box=None, padding=0, header_style="dim")
     table.add_column("")
@@ -65,28 +67,38 @@ def _cell(count: int, total: int, right: bool) -> Text:
     return Text(f" {count} " if count else " · ", style=f"black on {colour}" if count else "dim")
 
 
-def by_class(report: dict[str, Any]) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class ClassRow:
+    """A class: how often it is right, and the `count` of answers that took it for the `other` class most often."""
+
+    name: str
+    n: int
+    accuracy: float
+    other: str | None
+    count: int
+
+
+def by_class(result: EvalResult) -> list[ClassRow]:
     """For every class that was asked about, the hardest first: how often it is right, and what it is most taken for."""
-    names = report["classes"]
     rows = []
-    for name, found in sorted(report["per_class"].items(), key=lambda item: item[1]["accuracy"]):
-        others = dict(zip(names, report["confusion"][names.index(name)], strict=True))
+    for name, found in sorted(result.per_class.items(), key=lambda item: item[1].accuracy):
+        others = dict(zip(result.classes, result.confusion[result.classes.index(name)], strict=True))
         others.pop(name)
         other = max(others, key=lambda key: others[key], default=None)
-        mistaken = other if other is not None and others[other] else None
-        rows.append({"name": name, **found, "other": mistaken, "count": others[other] if other and mistaken else 0})
+        count = others[other] if other is not None else 0
+        rows.append(ClassRow(name, found.n, found.accuracy, other if count else None, count))
     return rows
 
 
-def _worst(report: dict[str, Any], most: int = 10) -> RenderableType:
+def _worst(result: EvalResult, most: int = 10) -> RenderableType:
     """The classes with the fewest right answers, and what they are taken for."""
-    hardest = [row for row in by_class(report) if row["accuracy"] < 1][:most]
+    hardest = [row for row in by_class(result) if row.accuracy < 1][:most]
     if not hardest:
         return Text("every class: 100.0 %", style="green")
     table = Table(box=None, pad_edge=False, header_style="dim")
     for heading in ("class", "right", "most taken for"):
         table.add_column(heading)
     for row in hardest:
-        mistaken = Text(f"{row['other']} ({row['count']})") if row["other"] is not None else ""
-        table.add_row(Text(row["name"]), f"{percent(row['accuracy'])} of {row['n']}", mistaken)
+        mistaken = Text(f"{row.other} ({row.count})") if row.other is not None else ""
+        table.add_row(Text(row.name), f"{percent(row.accuracy)} of {row.n}", mistaken)
     return Group(Text("hardest classes", style="dim"), table)

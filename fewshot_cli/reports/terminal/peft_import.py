@@ -5,7 +5,8 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from fewshot_cli.reports.layout import classes, facts, interval, percent, size
+from fewshot_cli.reports.layout import classes, expectation, facts, percent, size
+from fewshot_cli.results import ExpectedAccuracy
 
 
 def imported(report: dict[str, Any]) -> RenderableType:
@@ -18,7 +19,10 @@ def imported(report: dict[str, Any]) -> RenderableType:
         ("classes", classes(report["classes"])),
         ("changes", f"{percent(report['density'])} of the backbone's weights"),
         ("proved", _proof(report)),
-        ("expect", interval(expected) if expected["mean"] is not None else expected["how"]),
+        (
+            "expect",
+            expectation(ExpectedAccuracy(**expected)),
+        ),
     )
 
 

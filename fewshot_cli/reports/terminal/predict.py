@@ -1,7 +1,7 @@
 """Predictions as a table in a terminal, and as CSV."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, TextIO
 
 from rich.console import Group, RenderableType
@@ -9,13 +9,14 @@ from rich.table import Table
 from rich.text import Text
 
 from fewshot_cli.reports.layout import printable
+from fewshot_cli.results import Prediction, PredictResult
 
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
 
-def predicted(report: dict[str, Any]) -> RenderableType:
+def predicted(result: PredictResult) -> RenderableType:
     """A row for every image, of several delta files one for each: label, probability, and the runner-up."""
-    several = "files" in report
+    several = result.files is not None
     table = Table(box=None, header_style="dim", pad_edge=False)
     table.add_column("image", overflow="fold")
     if several:
@@ -23,20 +24,20 @@ def predicted(report: dict[str, Any]) -> RenderableType:
     table.add_column("label")
     table.add_column("probability", justify="right")
     table.add_column("next", style="dim")
-    for row in report["predictions"]:
-        names = [Text(row["path"]), *([Text(row["file"])] if several else [])]
-        if row["error"]:
-            table.add_row(*names, Text(row["error"], style="yellow"), "", "")
+    for row in result.predictions or ():
+        names = [Text(row.path), *([Text(row.file or "")] if several else [])]
+        if row.label is None or row.probability is None:
+            table.add_row(*names, Text(row.error or "", style="yellow"), "", "")
         else:
-            name, share = row["top"][1]
-            style = "bold" if row["probability"] >= 0.5 else "yellow"
+            name, share = row.top[1]
+            style = "bold" if row.probability >= 0.5 else "yellow"
             table.add_row(
                 *names,
-                Text(row["label"], style=style),
-                f"{row['probability']:.3f}",
+                Text(row.label, style=style),
+                f"{row.probability:.3f}",
                 Text(f"{name} {share:.3f}"),
             )
-    if not report.get("transductive"):
+    if not result.transductive:
         return table
     note = "The head is transductive: each answer depends on what else was asked about."
     return Group(table, Text(note, style="dim"))
@@ -59,9 +60,9 @@ class Rows:
         """Takes a line from the writer."""
         self._file.write(line.removesuffix("\r\n") + "\n")
 
-    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def add(self, rows: Sequence[Prediction]) -> None:
         """Adds these."""
-        self._writer.writerows([[_cell(row[column]) for column in self.columns] for row in rows])
+        self._writer.writerows([[_cell(getattr(row, column)) for column in self.columns] for row in rows])
 
 
 def _cell(value: Any) -> Any:
@@ -70,7 +71,7 @@ def _cell(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULAS) else value
 
 
-def labelled(report: Mapping[str, Any], path: str) -> RenderableType:
+def labelled(result: PredictResult, path: str) -> RenderableType:
     """How many images there were, where the rows themselves went to a file."""
-    unread = f", {report['unread']} could not be read" if report["unread"] else ""
-    return Text(f"{report['images']} images labelled{unread}; the rows are in {printable(path)}")
+    unread = f", {result.unread} could not be read" if result.unread else ""
+    return Text(f"{result.images} images labelled{unread}; the rows are in {printable(path)}")

@@ -5,8 +5,9 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from fewshot_cli.reports.layout import classes, facts, interval, size
+from fewshot_cli.reports.layout import classes, expectation, facts, size
 from fewshot_cli.reports.licences import is_non_commercial, is_timms_word
+from fewshot_cli.results import ExpectedAccuracy
 
 Report = dict[str, Any]
 
@@ -35,7 +36,7 @@ def pulled(report: Report) -> RenderableType:
         ("wrote", f"{report['file']}, {size(report['bytes'])}; its hash is right"),
         ("is", f"a {'bank' if is_bank else 'classifier'} by {report['method']} on {report['backbone']}"),
         *([("classes", classes(report["classes"]))] if "classes" in report else []),
-        *([("expect", interval(expected))] if expected.get("mean") is not None else []),
+        *([("expect", expectation(ExpectedAccuracy(**expected)))] if expected.get("mean") is not None else []),
         *_caution(report),
         ("base", f"{report['backbone']} with fingerprint {report['fingerprint'][:12]}; other weights are refused"),
         (

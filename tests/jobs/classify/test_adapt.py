@@ -17,6 +17,8 @@ from fewshot_cli.formats.delta.sections import KeptHead
 from fewshot_cli.images.decode import load
 from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.jobs.classify import adapt as adapting
+from fewshot_cli.jobs.classify import proof
+from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.models import Source, load_backbone, read_on_one_base
 from fewshot_cli.recipes import DEFAULT_BACKBONE, Recipe, load_recipe, recipe_names
 from fewshot_cli.storage.feature_cache import FeatureCache
@@ -56,7 +58,7 @@ def test_every_recipe_writes_a_file_that_gives_what_it_learned(name, drawn, tmp_
     assert [row["probability"] for row in rows] == pytest.approx(expected.values.tolist(), abs=2e-4)
     assert (report["density"] > 0) == bool(adapted.delta)
     assert adapted.moves == trained(name)
-    assert report["max_abs_diff"] <= adapting.TOLERANCE * max(1.0, float(factor * logits.abs().max()))
+    assert report["max_abs_diff"] <= proof.TOLERANCE * max(1.0, float(factor * logits.abs().max()))
     assert report["bytes"] == file.stat().st_size
 
 
@@ -96,11 +98,11 @@ def test_the_packaged_backbone_tells_drawn_things_apart(drawn, unseen, tmp_path,
 
     file = tmp_path / "x.fewshot"
     what = load_recipe("ridge", image_size=64)
-    where, cpu, cache = Source(offline=True), torch.device("cpu"), FeatureCache()
-    report = adapting.adapt(drawn, file, what, where, cpu, 0, 0, cache, Unseen())
-    found = evaluate(file, unseen, where, cpu, cache, Unseen())
-    assert report["expected_accuracy"]["low"] > 1 / 3 and found["low"] > 1 / 3
-    assert found["learned_from"] == 0
+    means = Means(Source(offline=True), torch.device("cpu"), FeatureCache(), Unseen())
+    result = adapting.adapt(drawn, file, adapting.AdaptSettings(what, folds=0), means)
+    found = evaluate(file, unseen, means)
+    assert result.expected_accuracy.low > 1 / 3 and found.low > 1 / 3
+    assert found.learned_from == 0
 
 
 # --- repeating -------------------------------------------------------------------------------------------------------
@@ -220,7 +222,7 @@ def test_a_file_that_is_not_what_was_learned_is_never_left(drawn, tmp_path, lear
         weight[0, 0] += 10
         return write_delta_file(path, header, delta, Head(weight, head.bias, head.unit_norm), *kept)
 
-    monkeypatch.setattr(adapting, "write_delta_file", perturbed)
+    monkeypatch.setattr(proof, "write_delta_file", perturbed)
     with pytest.raises(CheckFailed, match="does not give the answers") as caught:
         learn(drawn, output)
     assert caught.value.exit_code == 3
@@ -231,7 +233,7 @@ def test_a_changed_delta_fails_the_proof_too(drawn, tmp_path, learn, monkeypatch
     def without_delta(path: Path, header, delta, head: Head, *kept: str) -> int:
         return write_delta_file(path, header.model_copy(update={"shapes": {}, "touched": {}}), {}, head, *kept)
 
-    monkeypatch.setattr(adapting, "write_delta_file", without_delta)
+    monkeypatch.setattr(proof, "write_delta_file", without_delta)
     with pytest.raises(CheckFailed):
         learn(drawn, tmp_path / "out" / "x.fewshot", "finetune", QUICK, "method.tuning.optim.lr=0.05")
     assert list((tmp_path / "out").iterdir()) == []

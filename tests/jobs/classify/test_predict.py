@@ -16,9 +16,11 @@ from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.images.image_ref import Content
 from fewshot_cli.jobs.classify import predict as predicting
 from fewshot_cli.jobs.classify.predict import files_and_images, swapping_looks
+from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.models import Source, load_model
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.reports.terminal.predict import Rows
+from fewshot_cli.results import Prediction
 from fewshot_cli.storage.feature_cache import FeatureCache, NoCache
 
 CPU = torch.device("cpu")
@@ -26,7 +28,7 @@ CPU = torch.device("cpu")
 
 def as_csv(report: dict[str, Any]) -> str:
     text = io.StringIO()
-    Rows(text, "files" in report).add(report["predictions"])
+    Rows(text, "files" in report).add([Prediction(**row) for row in report["predictions"]])
     return text.getvalue()
 
 
@@ -111,7 +113,7 @@ def test_csv_says_the_same_and_any_name_survives(file, drawn, tmp_path, predict)
 
 @pytest.mark.parametrize("name", ['=HYPERLINK("http://a","b")', "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
 def test_a_name_is_no_formula_in_a_spreadsheet(name):
-    row = {"path": f"{name}.jpg", "label": name, "probability": 0.5, "error": None}
+    row = {"path": f"{name}.jpg", "label": name, "probability": 0.5, "top": (), "error": None}
     text = as_csv({"predictions": [row, {**row, "path": "a=b.jpg", "label": "cat -1"}]})
     first, second = list(csv.DictReader(io.StringIO(text, newline="")))
     assert (first["path"], first["label"], first["probability"]) == (f"'{name}.jpg", f"'{name}", "0.5")
@@ -124,16 +126,17 @@ def test_rows_come_before_all_images_are_read_and_are_not_kept(file, tmp_path, s
     read_at_first: list[int] = []
     original = decode.file_bytes
     monkeypatch.setattr(decode, "file_bytes", lambda path, most: read.append(1) or original(path, most))
-    rows: list[dict[str, Any]] = []
+    rows: list[Prediction] = []
 
     def write(some):
         read_at_first.append(len(read))
         rows.extend(some)
 
-    report = predicting.predict([file], [tmp_path / "many"], source, CPU, NoCache(), Unseen(), write)
-    assert "predictions" not in report and report["images"] == 180 and report["unread"] == 0
+    means = Means(source, CPU, NoCache(), Unseen())
+    result = predicting.predict([file], [tmp_path / "many"], means, write)
+    assert "predictions" not in result.report() and result.images == 180 and result.unread == 0
     assert read_at_first[0] <= 128 and len(read_at_first) == 3
-    assert rows == predicting.predict([file], [tmp_path / "many"], source, CPU, NoCache(), Unseen())["predictions"]
+    assert tuple(rows) == predicting.predict([file], [tmp_path / "many"], means).predictions
 
 
 # --- several classifiers on one base ----------------------------------------------------------------------------------

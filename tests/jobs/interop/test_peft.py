@@ -16,7 +16,8 @@ from fewshot_cli.engine.model.timm_models import build_backbone
 from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.formats.delta.file import read_delta_file, write_delta_file
 from fewshot_cli.formats.peft_folder import CONFIG, NOTE, TENSORS
-from fewshot_cli.jobs.classify.adapt import adapt
+from fewshot_cli.jobs.classify.adapt import AdaptSettings, adapt
+from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.interop import export as exporting
 from fewshot_cli.jobs.interop import peft_export as export_peft
 from fewshot_cli.jobs.interop import peft_import as import_peft
@@ -41,7 +42,8 @@ def learned(drawn, weights, tmp_path_factory) -> Path:
     """A classifier with changes of low rank; not to be changed."""
     file = tmp_path_factory.mktemp("learned") / "x.fewshot"
     recipe = load_recipe("lora", QUICK, backbone="test_vit", image_size=SIZE)
-    adapt(drawn, file, recipe, Source(weights["test_vit"], True), CPU, 0, 0, NoCache(), Unseen(), "float16")
+    means = Means(Source(weights["test_vit"], True), CPU, NoCache(), Unseen())
+    adapt(drawn, file, AdaptSettings(recipe, folds=0), means)
     return file
 
 

@@ -1,0 +1,215 @@
+"""The results of `adapt`, `predict`, `eval` of a file on a folder, `doctor` and `demo`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from fewshot_cli.results.base import LEFT_OUT_IF_NONE, ExpectedAccuracy, Result, Skipped, called
+
+
+@dataclass(frozen=True)
+class ClassSize:
+    """How many images of a class were learned from."""
+
+    n: int
+
+
+@dataclass(frozen=True)
+class ClassAccuracy:
+    """How many images of a class were asked about, and the share answered right."""
+
+    n: int
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Hung:
+    """What hangs in the network, and in which of its modules."""
+
+    kind: str
+    sites: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BegunFrom:
+    """The bank that adapting began from, and the digest of its content."""
+
+    file: str | None
+    digest: str
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """The share of weights moved and the accuracy to expect, with the bank pruned and without."""
+
+    density: float
+    density_before: float
+    accuracy: float | None
+    accuracy_before: float | None
+
+
+@dataclass(frozen=True)
+class RoundingCost:
+    """What it costs to keep numbers as `stored`: logits move by `max_abs_diff` at most, `top1_agreement` is the share
+    of the support images that are answered as before. The accuracies are held out, where they are known."""
+
+    stored: str
+    head: str
+    max_abs_diff: float
+    top1_agreement: float
+    accuracy: float | None
+    accuracy_before: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptResult(Result):
+    """What was learned from which images, what accuracy to expect, and the file that holds it."""
+
+    command: ClassVar[str] = "adapt"
+    seed: int
+    backbone: str
+    method: str
+    head: str | None
+    """The head that took the place of the one trained along, if one did."""
+    classes: tuple[str, ...]
+    images: int
+    per_class: Mapping[str, ClassSize]
+    skipped: tuple[Skipped, ...]
+    left_out: Mapping[str, int]
+    """By name, how many files and folders that programs leave among images were passed over."""
+    folder: str | None
+    """None where the images came from memory."""
+    file: str | None
+    """None where the classifier was not saved yet."""
+    bytes: int
+    graft: Hung | None
+    support_bytes: int | None
+    transductive: bool
+    density: float
+    """The share of the backbone's weights that moved."""
+    bank: BegunFrom | None
+    pruning: Pruning | None
+    seconds: Mapping[str, float]
+    expected_accuracy: ExpectedAccuracy
+    max_abs_diff: float
+    values: RoundingCost
+    device: str
+    recipe: Mapping[str, Any]
+    data: str
+    """The SHA-256 of labels and contents."""
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer about one image: its likeliest class, the probability, the next likely; or why there is none."""
+
+    path: str
+    label: str | None
+    probability: float | None
+    top: tuple[tuple[str, float], ...]
+    error: str | None
+    file: str | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    """The delta file that answers, where several do."""
+
+
+@dataclass(frozen=True)
+class AskedFile:
+    """One of several delta files that answer, and its classes."""
+
+    file: str
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictResult(Result):
+    """Answers about images; `predictions` is None where they went somewhere else as they came."""
+
+    command: ClassVar[str] = "predict"
+    file: str | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    backbone: str
+    classes: tuple[str, ...]
+    images: int
+    unread: int
+    transductive: bool
+    predictions: tuple[Prediction, ...] | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    files: tuple[AskedFile, ...] | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalResult(Result):
+    """How good a classifier is on labelled images, with the 95 % interval of its accuracy."""
+
+    command: ClassVar[str] = "eval"
+    file: str
+    sha256: str
+    folder: str
+    backbone: str
+    method: str | None
+    transductive: bool
+    classes: tuple[str, ...]
+    images: int
+    skipped: tuple[Skipped, ...]
+    accuracy: float
+    low: float
+    high: float
+    n: int
+    learned_from: int
+    """How many of the images the classifier was learned from."""
+    balanced_accuracy: float
+    per_class: Mapping[str, ClassAccuracy]
+    confusion: tuple[tuple[int, ...], ...]
+    """Of each true class, how often each class was the answer."""
+    ece: float
+    """Expected calibration error: how far probabilities are off on average."""
+    expected_accuracy: ExpectedAccuracy
+    data: str
+    versions: Mapping[str, str]
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedEvalResult(EvalResult):
+    """The same, and the file that keeps it; None where it could not be written."""
+
+    record: str | None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with an image, and what to do about it."""
+
+    path: str
+    label: str | None = field(metadata=called("class"))
+    kind: str
+    severity: str
+    problem: str
+    remedy: str
+    other: str | None
+    """The image that it is a copy of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorResult(Result):
+    """Every image of a folder that needs a look."""
+
+    command: ClassVar[str] = "doctor"
+    folder: str
+    classes: tuple[str, ...]
+    images: int
+    left_out: Mapping[str, int]
+    counts: Mapping[str, int]
+    findings: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoResult(Result):
+    """The results of the steps on drawn pictures."""
+
+    command: ClassVar[str] = "demo"
+    folder: str | None
+    recipe: str
+    adapt: AdaptResult
+    eval: EvalResult
+    predict: PredictResult

@@ -1,0 +1,75 @@
+"""`--json` is a view of typed results: its keys are those that people's scripts lean on."""
+
+import json
+import subprocess
+import sys
+from dataclasses import fields
+
+import pytest
+
+from fewshot_cli import __version__, results
+from fewshot_cli.results import AskedFile, DoctorResult, Prediction, PredictResult, Problem, Result
+
+KEYS = {
+    "AdaptResult": "seed backbone method head classes images per_class skipped left_out folder file bytes graft "
+    "support_bytes transductive density bank pruning seconds expected_accuracy max_abs_diff values device recipe data "
+    "versions",
+    "PredictResult": "file backbone classes images unread transductive predictions files seconds",
+    "EvalResult": "file sha256 folder backbone method transductive classes images skipped accuracy low high n "
+    "learned_from balanced_accuracy per_class confusion ece expected_accuracy data versions seconds",
+    "DoctorResult": "folder classes images left_out counts findings",
+    "DemoResult": "folder recipe adapt eval predict",
+    "Prediction": "path label probability top error file",
+    "Problem": "path class kind severity problem remedy other",
+    "Pruning": "density density_before accuracy accuracy_before",
+    "RoundingCost": "stored head max_abs_diff top1_agreement accuracy accuracy_before",
+    "ExpectedAccuracy": "mean low high how",
+    "Skipped": "path reason",
+}
+"""In the order in which they are printed, after `command` and `version` where the type is a command's."""
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_the_keys_stay_what_they_are(name):
+    kind = getattr(results, name)
+    keys = [each.metadata.get("key", each.name) for each in fields(kind)]
+    assert keys == ["version"] * issubclass(kind, Result) + KEYS[name].split()
+
+
+def test_every_result_is_exported_and_names_its_command():
+    kinds = [getattr(results, name) for name in results.__all__ if name.endswith("Result") and name != "Result"]
+    assert kinds and all(kind.command for kind in kinds)
+
+
+def test_a_report_is_plain_and_says_nothing_of_what_is_not_there():
+    row = Prediction("a.jpg", "cat", 0.75, (("cat", 0.75), ("dog", 0.25)), None)
+    result = PredictResult(
+        file="x.fewshot", backbone="b", classes=("cat", "dog"), images=1, unread=0, transductive=False,
+        predictions=(row,), seconds={"total": 0.5},
+    )  # fmt: skip
+    report = result.report()
+    assert json.loads(json.dumps(report)) == report
+    assert list(report)[:3] == ["command", "version", "file"] and report["version"] == __version__
+    assert "files" not in report and "file" not in report["predictions"][0]
+    assert report["predictions"][0] == {
+        "path": "a.jpg", "label": "cat", "probability": 0.75, "top": [["cat", 0.75], ["dog", 0.25]], "error": None,
+    }  # fmt: skip
+    several = PredictResult(
+        backbone="b", classes=("cat", "dog"), images=0, unread=0, transductive=False,
+        files=(AskedFile("x", ("cat",)),), seconds={},
+    ).report()  # fmt: skip
+    assert "file" not in several and "predictions" not in several
+    assert several["files"] == [{"file": "x", "classes": ["cat"]}]
+
+
+def test_a_word_that_python_keeps_is_a_key_all_the_same():
+    problem = Problem("a.jpg", "cat", "truncated", "error", "it ends", "copy it", None)
+    result = DoctorResult(folder="f", classes=(), images=1, left_out={}, counts={}, findings=(problem,))
+    assert result.report()["findings"][0]["class"] == "cat"
+
+
+def test_results_are_read_without_anything_heavy():
+    heavy = ("torch", "numpy", "pydantic", "rich", "PIL")
+    code = f"import sys, fewshot_cli.results; print(sorted(set({heavy}) & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert found.stdout == "[]\n"
