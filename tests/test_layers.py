@@ -156,6 +156,7 @@ def test_only_the_devices_say_cuda(path):
     for node in ast.walk(tree(path)):
         assert not (isinstance(node, ast.Attribute) and node.attr == "cuda"), f"line {node.lineno}"
         assert not (isinstance(node, ast.Constant) and "cuda" in str(node.value)), f"line {node.lineno}"
+        assert not (isinstance(node, ast.Constant) and node.value == "mps"), f"line {node.lineno}"
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if room(p) in ("images", "cli")], ids=name)

@@ -63,7 +63,7 @@ Density = Annotated[
 ]
 Values = Literal["float32", "bfloat16", "float16", "int8", "1bit"]
 """How a delta file keeps numbers: what files.rounding calls Values, without importing it."""
-DEVICES = ("auto", "cpu", "cuda", "cuda:N")
+DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
 Device = Annotated[str, typer.Option("--device", metavar="|".join(DEVICES), help="Where to compute.")]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, max=2**63 - 1, help="Of all random numbers.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never touch the network.")]

@@ -17,28 +17,45 @@ from fewshot_cli.errors import FewshotError
 
 T = TypeVar("T")
 
-_CPU = torch.device("cpu")
+_CPU, _APPLE = torch.device("cpu"), torch.device("mps")
 GLOO = "gloo"
 
 
 def choose_device(wanted: str = "auto") -> torch.device:
     """The device called `wanted`: "auto" is a GPU if there is one, else the CPU.
 
-    Of several GPUs "auto" and "cuda" are the first, or for the processes that torchrun started on a machine one each.
+    "mps" is the GPU of Apple's chips. Of several others "auto" and "cuda" are the first, or for the processes that
+    torchrun started on a machine one each.
 
-    Raises FewshotError for a name that is not "auto", "cpu", "cuda" or "cuda:N", or a GPU that is not there.
+    Raises FewshotError for a name that is not "auto", "cpu", "cuda", "cuda:N" or "mps", or a GPU that is not there.
     """
     if wanted == "auto":
-        return _own_gpu() if torch.cuda.is_available() else _CPU
+        if torch.cuda.is_available():
+            return _own_gpu()
+        return _APPLE if torch.backends.mps.is_available() else _CPU
     kind, _, number = wanted.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()) or (kind == "cpu" and number):
-        raise FewshotError(f"There is no device called '{wanted}'.", "Use --device auto, cpu, cuda or cuda:N.")
+    if kind not in ("cpu", "cuda", "mps") or (number and not number.isdigit()) or (kind != "cuda" and number):
+        raise FewshotError(f"There is no device called '{wanted}'.", "Use --device auto, cpu, cuda, cuda:N or mps.")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise FewshotError(
+            "Device 'mps' is not here: it is the GPU of Apple's chips, as macOS has it.",
+            "Use --device cpu, or --device auto to take what there is.",
+        )
     if kind == "cuda" and (not torch.cuda.is_available() or int(number or 0) >= torch.cuda.device_count()):
         found = f"{torch.cuda.device_count()} found" if torch.cuda.is_available() else "none found"
         raise FewshotError(
             f"Device '{wanted}' is not here: {found}.", "Use --device cpu, or --device auto to take what there is."
         )
     return _own_gpu() if wanted == "cuda" else torch.device(wanted)
+
+
+def home_of(device: torch.device) -> torch.device:
+    """Where tensors live, and training is done, in a run on this device.
+
+    That is the CPU where the device is the GPU of Apple's chips, which does frozen passes and no more: it has no
+    float64, in which heads are solved.
+    """
+    return _CPU if device.type == "mps" else device
 
 
 def _own_gpu() -> torch.device:
@@ -133,6 +150,13 @@ def release_memory(device: torch.device) -> None:
     """Gives back what freed tensors have left in torch's keeping, so that larger ones find room."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a GPU had too little memory, which Apple's says in words only."""
+    return isinstance(error, torch.OutOfMemoryError) or "MPS backend out of memory" in str(error)
 
 
 def sent(values: Tensor, device: torch.device) -> Tensor:

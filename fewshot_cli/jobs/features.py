@@ -122,7 +122,7 @@ def model_key(backbone: Backbone, delta: str) -> str:
         backbone.fingerprint,
         asdict(backbone.preprocessing),
         delta + backbone.moved_fingerprint,
-        backbone.device.type,
+        backbone.embedding_device.type,
         torch.__version__,
         decoders(),
     ]
@@ -144,7 +144,7 @@ def _fetched(fetch: Callable[[Stored], _Fetched], stored: Sequence[Stored], back
 
     There, all threads would wait at the end of every layer for the one whose core is decoding.
     """
-    if backbone.device.type != "cpu":
+    if backbone.embedding_device.type != "cpu":
         yield from in_order(fetch, stored)
         return
     for start in range(0, len(stored), DECODE_AT_ONCE):
@@ -184,7 +184,7 @@ class _Sight:
                     self.gallery.add(one.content, one.picture)
                 if len(one.known) < len(self.looks):
                     chunk[one.content] = one
-            if not chunk or len(chunk) == self.backbone.chunk or len(waiting) == MOST_WAITING:
+            if not chunk or len(chunk) >= self.backbone.chunk or len(waiting) == MOST_WAITING:
                 yield self._looked(waiting, chunk)
                 waiting, chunk = [], {}
         if waiting:
@@ -230,7 +230,7 @@ def _features(backbone: Backbone, pictures: Mapping[str, Pixels | None], look: L
     batch = torch.from_numpy(np.stack(list(pictures.values())))  # type: ignore[arg-type]
     # The last bits of a feature depend on how many pictures go through at once. On a CPU it is always as many, so that
     # what the cache knows already changes no bit; a GPU promises none, and a picture on its own is only made two.
-    missing = max(0, (backbone.chunk if backbone.device.type == "cpu" else 2) - len(batch))
+    missing = max(0, (backbone.chunk if backbone.embedding_device.type == "cpu" else 2) - len(batch))
     filled = torch.cat([batch, batch[-1:].expand(missing, -1, -1, -1)])
     features = look(filled)[: len(batch)].cpu().numpy()
     return dict(zip(pictures, features, strict=True))

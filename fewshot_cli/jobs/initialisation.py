@@ -148,6 +148,7 @@ def _on_base(bank: Bank, path: Path, source: Source, device: torch.device) -> _B
     """The bank made ready for use. Raises FewshotError where its base can't be had, or it is none of these weights."""
     header = bank.header
     base = load_facts(header.base, source, device)
+    device = base.device  # which is another where the run's device does frozen passes alone
     check_fingerprint(header.base, base, path, "meta-tuned")
     check_shapes(header.shapes, shapes_of(base), base.name, path)
     layout = Layout(tuple(header.shapes), tuple(header.shapes.values()))

@@ -9,10 +9,11 @@ import torch
 from pydantic import ValidationError
 
 from fewshot_cli.engine.adaptation import Adapted
+from fewshot_cli.engine.device import home_of
 from fewshot_cli.engine.grafts import Graft, check_graft
 from fewshot_cli.engine.head.linear import Head
 from fewshot_cli.engine.head.transductive import TransductiveHead
-from fewshot_cli.engine.model.backbone import Backbone, fingerprint
+from fewshot_cli.engine.model.backbone import Backbone, fingerprint, with_twin
 from fewshot_cli.engine.model.clip_names import is_two_towers
 from fewshot_cli.engine.model.model import Model
 from fewshot_cli.engine.model.timm_models import build_backbone, parameter_shapes
@@ -49,10 +50,15 @@ def load_backbone(name: str, source: Source, image_size: int | None, device: tor
     What timm states of their licence holds for weights that timm names, and not for a file of whatever origin.
     """
     if is_two_towers(name):
-        return load_towers(name, source.weights, source.offline, image_size, device)
+        return _on(device, load_towers(name, source.weights, source.offline, image_size, home_of(device)))
     check_name(name)
-    backbone = build_backbone(name, _weights(name, source), image_size, device)
+    backbone = _on(device, build_backbone(name, _weights(name, source), image_size, home_of(device)))
     return backbone if source.weights is None else replace(backbone, licence=licence_in(source.weights))
+
+
+def _on(device: torch.device, backbone: Backbone) -> Backbone:
+    """The backbone for a run on this device, which may be for frozen passes alone."""
+    return backbone if home_of(device) == device else with_twin(backbone, device)
 
 
 @dataclass(frozen=True)
@@ -196,7 +202,7 @@ def load_facts(base: BaseFacts, source: Source, device: torch.device) -> Backbon
     If it is, what the facts state of its licence holds, wherever the weights come from this time.
     """
     if base.towers is not None:
-        return towers_of(base, source.weights, source.offline, device)
+        return _on(device, towers_of(base, source.weights, source.offline, home_of(device)))
     check_name(base.backbone)
     size = base.preprocessing.size[0]
     backbone = load_backbone(base.backbone, source, None if size == own_size(base.backbone) else size, device)

@@ -7,16 +7,16 @@ import sys
 import pytest
 import torch
 
-from fewshot_cli.engine.device import choose_device, has_bfloat16, sent
+from fewshot_cli.engine.device import choose_device, has_bfloat16, home_of, is_out_of_memory, sent
 from fewshot_cli.errors import FewshotError
 
 
 def test_the_cpu_is_always_there_and_auto_always_finds_something():
     assert choose_device("cpu") == torch.device("cpu")
-    assert choose_device("auto").type in ("cpu", "cuda")
+    assert choose_device("auto").type in ("cpu", "cuda", "mps")
 
 
-@pytest.mark.parametrize("name", ["gpu", "cpu:1", "cuda:x", "", "CPU"])
+@pytest.mark.parametrize("name", ["gpu", "cpu:1", "cuda:x", "mps:0", "", "CPU"])
 def test_a_name_that_means_nothing_is_an_error_that_says_so(name):
     with pytest.raises(FewshotError, match=f"'{name}'") as caught:
         choose_device(name)
@@ -78,3 +78,26 @@ def test_what_is_sent_to_a_gpu_is_pinned_and_not_waited_for(monkeypatch):
     assert sent_as == ["pinned", {"non_blocking": True}]
     sent(torch.ones(2), torch.device("cpu"))
     assert sent_as[2:] == [{}]
+
+
+def test_apples_gpu_is_found_where_no_other_is(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device("auto") == choose_device("mps") == torch.device("mps")
+    assert choose_device("cpu") == torch.device("cpu")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert choose_device("auto") == torch.device("cpu")
+    with pytest.raises(FewshotError, match="'mps' is not here"):
+        choose_device("mps")
+
+
+def test_only_frozen_passes_are_apples():
+    assert home_of(torch.device("mps")) == torch.device("cpu")
+    for name in ("cpu", "cuda:1"):
+        assert home_of(torch.device(name)) == torch.device(name)
+
+
+def test_too_little_memory_is_known_whoever_says_so():
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert is_out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"))
+    assert not is_out_of_memory(RuntimeError("shapes cannot be multiplied"))

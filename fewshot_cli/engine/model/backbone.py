@@ -34,6 +34,8 @@ class Backbone:
     """The names in `source` that are the classifier's, and so take no part in features."""
     channels_last: bool = False
     """How the module's kernels lie in memory, and the images that it is given."""
+    twin: nn.Module | None = field(default=None, repr=False)
+    """The same module on a device that only does frozen passes, whose features then come here; None where none is."""
     frozen_limit: Limit = field(default_factory=Limit, repr=False, compare=False)
     trained_limit: Limit = field(default_factory=Limit, repr=False, compare=False)
     """What memory has turned out to be enough for, without a gradient and with one, by all that share the module."""
@@ -86,9 +88,14 @@ class Backbone:
         return next(iter(self.params.values())).device
 
     @property
+    def embedding_device(self) -> torch.device:
+        """Where frozen passes are done."""
+        return self.device if self.twin is None else next(self.twin.parameters()).device
+
+    @property
     def chunk(self) -> int:
-        """How many pictures to embed at once on this device."""
-        return self.frozen_limit.within(frozen_chunk(self.device, self.preprocessing.size))
+        """How many pictures to embed at once."""
+        return self.frozen_limit.within(frozen_chunk(self.embedding_device, self.preprocessing.size))
 
     @property
     def trained_chunk(self) -> int:
@@ -108,13 +115,26 @@ class Backbone:
 
     def features(self, images: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
         """Features `(n, dim)` of normalised images `(n, 3, height, width)`, with `weights` in place of the base's."""
+        return self._through(self.module, images, dict(self.overlay) | dict(weights or {}))
+
+    def _through(self, module: nn.Module, images: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        weights = dict(self.overlay) | dict(weights or {})
         if not weights:
-            return self.module(images)  # type: ignore[no-any-return]
+            return module(images)  # type: ignore[no-any-return]
         everywhere = {place: values for name, values in weights.items() for place in self._places.get(name, (name,))}
-        return functional_call(self.module, everywhere, (images,), tie_weights=False)  # type: ignore[no-any-return]
+        return functional_call(module, everywhere, (images,), tie_weights=False)  # type: ignore[no-any-return]
+
+    def _embedded(self, images: Tensor, weights: Mapping[str, Tensor] | None) -> Tensor:
+        if self.twin is None:
+            return self.features(images, weights)
+        there = self.embedding_device
+        own = {name: values.to(there) for name, values in (weights or {}).items()}
+        return self._through(self.twin, images.to(there), self._overlay_of_twin | own).to(self.device)
+
+    @cached_property
+    def _overlay_of_twin(self) -> Params:
+        return {name: values.to(self.embedding_device) for name, values in self.overlay.items()}
 
     @cached_property
     def _places(self) -> dict[str, list[str]]:
@@ -139,12 +159,17 @@ class Backbone:
         while done < len(pictures):
 
             def embedded(chunk: int, start: int = done) -> Tensor:
-                return self.features(self.normalised(pictures[start : start + chunk]), weights)
+                return self._embedded(self.normalised(pictures[start : start + chunk]), weights)
 
             what = f"of {self.preprocessing.size[0]} pixels through {self.name}"
-            found.append(self.frozen_limit.tried(embedded, self.chunk, self.device, what))
+            found.append(self.frozen_limit.tried(embedded, self.chunk, self.embedding_device, what))
             done += len(found[-1])
         return torch.cat(found)
+
+
+def with_twin(backbone: Backbone, device: torch.device) -> Backbone:
+    """The backbone with its frozen passes on this device, and all else where it is."""
+    return replace(backbone, twin=copy.deepcopy(backbone.module).to(device))
 
 
 def look_at_nothing(backbone: Backbone) -> None:

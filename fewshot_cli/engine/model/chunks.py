@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from fewshot_cli.engine.device import release_memory
+from fewshot_cli.engine.device import is_out_of_memory, release_memory
 from fewshot_cli.errors import FewshotError
 
 T = TypeVar("T")
@@ -66,6 +66,8 @@ class Limit:
             chunk = self.within(wanted)
             try:
                 return work(chunk)
-            except torch.OutOfMemoryError:
-                pass  # what the failed work held is forgotten only when this clause is left
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Here, since what the failed work held is forgotten only when the clause above is left.
             self.halve(device, chunk, what)

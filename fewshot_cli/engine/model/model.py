@@ -28,8 +28,11 @@ def moved_backbone(backbone: Backbone, delta: Delta, graft: Graft | None = None)
 
 
 def grafted(backbone: Backbone, sites: Sequence[str], params: Mapping[str, Tensor], output: Output) -> Backbone:
-    """The backbone with a graft in a copy of its module; `holder_names` says how passes can replace its parameters."""
-    return replace(backbone, module=hung(backbone.module, sites, params, output))
+    """The backbone with a graft in a copy of its module; `holder_names` says how passes can replace its parameters.
+
+    All its passes are done where the module is.
+    """
+    return replace(backbone, module=hung(backbone.module, sites, params, output), twin=None)
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,12 @@ import timm
 import torch
 from timm.data import resolve_model_data_config
 
-from fewshot_cli.engine.model.backbone import Backbone, fingerprint, merged_module
+from fewshot_cli.engine.model.backbone import Backbone, fingerprint, merged_module, with_twin
+from fewshot_cli.engine.model.model import grafted
 from fewshot_cli.engine.model.timm_models import build_backbone, classifier_name, plain_timm_model
 from fewshot_cli.engine.model.timm_names import check_name, hub_repository, list_backbones
 from fewshot_cli.errors import FewshotError
+from fewshot_cli.jobs.features import model_key
 
 # Plain and relative attention, batch norm, a hidden layer before the classifier, buffers that are no weights.
 ARCHITECTURES = (
@@ -277,3 +279,53 @@ def test_a_pass_does_not_look_what_the_network_is_made_of(random_weights, monkey
     images = batch(backbone.preprocessing.size)
     monkeypatch.setattr(type(backbone.module), "modules", None)
     backbone.features(images)
+
+
+# --- frozen passes on another device ---
+
+THERE = torch.device("cpu", 0)  # equals no device without a number, so that it can stand for another
+
+
+@pytest.fixture
+def twinned(vit):
+    """The backbone with frozen passes elsewhere, and how many passes were done there and here."""
+    both = with_twin(vit, THERE)
+    counts = {"there": 0, "here": 0}
+
+    def count(where):
+        return lambda *_: counts.update({where: counts[where] + 1})
+
+    hooks = [both.twin.register_forward_hook(count("there")), both.module.register_forward_hook(count("here"))]
+    yield both, counts
+    for hook in hooks:
+        hook.remove()
+
+
+def test_frozen_passes_are_done_there_and_their_features_come_here(vit, twinned):
+    both, counts = twinned
+    pictures = torch.randint(256, (5, 3, 64, 64), dtype=torch.uint8)
+    weights = {name: values + 0.1 for name, values in vit.params.items() if name.endswith("bias")}
+    expected, expected_of_moved = vit.frozen_features(pictures), vit.moved(weights).frozen_features(pictures)
+    counts.update(here=0)
+    assert torch.equal(both.frozen_features(pictures), expected)
+    assert torch.equal(both.moved(weights).frozen_features(pictures), expected_of_moved)
+    assert torch.equal(both.frozen_features(pictures, weights), expected_of_moved)
+    assert counts == {"there": 3, "here": 0}
+    assert both.device == torch.device("cpu")
+
+
+def test_passes_with_a_gradient_and_through_grafts_are_done_here(vit, twinned):
+    both, counts = twinned
+    both.features(torch.randn(2, 3, 64, 64))
+    assert counts == {"there": 0, "here": 1}
+    grown = grafted(both, ("",), {"map": torch.eye(vit.dim)}, lambda site, params, inputs, outputs: 2 * outputs)
+    pictures = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
+    torch.testing.assert_close(grown.frozen_features(pictures), 2 * vit.frozen_features(pictures))
+    assert counts["there"] == 0
+
+
+def test_features_are_cached_by_where_they_were_computed(vit, monkeypatch):
+    monkeypatch.setattr(Backbone, "embedding_device", torch.device("mps"))
+    elsewhere = model_key(vit, "")
+    monkeypatch.undo()
+    assert elsewhere != model_key(vit, "")
