@@ -107,7 +107,7 @@ def header() -> BankHeader:
         shapes={"all": (VIT_S,)},
         experts=EXPERTS,
         recipe={},
-        router={},
+        settings={},
         provenance=provenance,
     )
 

@@ -29,19 +29,19 @@ import timm
 import torch
 from torch import Tensor
 
-from fewshot_cli.engine.data.domain_sampling import resumed
 from fewshot_cli.engine.data.episode_samplers import Fixed
 from fewshot_cli.engine.device import keep_freed_memory
 from fewshot_cli.engine.distributed import Processes
 from fewshot_cli.engine.head.linear import class_means, cosine_head
 from fewshot_cli.engine.meta.domain import Domain
+from fewshot_cli.engine.meta.loop import Practice, PracticeState
+from fewshot_cli.engine.meta.task_source import TaskSource
 from fewshot_cli.engine.model.flat_params import FlatBackbone
 from fewshot_cli.formats.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from fewshot_cli.images.sources.dataset import read_datasets
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.data import Data, load_data
-from fewshot_cli.jobs.meta.loop import Practice
-from fewshot_cli.jobs.meta.tasks import Ground, ground_of
+from fewshot_cli.jobs.meta.tasks import task_source
 from fewshot_cli.jobs.models import Source, load_backbone
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.recipes import MetaRecipe, load_meta_recipe
@@ -137,7 +137,7 @@ def tune(tasks: int, place: Path, names: Sequence[str]) -> None:
     source = Source(meta.SHARED / "weights" / "vit_tiny_patch16_224.fp16.safetensors", offline=True)
     backbone = load_backbone("vit_tiny_patch16_224", source, SIZE, CPU)
     means = Means(source, CPU, FeatureCache(), Unseen(), Processes())
-    net, exact = FlatBackbone.of(backbone, torch.bfloat16), FlatBackbone.of(backbone)
+    exact = FlatBackbone.of(backbone)
 
     @cache
     def domains(part: str) -> list[Data]:
@@ -146,22 +146,25 @@ def tune(tasks: int, place: Path, names: Sequence[str]) -> None:
         sets = [dataset for path in paths for dataset in read_datasets(path)]
         return [load_data(dataset, backbone, means.cache, True, means.progress) for dataset in sets]
 
-    grounds = {name: ground_of(recipe_of(WAYS[name]), net, domains(WAYS[name].sources), [], 0, means) for name in names}
-    asked = ground_of(recipe_of(WAYS["dense-1e-3"]), net, domains("test"), [], 0, means).domains
+    sources = {
+        name: task_source(recipe_of(WAYS[name]), backbone, domains(WAYS[name].sources), [], 0, means) for name in names
+    }
+    asked = task_source(recipe_of(WAYS["dense-1e-3"]), backbone, domains("test"), [], 0, means).domains
     if "frozen" not in read_record():
         keep("frozen", 0, answered(exact, asked, exact.base), 0.0)
     for end in range(SLICE, tasks + 1, SLICE):
         for name in names:
             if str(end) not in read_record().get(name, {}):
                 begin = time.process_time()
-                practice = practised(WAYS[name], grounds[name], end, place / f"long-{name}.checkpoint")
+                practice = practised(WAYS[name], sources[name], end, place / f"long-{name}.checkpoint")
                 seconds = time.process_time() - begin
-                keep(name, end, answered(exact, asked, mean_weights(practice)), seconds)
+                keep(name, end, answered(exact, asked, mean_weights(WAYS[name], practice, exact)), seconds)
 
 
-def practised(way: Way, ground: Ground, end: int, path: Path) -> Practice:
+def practised(way: Way, source: TaskSource, end: int, path: Path) -> Practice:
     """The run after `end` tasks, from its checkpoint if there is one; the checkpoint is then of `end` tasks."""
-    practice = Practice.start(recipe_of(way), ground)
+    recipe = recipe_of(way)
+    practice = Practice.start(recipe.method, recipe.training, source)
     asked = {"settings": way.settings}
     if path.exists():
         found = read_checkpoint(path)
@@ -169,25 +172,24 @@ def practised(way: Way, ground: Ground, end: int, path: Path) -> Practice:
             raise SystemExit(f"{path} is of other settings: {found.facts.asked}, now {asked}.")
         if found.facts.step > end:
             raise SystemExit(f"{path} is after {found.facts.step} tasks, and {RECORD} has nothing after {end}.")
-        practice.descent.write_(found.bank)
-        practice.descent.restore(found.memory)
-        practice.step, practice.sampler = found.facts.step, resumed(found.facts.sampler)
+        practice.restore(PracticeState(found.facts.step, found.bank, found.memory, found.facts.sampler))
     while practice.step < end:
         practice.advance()
         practice.read()
+    state = practice.state()
     facts = Checkpoint(
-        asked=asked, step=practice.step, sampler=practice.sampler.model_dump_json(), epochs=(), recent=(), seconds=0.0
+        asked=asked, circumstances={}, step=state.step, sampler=state.sampler, epochs=(), recent=(), seconds=0.0
     )
-    write_checkpoint(path, facts, practice.descent.params, practice.descent.state())
+    write_checkpoint(path, facts, state.bank, state.memory)
     return practice
 
 
-def mean_weights(practice: Practice) -> Tensor:
+def mean_weights(way: Way, practice: Practice, exact: FlatBackbone) -> Tensor:
     """The flat weights that new tasks are answered with: of experts their mean, without the router."""
-    net = practice.ground.net
-    learned = practice.recipe.method.learned(practice.bank, net, practice.tasks)
-    change = learned.delta if learned.gates is None else learned.delta * learned.gates.mean(0)
-    return (net.base + change).detach()
+    kept = recipe_of(way).method.kept(practice.bank, exact.backbone, practice.tasks)
+    assert kept.delta is not None
+    change = kept.delta if kept.gates is None else kept.delta * kept.gates.mean(0)
+    return (exact.base + change).detach()
 
 
 @torch.no_grad()

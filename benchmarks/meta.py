@@ -262,7 +262,7 @@ def derive(names: Sequence[str]) -> None:
         if kind not in DERIVED or (BANKS / f"{name}.bank").exists():
             continue
         bank, path = read_bank(BANKS / f"{source}.bank"), BANKS / f"{name}.bank"
-        header = bank.header.model_copy(update={"kind": "dense", "experts": 0, "router": {}})
+        header = bank.header.model_copy(update={"kind": "dense", "experts": 0, "settings": {}})
         size = write_bank(path, header, DERIVED[kind](bank), None, {}, "float16")
         (RESULTS / f"meta-{name}.run.json").write_text(json.dumps({"density": density(path), "bytes": size}) + "\n")
 

@@ -13,7 +13,6 @@ from fewshot_cli.engine.settings import Settings
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.methods import AnyHead, AnyMetaMethod, AnyMethod
 from fewshot_cli.methods.base import Learner, Method, MoveThenHead, TransductiveMethod
-from fewshot_cli.methods.meta import EpisodicMethod
 from fewshot_cli.methods.ridge import Ridge
 from fewshot_cli.recipe_files import DEFAULT_BACKBONE, installed, recipe_content, recipe_path, yaml_value
 
@@ -95,10 +94,6 @@ def _is_section(content: Any, name: str) -> bool:
     return isinstance(content, dict) and isinstance(content.get(name), dict)
 
 
-OF_EPISODES = ("sampler", "target", "episodes", "batch", "schedule", "views", "precision")
-"""The settings of training that only methods read which practise on episodes."""
-
-
 class MetaRecipe(Settings):
     """What a run of meta-tuning does: a recipe with a section `training`."""
 
@@ -109,14 +104,11 @@ class MetaRecipe(Settings):
 
     @field_validator("training")
     @classmethod
-    def _of_episodes(cls, training: Training, given: ValidationInfo) -> Training:
-        method = given.data.get("method")
-        if method is not None and not isinstance(method, EpisodicMethod):
-            unread = [name for name in OF_EPISODES if getattr(training, name) != Training.default_of(name)]
-            if training.validation.episodes == 0 and training.protocol != Training.default_of("protocol"):
-                unread.append("protocol")
+    def _read_by_the_method(cls, training: Training, given: ValidationInfo) -> Training:
+        if method := given.data.get("method"):
+            unread = [n for n in method.unread(training) if getattr(training, n) != Training.default_of(n)]
             if unread:
-                raise ValueError(f"{', '.join(unread)} would do nothing: the tasks of {method.name} are no episodes")
+                raise ValueError(f"{', '.join(unread)} would do nothing: {method.name} does not read them")
         return training
 
     @property

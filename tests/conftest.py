@@ -194,7 +194,7 @@ def random_bank() -> Callable[..., Path]:
             shapes=dict(zip(net.layout.names, net.layout.shapes, strict=True)),
             experts=3 if kind == "experts" else 0,
             recipe={"method": {"name": "smat"}},
-            router={"pool": "mean", "temperature": 0.5} if kind == "experts" else {},
+            settings={"pool": "mean", "temperature": 0.5} if kind == "experts" else {},
             provenance=BankProvenance(seed=seed, episodes=0, data={}, validation={}, versions={}),
         )
         opened = gates(4 * bank[LOGITS], TRAINING_BETA) if kind == "experts" else None

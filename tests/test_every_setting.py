@@ -19,14 +19,13 @@ from fewshot_cli.engine.adaptation import Run
 from fewshot_cli.engine.data.domain_sampling import AnySampler
 from fewshot_cli.engine.data.episode import Pool
 from fewshot_cli.engine.data.episode_samplers import AnyProtocol
-from fewshot_cli.engine.distributed import Processes
-from fewshot_cli.engine.meta.domain import Domain, parted
-from fewshot_cli.engine.model.flat_params import FlatBackbone
+from fewshot_cli.engine.meta.domain import Domain
+from fewshot_cli.engine.meta.loop import Practice
+from fewshot_cli.engine.meta.task_source import TaskSource, kept_apart
+from fewshot_cli.engine.meta.validation import best, is_out_of_patience, validated
 from fewshot_cli.engine.model.model import Model
 from fewshot_cli.engine.settings import Settings
-from fewshot_cli.jobs.meta.loop import Practice, validated
-from fewshot_cli.jobs.meta.tasks import Ground
-from fewshot_cli.jobs.meta.tune import _precision, _Run
+from fewshot_cli.jobs.meta.tasks import precision
 from fewshot_cli.methods import AnyMetaMethod, AnyMethod
 from fewshot_cli.recipes import MetaRecipe, Recipe
 
@@ -334,24 +333,24 @@ def whole(vit, pictures) -> dict[str, Domain]:
 def practised(content: dict[str, Any], vit: Any, whole: dict[str, Domain]) -> Any:
     """What a run of meta-tuning comes to: its bank, and what it saw on the way."""
     recipe = MetaRecipe.model_validate(content)
-    training = recipe.training
-    net = FlatBackbone.of(vit, _precision(recipe, CPU))
-    pairs = [parted(domain, training.protocol, training.validation.share, 0) for domain in whole.values()]
-    ground = Ground(net, tuple(p for p, _ in pairs), tuple(v for _, v in pairs if v), 0, Processes())
-    practice = Practice.start(recipe, ground)
+    method, training = recipe.method, recipe.training
+    domains, validation = kept_apart(list(whole.values()), training, 0)
+    source = TaskSource(vit, domains, validation, precision=precision(recipe, CPU))
+    practice = Practice.start(method, training, source)
     while practice.step < min(practice.ends[-1], 4):
         practice.advance()
     seen = [(record["domain"], record["loss"]) for record in practice.read()]
     asked: list[Any] = []
-    accuracies = validated(practice, lambda done, of: asked.append(of))
-    learned = recipe.method.learned(practice.bank, net, practice.tasks)
-    run = object.__new__(_Run)
-    run.recipe, run.epochs = recipe, [{"accuracy": accuracy} for accuracy in (0.5, 0.9, 0.7)]
-    chosen = run._best(), run._is_patient_no_more()
-    sampler = practice.sampler.model_dump(exclude={"sampler"}), practice.sampler.probabilities.tolist()
-    sizes = [len(domain.rows) for domain in ground.domains]
-    facts = dict(learned.router), seen, asked, accuracies, chosen, sampler, practice.ends, sizes
-    return list(tensors_in(learned)), facts
+    learner = method.learner(practice.bank, source.passes, practice.tasks)
+    accuracies = validated(learner, source, training, lambda done, of: asked.append(of))
+    kept = method.kept(practice.bank, vit, practice.tasks)
+    known = (0.5, 0.9, 0.7)
+    chosen = best(known, training.validation), is_out_of_patience(known, training.validation)
+    state = practice.trainer.sampler
+    sampler = state and (state.model_dump(exclude={"sampler"}), state.probabilities.tolist())
+    sizes = [len(domain.rows) for domain in source.domains]
+    facts = dict(kept.settings), seen, asked, accuracies, chosen, sampler, practice.ends, sizes
+    return list(tensors_in(kept)), facts
 
 
 SHORT = {

@@ -7,11 +7,14 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.container import read_signed, write_signed
-from fewshot_cli.formats.kinds import Kind
+from fewshot_cli.formats.kinds import Kind, metadata_of
 from fewshot_cli.storage.atomic import staged
 
-KIND = Kind("fewshot-checkpoint", 1, "checkpoint", "fewshot meta-tune RECIPE --data DIR... -o BANK")
+KIND = Kind("fewshot-checkpoint", 2, "checkpoint", "fewshot meta-tune RECIPE --data DIR... -o BANK")
+
+FORMER = "1"  # does not say under which circumstances it was made
 
 BANK, MEMORY = "bank/", "memory/"
 
@@ -22,11 +25,13 @@ class Checkpoint(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     asked: dict[str, Any]
-    """All that decides what comes out: recipe, seed, data, weights, device."""
+    """All that decides what comes out: recipe, seed, data, weights."""
+    circumstances: dict[str, str]
+    """What may move its last bits: our code, others' versions, the device, threads and processes."""
     step: int = Field(ge=0)
     """How many are done."""
-    sampler: str
-    """Its state as JSON."""
+    sampler: str | None
+    """Its state as JSON; None where the method draws from no domains."""
     epochs: tuple[dict[str, Any], ...]
     """What each epoch found."""
     recent: tuple[dict[str, Any], ...]
@@ -58,9 +63,19 @@ def write_checkpoint(path: Path, facts: Checkpoint, bank: dict[str, Tensor], mem
 
 
 def read_checkpoint(path: Path) -> Restored:
-    """The checkpoint at `path`. Raises FewshotError where it is missing or damaged."""
+    """The checkpoint at `path`. Raises FewshotError where it is missing, damaged or of another version."""
+    if metadata_of(path).get("format") == KIND.format and metadata_of(path).get("version") == FORMER:
+        raise of_another_version(path)
     facts, tensors, _ = read_signed(path, KIND, Checkpoint)
     return Restored(facts, _under(BANK, tensors), _under(MEMORY, tensors))
+
+
+def of_another_version(path: Path) -> FewshotError:
+    """What to say of a checkpoint that only another version of fewshot can go on from."""
+    return FewshotError(
+        f"{path} was written by another version of fewshot, and this one can't go on from it.",
+        "Remove the checkpoint to start anew.",
+    )
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -45,7 +45,9 @@ class Kind:
 DELTA = Kind("fewshot-delta", 2, "delta file", "fewshot adapt FOLDER -o FILE", also_read=(1, 3))
 SECTIONED_DELTA = replace(DELTA, version=3, also_read=(1, 2))
 """Written where a file has a section, so that whoever reads version 2 reads all others."""
-BANK = Kind("fewshot-bank", 1, "bank", "fewshot meta-tune RECIPE --data DIR... -o BANK")
+BANK = Kind("fewshot-bank", 1, "bank", "fewshot meta-tune RECIPE --data DIR... -o BANK", also_read=(2,))
+OTHER_BANK = replace(BANK, version=2, also_read=(1,))
+"""Written where a bank is neither of experts nor dense, so that whoever reads version 1 reads all others."""
 
 
 def metadata_of(path: Path) -> dict[str, str]:

@@ -1,12 +1,14 @@
 """What jobs work with."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from fewshot_cli.engine.distributed import Processes
 from fewshot_cli.jobs.models import Source
 from fewshot_cli.jobs.progress import Progress
+from fewshot_cli.jobs.run_record import code_digest, versions
 from fewshot_cli.storage.feature_cache import FeatureCache
 
 
@@ -19,3 +21,10 @@ class Means:
     cache: FeatureCache
     progress: Progress
     processes: Processes = field(default_factory=Processes)
+
+
+def circumstances(means: Means) -> dict[str, Any]:
+    """What may move the last bits of a result: our code, others' versions, the device and, on a CPU, its threads."""
+    packages = {name: number for name, number in versions().items() if name not in ("fewshot-cli", "python")}
+    threads = sorted(set(means.processes.gather(torch.get_num_threads()))) if means.device.type == "cpu" else None
+    return {"code": code_digest(), "packages": packages, "device": means.device.type, "threads": threads}

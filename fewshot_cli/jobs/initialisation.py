@@ -1,31 +1,23 @@
 """Where a recipe begins: at a frozen backbone, or at a bank on it."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from pydantic import ConfigDict, Field, ValidationError
-from torch import Tensor
 
-from fewshot_cli.engine.defaults import RouterPool
-from fewshot_cli.engine.delta.change import Delta, delta_of
-from fewshot_cli.engine.meta.smat.gates import PackedGates, pruned
-from fewshot_cli.engine.meta.smat.loss import Library, router_of
-from fewshot_cli.engine.meta.smat.router import folded, start_router
+from fewshot_cli.engine.delta.change import Delta
 from fewshot_cli.engine.model.backbone import Backbone
-from fewshot_cli.engine.model.flat_params import Layout
 from fewshot_cli.engine.model.model import moved_backbone
-from fewshot_cli.engine.params import total_size
-from fewshot_cli.engine.settings import Settings
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.formats.bank import Bank, BankHeader, read_bank, read_bank_header
+from fewshot_cli.formats.bank import Bank, read_bank, read_bank_header
 from fewshot_cli.formats.delta.file import BaseFacts
 from fewshot_cli.formats.kinds import BANK
 from fewshot_cli.jobs.models import Source, check_fingerprint, check_shapes, load_backbone, load_facts, shapes_of
 from fewshot_cli.methods.base import Learner
-from fewshot_cli.methods.from_bank import FromBank, share_kept
+from fewshot_cli.methods.from_bank import BANK_KINDS, BankContent
+from fewshot_cli.methods.meta import Kept
 from fewshot_cli.recipes import Recipe
 
 
@@ -71,15 +63,14 @@ class Starts:
             agreeing(recipe, bank.header.base, path)
             self._banks[path] = _on_base(bank, path, self.source, self.device)
         ready = self._banks[path]
-        recipe, base = agreeing(recipe, ready.facts, path), ready.base
-        if ready.experts:
-            library, temperature = ready.experts
-            learner = FromBank(recipe.learner, library, ready.layout, temperature, recipe.density)
-            return Start(recipe, base, base, learner, bank=ready.digest)
+        recipe = agreeing(recipe, ready.facts, path)
+        if recipe.density is not None and not ready.has_delta:
+            raise FewshotError(f"--density would do nothing: {path} is a bank that moves no weights.", "Leave it out.")
         if (path, recipe.density) not in self._moved:
             self._moved[path, recipe.density] = ready.moved(recipe.density)
         backbone, delta = self._moved[path, recipe.density]
-        return Start(recipe, base, backbone, recipe.learner, delta, ready.digest)
+        learner = ready.content.learner(recipe.learner, recipe.density)
+        return Start(recipe, ready.base, backbone, learner, delta, ready.digest)
 
 
 def common_base(banks: Sequence[Path]) -> BaseFacts:
@@ -125,61 +116,37 @@ def agreeing(recipe: Recipe, base: BaseFacts, path: Path) -> Recipe:
 
 @dataclass(frozen=True)
 class _BankOnBase:
-    """A bank and the backbone that it belongs to, on the device: `experts`, or else a dense `change`."""
+    """A bank and the backbone that it belongs to, on the device."""
 
     facts: BaseFacts
     digest: str
     base: Backbone
-    layout: Layout
-    experts: tuple[Library, float] | None
-    """Mixed at this temperature."""
-    change: Tensor
+    content: BankContent
+    has_delta: bool
 
     def moved(self, density: float | None) -> tuple[Backbone, Delta]:
-        """The base as a dense bank moves it, with the share `density` of its weights at most, and how."""
-        change = self.change
-        if density is not None:
-            change = pruned(change, share_kept(density, total_size(self.base.params), self.layout))
-        delta = delta_of(self.layout.views(change))
+        """The base as the bank moves it for every task, with the share `density` of its weights at most, and how."""
+        delta = self.content.delta(density)
         return moved_backbone(self.base, delta), delta
 
 
 def _on_base(bank: Bank, path: Path, source: Source, device: torch.device) -> _BankOnBase:
     """The bank made ready for use. Raises FewshotError where its base can't be had, or it is none of these weights."""
     header = bank.header
+    if header.kind not in BANK_KINDS:
+        raise FewshotError(
+            f"{path} is a bank of kind {header.kind!r}, which this fewshot can't begin from.",
+            f"It knows {', '.join(sorted(BANK_KINDS))}. Update fewshot-cli, or import what adds this kind first.",
+        )
     base = load_facts(header.base, source, device)
     device = base.device  # which is another where the run's device does frozen passes alone
     check_fingerprint(header.base, base, path, "meta-tuned")
     check_shapes(header.shapes, shapes_of(base), base.name, path)
-    layout = Layout(tuple(header.shapes), tuple(header.shapes.values()))
-    change = bank.delta.to(device)
-    experts = None
-    if bank.gates is not None:
-        settings = _router_settings(header, path)
-        router = {name: values.to(device) for name, values in router_of(bank.tensors).items()}
-        _check_router(router, base.dim, header.experts, path)
-        library = Library(change, PackedGates.of_gates(bank.gates.to(device)), folded(router), settings.pool)
-        experts = library, settings.temperature
-    return _BankOnBase(header.base, bank.digest, base, layout, experts, change)
-
-
-class _RouterSettings(Settings):
-    """What a bank's header says of its router, besides what only those need who train it."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    pool: RouterPool
-    temperature: float = Field(gt=0)
-
-
-def _router_settings(header: BankHeader, path: Path) -> _RouterSettings:
+    has_delta = header.size > 0
+    delta = bank.delta if has_delta else None
+    kept = Kept(header.kind, header.shapes, delta, bank.gates, bank.tensors, header.settings)
     try:
-        return _RouterSettings.model_validate(header.router)
-    except ValidationError:
-        raise BANK.damaged(path, "its header does not say how the router pools, and at what temperature") from None
-
-
-def _check_router(router: Mapping[str, Tensor], dim: int, experts: int, path: Path) -> None:
-    wanted = {name: (values.shape, values.dtype) for name, values in start_router(dim, experts, seed=0).items()}
-    if {name: (values.shape, values.dtype) for name, values in router.items()} != wanted:
-        raise BANK.damaged(path, f"its router is none for {experts} experts of a backbone with {dim} features")
+        content = BANK_KINDS[header.kind].of(kept, base)
+    except ValueError as error:
+        raise BANK.damaged(path, str(error)) from None
+    return _BankOnBase(header.base, bank.digest, base, content, has_delta)

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from fewshot_cli.engine.meta.settings import InnerLoop
-from fewshot_cli.methods.meta import EpisodicMethod, Learned, MetaLoss, TaskStep
+from fewshot_cli.methods.meta import Kept, MetaMethod
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
+    from fewshot_cli.engine.meta.episodes import TaskStep
+    from fewshot_cli.engine.meta.loop import Trainer
+    from fewshot_cli.engine.meta.practice_task import MetaLoss
     from fewshot_cli.engine.meta.prototype_loss import Outcome
+    from fewshot_cli.engine.meta.settings import Training
     from fewshot_cli.engine.meta.smat.loss import FeaturedTask
-    from fewshot_cli.engine.model.flat_params import FlatBackbone
+    from fewshot_cli.engine.meta.task_source import TaskSource
+    from fewshot_cli.engine.meta.validation import TaskLearner
+    from fewshot_cli.engine.model.backbone import Backbone
+    from fewshot_cli.engine.model.passes import Passes
     from fewshot_cli.engine.params import Params
-    from fewshot_cli.engine.train.optimiser import Group
 
 
-class Dense(EpisodicMethod):
+class Dense(MetaMethod):
     """Prototypical networks meta-trained from pre-trained weights (Hu et al., 2022, arXiv:2204.07305), SGD with
     momentum on all weights and on the scale of the cosine, which is of use in training only."""
 
@@ -32,43 +36,64 @@ class Dense(EpisodicMethod):
     """Pulls towards zero, not towards the pre-trained weights; P>M>F has none."""
     clip: float | None = Field(default=None, gt=0)
 
-    def start(self, net: FlatBackbone, seed: int) -> Params:
-        from fewshot_cli.engine.meta import prototype_loss as meta_losses
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        return {"lr": self.lr}
 
-        return meta_losses.start(net.backbone)
+    def start(self, backbone: Backbone, seed: int) -> Params:
+        from fewshot_cli.engine.meta import prototype_loss
 
-    def groups(self, bank: Params) -> tuple[Group, ...]:
+        return prototype_loss.start(backbone)
+
+    def trainer(self, bank: Params, source: TaskSource, training: Training) -> Trainer:
+        from fewshot_cli.engine.data.rewards import last_matrix
+        from fewshot_cli.engine.meta.episodes import EpisodeDescent, EpisodeTrainer
+        from fewshot_cli.engine.meta.practice_task import MetaLoss
+        from fewshot_cli.engine.model.flat_params import gradient_of
         from fewshot_cli.engine.train.optimiser import Group
 
-        return (Group(tuple(bank), "sgd", self.lr, self.momentum, self.weight_decay, self.clip),)
+        compared = last_matrix(source.backbone.params)
 
-    def step(self, bank: Params, net: FlatBackbone) -> TaskStep:
-        def step(task: FeaturedTask, tasks: int, rng: torch.Generator, share: float) -> MetaLoss:
-            outcome = self.outcome(bank, net, task)
-            (share * outcome.loss).backward()  # type: ignore[no-untyped-call]
-            loss = outcome.loss.detach()
-            return MetaLoss(loss, outcome.accuracy, {"query_ce": loss})
+        def step(bank: Params) -> TaskStep:
+            def of_task(task: FeaturedTask, tasks: int, rng: torch.Generator, share: float) -> MetaLoss:
+                outcome = self.outcome(bank, source.passes, task)
+                (share * outcome.loss).backward()  # type: ignore[no-untyped-call]
+                loss = outcome.loss.detach()
+                return MetaLoss(loss, outcome.accuracy, {"query_ce": loss})
 
-        return step
+            return of_task
 
-    def outcome(self, bank: Params, net: FlatBackbone, task: FeaturedTask) -> Outcome:
-        from fewshot_cli.engine.meta import prototype_loss as meta_losses
+        how = EpisodeDescent(
+            groups=(Group(tuple(bank), "sgd", self.lr, self.momentum, self.weight_decay, self.clip),),
+            step=step,
+            compared=lambda bank: gradient_of(bank[compared]).flatten(),
+        )
+        return EpisodeTrainer(bank, source, training, how)
 
-        return meta_losses.prototype_loss(bank, net.passes, task)
+    def outcome(self, bank: Params, passes: Passes, task: FeaturedTask) -> Outcome:
+        """The loss of a task, differentiable in the bank."""
+        from fewshot_cli.engine.meta.prototype_loss import prototype_loss
 
-    def compared(self, bank: Params, net: FlatBackbone) -> Tensor:
-        from fewshot_cli.engine.data.rewards import last_matrix
+        return prototype_loss(bank, passes, task)
 
-        gradient = bank[last_matrix(net.backbone.params)].grad
-        assert gradient is not None
-        return gradient.flatten()
+    def learner(self, bank: Params, passes: Passes, tasks: int) -> TaskLearner:
+        from fewshot_cli.engine.meta.prototype_loss import weights_of
+        from fewshot_cli.engine.meta.validation import prototypes_under
 
-    def weights(self, bank: Params, net: FlatBackbone, tasks: int) -> Callable[[Tensor], Tensor]:
-        same = net.layout.flatten(bank).detach()
-        return lambda prototypes: same
+        weights = weights_of(bank)
+        return prototypes_under(passes, lambda task: weights)
 
-    def learned(self, bank: Params, net: FlatBackbone, tasks: int) -> Learned:
-        return Learned(net.layout.flatten(bank).detach() - net.base)
+    def kept(self, bank: Params, backbone: Backbone, tasks: int) -> Kept:
+        return moved_weights(bank, backbone)
+
+
+def moved_weights(bank: Params, backbone: Backbone) -> Kept:
+    """A bank that is the same change of the backbone's weights for every task."""
+    from fewshot_cli.engine.model.flat_params import Layout
+
+    layout = Layout.of(backbone.params)
+    delta = layout.flatten(bank).detach() - layout.flatten(backbone.params)
+    return Kept("dense", dict(zip(layout.names, layout.shapes, strict=True)), delta)
 
 
 class FOMAML(Dense):
@@ -78,7 +103,7 @@ class FOMAML(Dense):
     name: Literal["fomaml"] = "fomaml"  # type: ignore[assignment]
     inner: InnerLoop = InnerLoop()
 
-    def outcome(self, bank: Params, net: FlatBackbone, task: FeaturedTask) -> Outcome:
-        from fewshot_cli.engine.meta import prototype_loss as meta_losses
+    def outcome(self, bank: Params, passes: Passes, task: FeaturedTask) -> Outcome:
+        from fewshot_cli.engine.meta.prototype_loss import fomaml_loss
 
-        return meta_losses.fomaml_loss(bank, net.passes, task, self.inner)
+        return fomaml_loss(bank, passes, task, self.inner)

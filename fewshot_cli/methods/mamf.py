@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from fewshot_cli.engine.train.settings import TASK_TUNING, Tuning
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.methods.meta import Learned, MetaMethod
+from fewshot_cli.methods.dense import moved_weights
+from fewshot_cli.methods.meta import Kept, MetaMethod
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from fewshot_cli.engine.adaptation import Run
-    from fewshot_cli.engine.meta.domain import Domain
-    from fewshot_cli.engine.model.flat_params import FlatBackbone
+    from fewshot_cli.engine.meta.loop import Trainer
+    from fewshot_cli.engine.meta.settings import Training
+    from fewshot_cli.engine.meta.task_source import TaskSource
+    from fewshot_cli.engine.meta.validation import TaskLearner
+    from fewshot_cli.engine.model.backbone import Backbone
+    from fewshot_cli.engine.model.passes import Passes
     from fewshot_cli.engine.params import Params
+
+OF_EPISODES = ("sampler", "target", "episodes", "batch", "schedule", "views", "precision")
+"""The settings of training that only methods read which practise on episodes."""
 
 
 class MAMF(MetaMethod):
@@ -48,31 +51,25 @@ class MAMF(MetaMethod):
     def ways(self, classes: int) -> int:
         return classes if self.way == "all" else self.way
 
-    def start(self, net: FlatBackbone, seed: int) -> Params:
-        return dict(net.backbone.params)
+    def unread(self, training: Training) -> tuple[str, ...]:
+        return OF_EPISODES if training.validation.episodes else (*OF_EPISODES, "protocol")
 
-    def practised(self, bank: Params, net: FlatBackbone, domains: Sequence[Domain], number: int, run: Run) -> Params:
-        """The bank after task `number`; `run.watch` hears of each of its steps."""
-        import numpy as np
-        import torch
+    def tasks_of_a_step(self, training: Training) -> int:
+        return 1
 
-        from fewshot_cli.engine.meta.mamf import task_classes, task_seed, trained_on_task
+    def start(self, backbone: Backbone, seed: int) -> Params:
+        return dict(backbone.params)
 
-        classes = [(domain, label) for domain in domains for label in range(len(domain.pool.classes))]
-        way = self.ways(len(classes))
-        chosen = [classes[i] for i in task_classes(len(classes), way, run.seed, number)]
-        rows = [domain.rows[domain.pool.by_class[label]] for domain, label in chosen]
-        images = torch.cat(
-            [domain.images[torch.from_numpy(of_class)] for (domain, _), of_class in zip(chosen, rows, strict=True)]
-        )
-        labels = torch.from_numpy(np.repeat(np.arange(way), [len(of_class) for of_class in rows]))
-        labels = labels.to(net.base.device)
-        of_task = replace(run, seed=task_seed(run.seed, number))
-        return trained_on_task(bank, net.backbone, images, labels, way, self.tuning, of_task)
+    def trainer(self, bank: Params, source: TaskSource, training: Training) -> Trainer:
+        from fewshot_cli.engine.meta.mamf import TaskByTaskTrainer
 
-    def weights(self, bank: Params, net: FlatBackbone, tasks: int) -> Callable[[Tensor], Tensor]:
-        same = net.layout.flatten(bank)
-        return lambda prototypes: same
+        tasks, way = self.count(source.classes), self.ways(source.classes)
+        return TaskByTaskTrainer(bank, source, training.epochs, tasks, way, self.tuning)
 
-    def learned(self, bank: Params, net: FlatBackbone, tasks: int) -> Learned:
-        return Learned(net.layout.flatten(bank) - net.base)
+    def learner(self, bank: Params, passes: Passes, tasks: int) -> TaskLearner:
+        from fewshot_cli.engine.meta.validation import prototypes_under
+
+        return prototypes_under(passes, lambda task: bank)
+
+    def kept(self, bank: Params, backbone: Backbone, tasks: int) -> Kept:
+        return moved_weights(bank, backbone)

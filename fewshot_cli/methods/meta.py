@@ -3,52 +3,39 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from fewshot_cli.engine.settings import Settings
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
-    from fewshot_cli.engine.meta.smat.loss import FeaturedTask
-    from fewshot_cli.engine.model.flat_params import FlatBackbone
+    from fewshot_cli.engine.meta.loop import Trainer
+    from fewshot_cli.engine.meta.settings import Training
+    from fewshot_cli.engine.meta.task_source import TaskSource
+    from fewshot_cli.engine.meta.validation import TaskLearner
+    from fewshot_cli.engine.model.backbone import Backbone
+    from fewshot_cli.engine.model.passes import Passes
     from fewshot_cli.engine.params import Params
-    from fewshot_cli.engine.train.optimiser import Group
 
 
 @dataclass(frozen=True, eq=False)
-class Learned:
-    """What a bank's file holds: `delta` `(size,)`; `gates` `(experts, size)` or None; the router, and its settings."""
+class Kept:
+    """What a bank's file holds, as docs/bank-format.md has it.
 
-    delta: Tensor
-    gates: Tensor | None = None
-    tensors: Params = field(default_factory=dict)
-    router: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, eq=False)
-class MetaLoss:
-    """How wrong a bank is on a practice task.
-
-    `parts` add up to `total`. `accuracy` is that on the queries, if there are any. `state` are values
-    of the bank that change without a gradient. `seen` are figures for the log, `(n,)` each.
+    `kind` names what makes a learner of it: see methods.from_bank. `shapes` are the parameters that a change is for,
+    by name; `delta` `(size,)` is that change, one parameter after the other, and `gates` `(experts, size)` are in
+    [0, 1]. A bank that changes no weights has none of these, and all it learned in `tensors` and `settings`.
     """
 
-    total: Tensor
-    accuracy: Tensor | None
-    parts: Mapping[str, Tensor]
-    state: Params = field(default_factory=dict)
-    seen: Mapping[str, Tensor] = field(default_factory=dict)
-
-
-class TaskStep(Protocol):
-    """Adds the gradient of `share` times the loss of a task to the bank's, and gives that loss, detached."""
-
-    def __call__(self, task: FeaturedTask, tasks: int, rng: torch.Generator, share: float) -> MetaLoss:
-        """`tasks` is how many have been practised on; `rng`, on the CPU, is this task's own."""
+    kind: str
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    delta: Tensor | None = None
+    gates: Tensor | None = None
+    tensors: Params = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 class MetaMethod(Settings):
@@ -57,43 +44,36 @@ class MetaMethod(Settings):
     name: str
 
     @abstractmethod
-    def start(self, net: FlatBackbone, seed: int) -> Params:
+    def start(self, backbone: Backbone, seed: int) -> Params:
         """The bank before meta-tuning."""
 
     @abstractmethod
-    def weights(self, bank: Params, net: FlatBackbone, tasks: int) -> Callable[[Tensor], Tensor]:
-        """The backbone's weights `(size,)` for a new task, given its prototypes `(way, dim)` of the frozen backbone.
+    def trainer(self, bank: Params, source: TaskSource, training: Training) -> Trainer:
+        """What trains a copy of the bank: how long a run is, and what one step does.
 
-        `tasks` is how many have been practised on. The bank must not change while they are asked for.
+        Raises FewshotError where the method can't practise on these domains.
         """
 
     @abstractmethod
-    def learned(self, bank: Params, net: FlatBackbone, tasks: int) -> Learned:
-        """What to keep of the bank."""
+    def learner(self, bank: Params, passes: Passes, tasks: int) -> TaskLearner:
+        """How the next task is learned from the bank, after so many tasks of practice: for validation.
 
-
-class EpisodicMethod(MetaMethod):
-    """Gradient descent on the losses of episodes, each with a support set and queries."""
-
-    @abstractmethod
-    def groups(self, bank: Params) -> tuple[Group, ...]:
-        """What is trained, and how."""
-
-    def first_lr(self, group: Group) -> float:
-        """What the schedule `smat` begins with."""
-        return 0.0
+        The bank must not change while tasks are learned.
+        """
 
     @abstractmethod
-    def step(self, bank: Params, net: FlatBackbone) -> TaskStep:
-        """What adds the gradients of tasks' losses to those of the bank, whose tensors stay the same ones."""
+    def kept(self, bank: Params, backbone: Backbone, tasks: int) -> Kept:
+        """What to keep of the bank after so many tasks of practice."""
 
-    def passed(self, bank: Params) -> Params:
-        """The state that the loss of a task would leave, where another process computes it."""
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """The settings to make smaller where a run diverges."""
         return {}
 
-    def settle_(self, bank: Params) -> None:
-        """Puts the bank back into its range, in place: after every step of the optimiser."""
+    def unread(self, training: Training) -> tuple[str, ...]:
+        """The settings of training that change nothing; a recipe that has them is refused."""
+        return ()
 
-    @abstractmethod
-    def compared(self, bank: Params, net: FlatBackbone) -> Tensor:
-        """The part of the gradient, flat, by which domains are compared: of the last matrix, as for FLAD."""
+    def tasks_of_a_step(self, training: Training) -> int:
+        """How many tasks a step practises on, which several processes can share."""
+        return training.batch

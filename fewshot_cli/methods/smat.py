@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from fewshot_cli.engine.meta.settings import FIXED_MASKS, LearnedMasks, Masks, SMATSettings, masks_in_section
 from fewshot_cli.engine.train.schedules import FIRST_LR
-from fewshot_cli.methods.meta import EpisodicMethod, Learned, MetaLoss, TaskStep
+from fewshot_cli.methods.meta import Kept, MetaMethod
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
+    from fewshot_cli.engine.meta.episodes import TaskStep
+    from fewshot_cli.engine.meta.loop import Trainer
+    from fewshot_cli.engine.meta.practice_task import MetaLoss
+    from fewshot_cli.engine.meta.settings import Training
     from fewshot_cli.engine.meta.smat.loss import FeaturedTask
+    from fewshot_cli.engine.meta.task_source import TaskSource
+    from fewshot_cli.engine.meta.validation import TaskLearner
+    from fewshot_cli.engine.model.backbone import Backbone
     from fewshot_cli.engine.model.flat_params import FlatBackbone
+    from fewshot_cli.engine.model.passes import Passes
     from fewshot_cli.engine.params import Params
     from fewshot_cli.engine.train.optimiser import Group
 
 
-class SMAT(SMATSettings, EpisodicMethod):
+class SMAT(SMATSettings, MetaMethod):
     """Sparse MetA-Tuning. Learning rates and decays are the published ones for ViT-S; `SMATSettings` is the loss.
 
     Differs from the release where that has faults: keys and skill tokens are trained and saved (`trainable_keys`),
@@ -57,6 +63,10 @@ class SMAT(SMATSettings, EpisodicMethod):
             raise ValueError(f"{masks} masks are 0 or 1, so that `binary: false` would do nothing")
         return masks
 
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        return {"delta_lr": self.delta_lr, "router_lr": self.router_lr}
+
     def temperature(self, tasks: int) -> float:
         """The router's temperature when so many tasks have been practised on."""
         from fewshot_cli.engine.meta.smat.router import LOWEST_TEMPERATURE, START_TEMPERATURE
@@ -64,13 +74,15 @@ class SMAT(SMATSettings, EpisodicMethod):
         fallen = (START_TEMPERATURE - LOWEST_TEMPERATURE) * tasks / self.annealing
         return max(LOWEST_TEMPERATURE, START_TEMPERATURE - fallen)
 
-    def start(self, net: FlatBackbone, seed: int) -> Params:
+    def start(self, backbone: Backbone, seed: int) -> Params:
         import torch
 
         from fewshot_cli.engine.delta.masks import largest
         from fewshot_cli.engine.meta.smat.gates import fixed_logits
         from fewshot_cli.engine.meta.smat.loss import LOGITS, start_bank
+        from fewshot_cli.engine.model.flat_params import FlatBackbone
 
+        net = FlatBackbone.of(backbone)
         bank = start_bank(net, self, seed)
         match self.masks:
             case LearnedMasks():
@@ -83,24 +95,43 @@ class SMAT(SMATSettings, EpisodicMethod):
         count = round((1 - self.sparsity) * net.layout.size)
         return bank | {LOGITS: torch.stack([fixed_logits(largest(row, count), len(row)) for row in scores])}
 
+    def trainer(self, bank: Params, source: TaskSource, training: Training) -> Trainer:
+        from fewshot_cli.engine.data.rewards import last_matrix
+        from fewshot_cli.engine.meta.episodes import EpisodeDescent, EpisodeTrainer
+        from fewshot_cli.engine.meta.smat.gates import clamp_logits_
+        from fewshot_cli.engine.meta.smat.loss import DELTA, LOGITS, passed
+        from fewshot_cli.engine.model.flat_params import FlatBackbone, gradient_of
+
+        net = FlatBackbone.of(source.backbone, source.precision)
+        compared = net.layout.slices[last_matrix(source.backbone.params)]
+        how = EpisodeDescent(
+            groups=self.groups(bank),
+            step=lambda bank: self.step(bank, net),
+            compared=lambda bank: gradient_of(bank[DELTA])[compared],
+            passed=passed,
+            settle_=lambda bank: clamp_logits_(bank[LOGITS]),
+        )
+        return EpisodeTrainer(bank, source, training, how)
+
     def groups(self, bank: Params) -> tuple[Group, ...]:
+        """What is trained, and how: the delta, the gates' logits where they are learned, and the router."""
         from fewshot_cli.engine.meta.smat.loss import DELTA, LOGITS, MULTIPLIERS, ROUTER, trained
         from fewshot_cli.engine.train.optimiser import Group
 
         fixed_keys = () if self.trainable_keys else (f"{ROUTER}expert_keys", f"{ROUTER}skill_tokens")
         router = tuple(name for name in trained(bank) if name.startswith(ROUTER) and name not in fixed_keys)
         size = bank[LOGITS].shape[1]
-        of_delta = Group((DELTA,), "sgd", self.delta_lr, self.momentum, self.weight_decay)
+        of_delta = Group((DELTA,), "sgd", self.delta_lr, self.momentum, self.weight_decay, first_lr=FIRST_LR)
         of_router = Group(router, "adamw", self.router_lr, weight_decay=self.router_weight_decay, clip=self.router_clip)
         if not isinstance(self.masks, LearnedMasks):
             return of_delta, of_router
-        of_masks = Group((LOGITS,), "sgd", self.masks.lr * size, clip=self.masks.clip)
-        return of_delta, of_masks, Group((MULTIPLIERS,), "sgd", self.masks.multiplier_lr), of_router
-
-    def first_lr(self, group: Group) -> float:
-        return 0.0 if group.optimiser == "adamw" else FIRST_LR
+        of_masks = Group((LOGITS,), "sgd", self.masks.lr * size, clip=self.masks.clip, first_lr=FIRST_LR)
+        of_multipliers = Group((MULTIPLIERS,), "sgd", self.masks.multiplier_lr, first_lr=FIRST_LR)
+        return of_delta, of_masks, of_multipliers, of_router
 
     def step(self, bank: Params, net: FlatBackbone) -> TaskStep:
+        """What adds the gradients of tasks' losses to those of the bank."""
+        from fewshot_cli.engine.meta.practice_task import MetaLoss
         from fewshot_cli.engine.meta.smat.step import SMATStep
 
         recorded = SMATStep(bank, net, self)
@@ -112,36 +143,29 @@ class SMAT(SMATSettings, EpisodicMethod):
 
         return step
 
-    def passed(self, bank: Params) -> Params:
-        from fewshot_cli.engine.meta.smat.loss import passed
-
-        return passed(bank)
-
-    def settle_(self, bank: Params) -> None:
-        from fewshot_cli.engine.meta.smat.gates import clamp_logits_
-        from fewshot_cli.engine.meta.smat.loss import LOGITS
-
-        clamp_logits_(bank[LOGITS])
-
-    def compared(self, bank: Params, net: FlatBackbone) -> Tensor:
-        from fewshot_cli.engine.data.rewards import last_matrix
-        from fewshot_cli.engine.meta.smat.loss import DELTA
-
-        gradient = bank[DELTA].grad
-        assert gradient is not None
-        return gradient[net.layout.slices[last_matrix(net.backbone.params)]]
-
-    def weights(self, bank: Params, net: FlatBackbone, tasks: int) -> Callable[[Tensor], Tensor]:
+    def learner(self, bank: Params, passes: Passes, tasks: int) -> TaskLearner:
         from fewshot_cli.engine.meta.smat.loss import Library
+        from fewshot_cli.engine.meta.validation import prototypes_under
+        from fewshot_cli.engine.model.flat_params import FlatBackbone
 
         library, temperature = Library.of(bank, self), self.temperature(tasks)
-        return lambda prototypes: library.merged(net.base, prototypes, temperature)
+        net = FlatBackbone.of(passes.backbone)
 
-    def learned(self, bank: Params, net: FlatBackbone, tasks: int) -> Learned:
+        def weights(task: FeaturedTask) -> Params:
+            return net.layout.views(library.merged(net.base, task.frozen_prototypes, temperature))
+
+        return prototypes_under(passes, weights)
+
+    def kept(self, bank: Params, backbone: Backbone, tasks: int) -> Kept:
         from fewshot_cli.engine.meta.smat.gates import gates
         from fewshot_cli.engine.meta.smat.loss import DELTA, LOGITS
 
-        others = {name: values for name, values in bank.items() if name not in (DELTA, LOGITS)}
-        router: dict[str, Any] = {"pool": self.pool, "temperature": self.temperature(tasks)}
         z = gates(bank[LOGITS].detach(), self.evaluation_beta)
-        return Learned(bank[DELTA], (z >= 0.5).to(z) if self.binary else z, others, router)
+        return Kept(
+            kind="experts",
+            shapes={name: tuple(values.shape) for name, values in backbone.params.items()},
+            delta=bank[DELTA],
+            gates=(z >= 0.5).to(z) if self.binary else z,
+            tensors={name: values for name, values in bank.items() if name not in (DELTA, LOGITS)},
+            settings={"pool": self.pool, "temperature": self.temperature(tasks)},
+        )

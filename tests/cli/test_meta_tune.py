@@ -18,7 +18,7 @@ SMALL = [
 KILLED = """
 import os, signal, sys
 from fewshot_cli.cli.main import main
-from fewshot_cli.jobs.meta.loop import Practice
+from fewshot_cli.engine.meta.loop import Practice
 
 advance = Practice.advance
 

@@ -360,7 +360,7 @@ def test_another_format_is_refused(good, path, metadata):
     assert "not a bank" in refusal(tampered(good, path, **metadata))
 
 
-@pytest.mark.parametrize("version", ["2", "0", "", "one", None])
+@pytest.mark.parametrize("version", ["2", "3", "0", "", "one", None])
 def test_another_version_is_refused(good, path, version):
     assert "version" in refusal(tampered(good, path, version=version))
 

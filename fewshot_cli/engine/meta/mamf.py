@@ -11,14 +11,19 @@ are. There are no queries. Classical fine-tuning is the one task with n = N.
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fewshot_cli.engine.adaptation import Images, Run, Support
+from fewshot_cli.engine.data.domain_sampling import AnyState
+from fewshot_cli.engine.meta.practice_task import MetaLoss, Practised
+from fewshot_cli.engine.meta.task_source import TaskSource
 from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.engine.params import Params
 from fewshot_cli.engine.rng import Draws, Numbers
 from fewshot_cli.engine.train.fine_tune import tune
+from fewshot_cli.engine.train.optimiser import Descent
 from fewshot_cli.engine.train.settings import TASK_TUNING, Tuning
 
 MISSED = 0.001
@@ -65,3 +70,42 @@ def trained_on_task(
     features = backbone.frozen_features(images[torch.arange(len(images))], weights)
     trained, _ = tune(backbone, Support(images, labels, features, way), weights, dict, tuning, run or Run())
     return trained
+
+
+class TaskByTaskTrainer:
+    """A `Trainer` that goes from one task to the next: each begins at the weights that the last one left.
+
+    `tasks` of them, of `way` classes of all domains, with all their images, in at most `epochs` epochs.
+    """
+
+    sampler: AnyState | None = None
+
+    def __init__(self, bank: Params, source: TaskSource, epochs: int, tasks: int, way: int, tuning: Tuning) -> None:
+        self.source, self.way, self.tuning = source, way, tuning
+        self.descent = Descent(bank, ())
+        epochs = min(epochs, tasks)
+        self.ends = tuple(tasks * (epoch + 1) // epochs for epoch in range(epochs))
+
+    def tasks(self, steps: int) -> int:
+        return steps
+
+    def advance(self, step: int) -> list[Practised]:
+        """One task; its loss is the mean over the last five steps of its training."""
+        losses: list[float] = []
+        run = Run(task_seed(self.source.seed, step), lambda step, steps, loss: losses.append(loss))
+        images, labels = self._task(step)
+        weights = trained_on_task(self.descent.params, self.source.backbone, images, labels, self.way, self.tuning, run)
+        self.descent.write_(weights)
+        last = torch.tensor(sum(losses[-5:]) / max(1, len(losses[-5:])))
+        return [Practised(step, "all", MetaLoss(last, None, {"support_ce": last}))]
+
+    def _task(self, number: int) -> tuple[Tensor, Tensor]:
+        """All images of some of the domains' classes, and their labels `(n,)`."""
+        classes = [(domain, label) for domain in self.source.domains for label in range(len(domain.pool.classes))]
+        chosen = [classes[i] for i in task_classes(len(classes), self.way, self.source.seed, number)]
+        rows = [domain.rows[domain.pool.by_class[label]] for domain, label in chosen]
+        images = torch.cat(
+            [domain.images[torch.from_numpy(of_class)] for (domain, _), of_class in zip(chosen, rows, strict=True)]
+        )
+        labels = torch.from_numpy(np.repeat(np.arange(self.way), [len(of_class) for of_class in rows]))
+        return images, labels.to(self.source.backbone.device)

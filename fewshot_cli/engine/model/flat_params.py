@@ -94,3 +94,9 @@ class FlatBackbone:
     def passes(self) -> Passes:
         """The backbone in this precision, for weights by name."""
         return Passes(self.backbone, self.precision)
+
+
+def gradient_of(values: Tensor) -> Tensor:
+    """The gradient that has come together; there must be one."""
+    assert values.grad is not None
+    return values.grad

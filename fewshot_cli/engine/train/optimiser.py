@@ -22,6 +22,8 @@ class Group:
     """Of sgd only; adam and adamw use 0.9 and 0.999, adadelta 0.9."""
     weight_decay: float = 0.0
     clip: float | None = None
+    first_lr: float = 0.0
+    """What the schedule `smat` begins with."""
 
 
 class Descent:

@@ -23,12 +23,12 @@ from fewshot_cli.jobs.benchmark.blocks import Job, kept, known_blocks, worked
 from fewshot_cli.jobs.benchmark.episode_runner import Ground
 from fewshot_cli.jobs.benchmark.report import compared
 from fewshot_cli.jobs.claim import claimed
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import Means, circumstances
 from fewshot_cli.jobs.copies import apart
 from fewshot_cli.jobs.data import Data, load_data, pool_of
 from fewshot_cli.jobs.features import model_key
 from fewshot_cli.jobs.initialisation import Start, Starts
-from fewshot_cli.jobs.run_record import Report, code_digest, versions
+from fewshot_cli.jobs.run_record import Report
 from fewshot_cli.recipes import Recipe
 from fewshot_cli.storage.atomic import check_writable, write_atomically
 from fewshot_cli.storage.episode_journal import Journal, check_record, read_run
@@ -176,9 +176,7 @@ def _key(start: Start, ground: Ground, seed: int, circumstances: str) -> str:
 
 def _circumstances(means: Means) -> str:
     """A digest of what may move the last bits of a result: our code, others' versions, the device and its threads."""
-    packages = {name: number for name, number in versions().items() if name not in ("fewshot-cli", "python")}
-    threads = sorted(set(means.processes.gather(torch.get_num_threads()))) if means.device.type == "cpu" else None
-    return digest([code_digest(), packages, means.device.type, threads, DELTA_FILE.version])[:16]
+    return digest([*circumstances(means).values(), DELTA_FILE.version])[:16]
 
 
 def digest(facts: Any) -> str:

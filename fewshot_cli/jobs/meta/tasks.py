@@ -1,65 +1,49 @@
 """What meta-tuning practises on, and what of it is kept to validate on."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 
 from fewshot_cli.engine.adaptation import JoinedImages
 from fewshot_cli.engine.data.episode import join
-from fewshot_cli.engine.distributed import Processes
-from fewshot_cli.engine.meta.domain import Domain, parted
+from fewshot_cli.engine.meta.domain import Domain
 from fewshot_cli.engine.meta.settings import Validation
-from fewshot_cli.engine.model.flat_params import FlatBackbone
+from fewshot_cli.engine.meta.task_source import TaskSource, kept_apart
+from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.data import Data, pool_of
-from fewshot_cli.methods.meta import EpisodicMethod
 from fewshot_cli.recipes import MetaRecipe
 
 
-@dataclass(frozen=True, eq=False)
-class Ground:
-    """What a run practises on, and how it is asked about it; `validation` are domains never practised on."""
+def task_source(
+    recipe: MetaRecipe, backbone: Backbone, data: Sequence[Data], kept: Sequence[Data], seed: int, means: Means
+) -> TaskSource:
+    """The domains of the data sets, and what is kept for validation: `kept`, or a part of each domain.
 
-    net: FlatBackbone
-    domains: tuple[Domain, ...]
-    validation: tuple[Domain, ...]
-    seed: int
-    processes: Processes
-
-    @property
-    def classes(self) -> int:
-        return sum(len(domain.pool.classes) for domain in self.domains)
-
-
-def ground_of(
-    recipe: MetaRecipe, net: FlatBackbone, data: Sequence[Data], kept: Sequence[Data], seed: int, means: Means
-) -> Ground:
-    """The domains, and what of them is kept for validation. Raises FewshotError where the protocol does not fit one."""
+    Raises FewshotError where the protocol does not fit what is to be validated on, or something would do nothing.
+    """
     training = recipe.training
     _check_used(recipe, data, kept)
-    whole = list(_domains(recipe, data))
-    for domain in whole:
-        if isinstance(recipe.method, EpisodicMethod):
-            training.protocol.check(domain.pool)
-    if not training.validation.episodes:
-        domains, validation = whole, []
-    elif kept:
-        domains, validation = whole, list(_domains(recipe, kept))
+    domains = tuple(_domains(recipe, data))
+    if kept:
+        validation = tuple(_domains(recipe, kept))
         for domain in validation:
             training.protocol.check(domain.pool)
     else:
-        pairs = [parted(domain, training.protocol, training.validation.share, seed) for domain in whole]
-        domains = [practised for practised, _ in pairs]
-        validation = [asked for _, asked in pairs if asked is not None]
-    names = [domain.source for domain in validation or domains]
-    if training.target is not None and training.target not in names:
-        raise FewshotError(
-            f"The target {training.target} is none of the data sets that can be validated on.",
-            f"They are {', '.join(names)}.",
-        )
-    return Ground(net, tuple(domains), tuple(validation), seed, means.processes)
+        domains, validation = kept_apart(domains, training, seed)
+    return TaskSource(backbone, domains, validation, seed, precision(recipe, means.device), means.processes)
+
+
+def precision(recipe: MetaRecipe, device: torch.device) -> torch.dtype:
+    """That of the backbone's passes."""
+    match recipe.training.precision:
+        case "auto":
+            return torch.float32 if device.type == "cpu" else torch.bfloat16
+        case "float32":
+            return torch.float32
+        case "bfloat16":
+            return torch.bfloat16
 
 
 def _check_used(recipe: MetaRecipe, data: Sequence[Data], kept: Sequence[Data]) -> None:

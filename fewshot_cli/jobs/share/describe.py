@@ -41,6 +41,8 @@ def draw(report: Report, path: Path) -> None:
     """Writes the picture of a bank's report to `path`, as its suffix says. Raises FewshotError for a delta file's."""
     if "experts" not in report:
         raise FewshotError(f"{report['file']} is a delta file; only banks are drawn.", "Leave out --picture.")
+    if not report["layers"]:
+        raise FewshotError(f"{report['file']} is a bank that moves no weights.", "Leave out --picture.")
     from fewshot_cli.reports.documents.page import bank_page
     from fewshot_cli.reports.figures.bank import picture
 
@@ -107,7 +109,7 @@ def inspect_bank(path: Path, banks: Sequence[Path] = ()) -> Report:
     bank = read_bank(path)
     header = bank.header
     found = survey(header.shapes, bank.delta, bank.gates)
-    is_dense = bank.gates is None
+    has_no_experts = bank.gates is None
     between = [
         count / max(1, opened)
         for count, opened in zip(found.between.tolist(), found.both.diagonal().tolist(), strict=True)
@@ -118,14 +120,16 @@ def inspect_bank(path: Path, banks: Sequence[Path] = ()) -> Report:
         "experts": header.experts,
         "size": header.size,
         "bytes_as_float32": 4 * header.size * (1 + header.experts),
-        "density": found.union / found.size,
-        "expert_density": [] if is_dense else found.density,
-        "expert_between": [] if is_dense else between,
+        "density": found.union / max(1, found.size),
+        "expert_density": [] if has_no_experts else found.density,
+        "expert_between": [] if has_no_experts else between,
         "layers": [_layer(layer) for layer in found.layers],
-        "overlap": [] if is_dense else overlap(found.both).tolist(),
-        "overlap_by_chance": [] if is_dense else overlap_by_chance(found.density).tolist(),
+        "overlap": [] if has_no_experts else overlap(found.both).tolist(),
+        "overlap_by_chance": [] if has_no_experts else overlap_by_chance(found.density).tolist(),
         "recipe": header.recipe,
-        "router": header.router,
+        "router": header.settings if header.experts else {},
+        "settings": header.settings,
+        "tensors": {name: list(values.shape) for name, values in bank.tensors.items()},
         **header.provenance.model_dump(),
         "chain": Ancestors(path, banks).of_bank(header, bank.digest),
     }

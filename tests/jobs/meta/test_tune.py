@@ -14,6 +14,7 @@ import torch
 from fewshot_cli.engine.distributed import Processes
 from fewshot_cli.engine.meta import mamf
 from fewshot_cli.engine.meta import prototype_loss as meta_losses
+from fewshot_cli.engine.meta.loop import Practice
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats import checkpoint as checkpoints
 from fewshot_cli.formats.bank import read_bank
@@ -22,8 +23,8 @@ from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.images.sources.dataset import read_datasets
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.meta.log import log_path
-from fewshot_cli.jobs.meta.loop import Practice
-from fewshot_cli.jobs.meta.tune import Material, Output, meta_tune
+from fewshot_cli.jobs.meta.results import Material, Output
+from fewshot_cli.jobs.meta.tune import meta_tune
 from fewshot_cli.jobs.models import Source
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.recipes import load_meta_recipe
@@ -323,7 +324,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_bank(tune, tm
 
     def poisoned(self: Practice) -> None:
         if self.step == 5:
-            self.descent.write_({"delta": torch.full_like(self.bank["delta"], torch.inf)})
+            self.trainer.descent.write_({"delta": torch.full_like(self.bank["delta"], torch.inf)})
         advance(self)
 
     monkeypatch.setattr(Practice, "advance", poisoned)
@@ -339,7 +340,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_bank(tune, tm
 
 def test_the_best_bank_is_kept_or_the_last(tune, tmp_path, monkeypatch):
     accuracies = iter([0.5, 0.9, 0.7] * 2)
-    monkeypatch.setattr("fewshot_cli.jobs.meta.tune.validated", lambda practice, watch: {"day": next(accuracies)})
+    monkeypatch.setattr("fewshot_cli.engine.meta.loop.validated", lambda *given: {"day": next(accuracies)})
     for select, tasks in (("best", 8), ("last", 12)):
         report = tune("dense", "training.epochs=3", f"training.validation.select={select}")
         assert read_bank(tmp_path / "x.bank").header.provenance.episodes == tasks
@@ -348,7 +349,7 @@ def test_the_best_bank_is_kept_or_the_last(tune, tmp_path, monkeypatch):
 
 def test_patience_ends_a_run_that_gets_no_better(tune, monkeypatch):
     accuracies = iter([0.5, 0.6, 0.6, 0.1, 0.9])
-    monkeypatch.setattr("fewshot_cli.jobs.meta.tune.validated", lambda practice, watch: {"day": next(accuracies)})
+    monkeypatch.setattr("fewshot_cli.engine.meta.loop.validated", lambda *given: {"day": next(accuracies)})
     report = tune("dense", "training.epochs=5", "training.validation.patience=2")
     assert len(report["epochs"]) == 4 and report["best_epoch"] == 1
 
