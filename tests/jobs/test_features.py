@@ -84,7 +84,7 @@ def test_the_rest_of_a_pass_is_filled_up_by_nothing_on_other_devices(vit):
     class Elsewhere:
         """A backbone on a device that takes many pictures at once."""
 
-        device, chunk = torch.device("meta"), 256
+        embedding_device, chunk = torch.device("meta"), 256
 
     asked: list[int] = []
 
