@@ -47,7 +47,7 @@ FLOORS = {
         *("data", "head", "delta", "adaptation", "trust", "model", "train", "meta"),
     ),
     "images": ("depth", "decode", "drawing", "image_ref", "prefetch", "sources", "quality"),
-    "reports": ("layout", "licences", "progress", "terminal", "figures", "documents"),
+    "reports": ("layout", "licences", "progress", "spreadsheet", "terminal", "figures", "documents"),
 }
 """Inside a room, a wing or file imports only from those before it, and from its own."""
 MOST_FILES = 15

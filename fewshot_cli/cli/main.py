@@ -20,6 +20,7 @@ from fewshot_cli.cli import (
     import_,
     inspect,
     meta_tune,
+    next_,
     options,
     predict,
     pull,
@@ -50,6 +51,7 @@ app.command("add-class")(add_class.add_class)
 app.command("remove-class")(remove_class.remove_class)
 app.command("rename-class")(rename_class.rename_class)
 app.command("correct")(correct.correct)
+app.command("next")(next_.next_)
 app.command("inspect")(inspect.inspect)
 app.command("push")(push.push)
 app.command("pull")(pull.pull)

@@ -61,3 +61,16 @@ def test_a_file_without_features_is_refused_in_a_sentence(fewshot, file, tmp_pat
     result = fewshot("remove-class", file, "cat", "-o", tmp_path / "y.fewshot")
     assert result.exit_code == 2 and "--keep-support" in result.stderr
     assert not (tmp_path / "y.fewshot").exists()
+
+
+def test_pictures_to_label_next_are_a_list_that_is_learned_from(fewshot, kept, weights, tmp_path):
+    write_folder(tmp_path / "pool", ("cat", "star"), 4, seed=8, size=64)
+    listed = tmp_path / "list.csv"
+    shown = fewshot("next", kept, tmp_path / "pool", "-n", "3", "--csv", listed, "--weights", weights)
+    assert shown.exit_code == 0, shown.output
+    assert "label next" in shown.stdout and f"fewshot correct {kept} {listed}" in shown.stdout
+    header, *rows = listed.read_text(encoding="utf-8").splitlines()
+    assert header == "path,label,probability,correct" and len(rows) == 3 and all(row.endswith(",") for row in rows)
+    listed.write_text("\n".join([header, *(row + ("cat" if "/cat/" in row else "star") for row in rows)]))
+    learned = fewshot("correct", kept, listed, "--in-place", "--weights", weights, "--json")
+    assert learned.exit_code == 0 and json.loads(learned.stdout)["learned"] == 3

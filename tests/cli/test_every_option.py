@@ -82,6 +82,7 @@ BASES = {
     "remove-class": "remove-class {kept} cat -o g.fewshot --json",
     "rename-class": "rename-class {file} cat zebra -o g.fewshot --json",
     "correct": "correct {kept} {corrections} -o g.fewshot --weights {weights} --json",
+    "next": "next {kept} {day} --weights {weights} --json",
     "inspect": "inspect {file} --json",
     "verify": "verify {file} --weights {weights} --json",
     "doctor": "doctor {drawn} --json",
@@ -206,6 +207,11 @@ EXPECTED: dict[str, dict[str, Expectation]] = {
         "--output": Changes("-o h.fewshot"),
         "--in-place": Refused("--in-place", "--in-place"),
         "--offline": Refused("--offline", "--offline", base="correct {kept} {corrections} -o g.fewshot"),
+    },
+    "next": {
+        "--count": Changes("--count 2"),
+        "--csv": Changes("--csv list.csv"),
+        "--offline": Refused("--offline", "--offline", base="next {kept} {day}"),
     },
     "inspect": {
         "--picture": Changes("--picture x.svg", base="inspect {bank} --json"),

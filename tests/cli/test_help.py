@@ -22,6 +22,7 @@ COMMANDS = {
     "remove-class": "--output --in-place --json",
     "rename-class": "--output --in-place --json",
     "correct": "--output --in-place --weights --device --offline --json --quiet",
+    "next": "--count --csv --weights --device --offline --json --quiet",
     "inspect": "--picture --card --bank --json",
     "push": "--private --revision --message --run --offline --json --quiet",
     "pull": "--output --file --revision --offline --json --quiet",

@@ -25,6 +25,7 @@ BASES = {
     "remove-class": "remove-class {file} cat -o z.fewshot",
     "rename-class": "rename-class {file} cat dog -o z.fewshot",
     "correct": "correct {file} {drawn} -o z.fewshot --weights {weights}",
+    "next": "next {file} {drawn} --weights {weights}",
     "cache clear": "cache clear",
     "inspect": "inspect {file}",
     "verify": "verify {file} --weights {weights}",

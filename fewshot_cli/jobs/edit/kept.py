@@ -32,7 +32,7 @@ def kept_in(path: Path) -> Kept:
     Raises FewshotError where it lacks the support set, or its head is no formula of features.
     """
     file = read_delta_file(path)
-    known = _known(path, file)
+    known = known_in(path, file)
     recipe = parse_recipe(file.header.recipe, f"in {path}")
     return Kept(path, file, known, _formula(path, recipe), isinstance(recipe.learner, MoveThenHead))
 
@@ -46,7 +46,8 @@ def check_known(name: str, file: DeltaFile, path: Path) -> None:
         raise FewshotError(f"{path} has no class '{name}'.", f"It has {', '.join(near)}{more}.")
 
 
-def _known(path: Path, file: DeltaFile) -> NamedFeatures:
+def known_in(path: Path, file: DeltaFile) -> NamedFeatures:
+    """The features that the file keeps. Raises FewshotError where it lacks them."""
     contents = file.header.provenance.learned_from
     if file.support is None:
         raise FewshotError(

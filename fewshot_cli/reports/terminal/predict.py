@@ -1,17 +1,14 @@
 """Predictions as a table in a terminal, and as CSV."""
 
-import csv
-from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import TextIO
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from fewshot_cli.reports.layout import printable
-from fewshot_cli.results import Prediction, PredictResult
-
-FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+from fewshot_cli.reports.spreadsheet import Sheet
+from fewshot_cli.results import PredictResult
 
 
 def predicted(result: PredictResult) -> RenderableType:
@@ -43,32 +40,11 @@ def predicted(result: PredictResult) -> RenderableType:
     return Group(table, Text(note, style="dim"))
 
 
-class Rows:
-    """Rows as CSV, written as they come: path, of several delta files file, label, probability, error.
-
-    Text that a spreadsheet would take for a formula gets an apostrophe in front: it begins with =, +, -, @, a tab or a
-    carriage return, and names of classes and files may be anybody's.
-    """
+class Rows(Sheet):
+    """Rows as CSV, written as they come: path, of several delta files file, label, probability, error."""
 
     def __init__(self, file: TextIO, several: bool) -> None:
-        self.columns = ("path", *(["file"] if several else []), "label", "probability", "error")
-        self._file = file
-        self._writer = csv.writer(self, lineterminator="\r\n")  # what ends lines is quoted in cells: both of these are
-        self._writer.writerow(self.columns)
-
-    def write(self, line: str) -> None:
-        """Takes a line from the writer."""
-        self._file.write(line.removesuffix("\r\n") + "\n")
-
-    def add(self, rows: Sequence[Prediction]) -> None:
-        """Adds these."""
-        self._writer.writerows([[_cell(getattr(row, column)) for column in self.columns] for row in rows])
-
-
-def _cell(value: Any) -> Any:
-    if value is None:
-        return ""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULAS) else value
+        super().__init__(file, ("path", *(["file"] if several else []), "label", "probability", "error"))
 
 
 def labelled(result: PredictResult, path: str) -> RenderableType:

@@ -1,0 +1,51 @@
+"""`fewshot next FILE FOLDER`"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fewshot_cli.cli import early, options
+
+
+@options.command
+def next_(
+    file: options.File,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Pictures that have no label yet.")],
+    count: Annotated[
+        int, typer.Option("--count", "-n", metavar="N", min=1, max=1000, help="How many pictures to name.")
+    ] = 10,
+    csv: Annotated[
+        Path | None,
+        typer.Option("--csv", metavar="OUT", help="Write a list to fill in the right labels, for `fewshot correct`."),
+    ] = None,
+    weights: options.Weights = None,
+    device: options.Device = "auto",
+    offline: options.Offline = False,
+    no_cache: options.NoCache = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Name the pictures to label next, those first whose label would teach most.
+
+    A label teaches much where the answer is unsure and many other answers hang on it. Each picture is chosen as if
+    those above it had their labels. FILE must have been made with --keep-support.
+    """
+    early.check_device(device)
+    early.check_weights(weights)
+    early.check_delta_files([file])
+    early.check_outputs([csv])
+    progress = options.start(quiet, offline)
+    where = options.source(weights, offline)
+    from fewshot_cli.cli.terminal import show
+    from fewshot_cli.engine.device import choose_device
+    from fewshot_cli.jobs.edit.next_ import next_ as job
+    from fewshot_cli.reports.terminal.next_ import to_fill_in, to_label
+    from fewshot_cli.storage.atomic import growing
+
+    report = job(file, folder, count, where, choose_device(device), options.feature_cache(no_cache), progress)
+    if csv is not None:
+        with growing(csv) as lines:
+            to_fill_in(report, lines)
+        report["list"] = str(csv)
+    show(report, json, to_label)
