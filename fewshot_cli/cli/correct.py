@@ -39,11 +39,9 @@ def correct(
     target = output_of(file, output, in_place)
     early.check_outputs([target])
     progress = options.start(quiet, offline)
-    where = options.source(weights, offline)
+    means = options.means(weights, offline, device, no_cache, progress)
     from fewshot_cli.cli.terminal import show
-    from fewshot_cli.engine.device import choose_device
     from fewshot_cli.jobs.edit.correct import correct as job
     from fewshot_cli.reports.terminal.edit import edited
 
-    cache = options.feature_cache(no_cache)
-    show(job(file, listed, target, where, choose_device(device), cache, progress), json, edited)
+    show(job(file, listed, target, means), json, edited)

@@ -1,5 +1,6 @@
 """`fewshot next FILE FOLDER`"""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -36,16 +37,15 @@ def next_(
     early.check_delta_files([file])
     early.check_outputs([csv])
     progress = options.start(quiet, offline)
-    where = options.source(weights, offline)
+    means = options.means(weights, offline, device, no_cache, progress)
     from fewshot_cli.cli.terminal import show
-    from fewshot_cli.engine.device import choose_device
     from fewshot_cli.jobs.edit.next_ import next_ as job
     from fewshot_cli.reports.terminal.next_ import to_fill_in, to_label
     from fewshot_cli.storage.atomic import growing
 
-    report = job(file, folder, count, where, choose_device(device), options.feature_cache(no_cache), progress)
+    result = job(file, folder, count, means)
     if csv is not None:
         with growing(csv) as lines:
-            to_fill_in(report, lines)
-        report["list"] = str(csv)
-    show(report, json, to_label)
+            to_fill_in(result, lines)
+        result = replace(result, list=str(csv))
+    show(result, json, to_label)

@@ -129,9 +129,14 @@ def _look_of(file: DeltaFile) -> str:
 
 def probabilities_of(loaded: Loaded, stored: Sequence[Stored], means: Means) -> tuple[Tensor, Embedded]:
     """Probabilities `(n, way)` of the readable pictures, on the CPU, and which of them these are."""
-    name = _look_of(loaded.file)
-    embedded = embed(loaded.backbone, stored, means.cache, means.progress, loaded.model.features, name)
+    embedded = seen_through(loaded, stored, means)
     return _probabilities(loaded.model, embedded.features), embedded
+
+
+def seen_through(loaded: Loaded, stored: Sequence[Stored], means: Means) -> Embedded:
+    """What the model sees in the pictures."""
+    name = _look_of(loaded.file)
+    return embed(loaded.backbone, stored, means.cache, means.progress, loaded.model.features, name)
 
 
 def _probabilities(model: Model, features: Tensor) -> Tensor:

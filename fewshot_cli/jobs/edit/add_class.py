@@ -20,26 +20,18 @@ from fewshot_cli.images.sources.class_folders import (
     name_is_text,
     nfc,
 )
+from fewshot_cli.jobs.classify.predict import seen_through
+from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.edit.kept import Kept, kept_in
-from fewshot_cli.jobs.edit.refit import refit
-from fewshot_cli.jobs.features import Embedded, embed
-from fewshot_cli.jobs.models import Source, load_model
-from fewshot_cli.jobs.progress import Progress
-from fewshot_cli.jobs.run_record import SHORT_HASH, Report
+from fewshot_cli.jobs.edit.refit import refit, told
+from fewshot_cli.jobs.features import Embedded
+from fewshot_cli.jobs.models import load_model
+from fewshot_cli.jobs.run_record import SHORT_HASH
+from fewshot_cli.results import AddClassResult, Skipped
 from fewshot_cli.storage.atomic import check_writable
-from fewshot_cli.storage.feature_cache import FeatureCache
 
 
-def add_class(
-    path: Path,
-    folder: Path,
-    name: str | None,
-    output: Path,
-    source: Source,
-    device: torch.device,
-    cache: FeatureCache,
-    progress: Progress,
-) -> Report:
+def add_class(path: Path, folder: Path, name: str | None, output: Path, means: Means) -> AddClassResult:
     """Writes the classifier that knows the folder's images, too.
 
     The folder holds the images of one class, called `name` or as the folder is, or has a sub-folder for each of
@@ -50,16 +42,19 @@ def add_class(
     check_writable(output)
     kept = kept_in(path)
     items = labelled_images(folder, name)
-    new, skipped = new_features(kept, items, source, device, cache, progress)
-    known = kept.known.joined(new)
-    counts = Counter(new.names)
-    facts = {
-        "folder": str(folder),
-        "added": {label: count for label, count in sorted(counts.items()) if label not in kept.known.classes},
-        "more": {label: count for label, count in sorted(counts.items()) if label in kept.known.classes},
-        "skipped": skipped,
-    }
-    return refit(kept, known, range(len(kept.known)), output, "add-class", facts, start)
+    new, skipped = new_features(kept, items, means)
+    result = refit(kept, kept.known.joined(new), range(len(kept.known)), output)
+    counts = sorted(Counter(new.names).items())
+    return told(
+        result,
+        AddClassResult,
+        output,
+        start,
+        folder=str(folder),
+        added={label: count for label, count in counts if label not in kept.known.classes},
+        more={label: count for label, count in counts if label in kept.known.classes},
+        skipped=skipped,
+    )
 
 
 def labelled_images(folder: Path, name: str | None = None) -> list[Item]:
@@ -95,42 +90,33 @@ def check_names(names: set[str]) -> None:
             raise FewshotError(f"A class can't be called {name!r}.", "Give it a name of letters.")
 
 
-def new_features(
-    kept: Kept,
-    items: Sequence[Item],
-    source: Source,
-    device: torch.device,
-    cache: FeatureCache,
-    progress: Progress,
-) -> tuple[NamedFeatures, list[dict[str, str]]]:
+def new_features(kept: Kept, items: Sequence[Item], means: Means) -> tuple[NamedFeatures, tuple[Skipped, ...]]:
     """What the classifier's backbone sees in images that it doesn't know yet, as its file keeps it; and the others.
 
     Raises FewshotError where a picture is in two classes, or no image is left of a class.
     """
-    loaded = load_model(kept.path, source, device)
-    look = kept.file.digest if kept.file.moves else ""
-    stored = [item.stored for item in items]
-    embedded = embed(loaded.backbone, stored, cache, progress, loaded.model.features, look)
-    rows, skipped = _unknown(kept, items, embedded)
-    problems = [(items[place].path, problem.reason) for place, problem in sorted(embedded.problems.items())]
-    skipped = [{"path": str(path), "reason": reason} for path, reason in problems] + skipped
+    loaded = load_model(kept.path, means.source, means.device)
+    embedded = seen_through(loaded, [item.stored for item in items], means)
+    rows, copies = _unknown(kept, items, embedded)
+    bad = sorted(embedded.problems.items())
+    skipped = (*(Skipped(str(items[place].path), problem.reason) for place, problem in bad), *copies)
     names = tuple(items[embedded.readable[row]].label for row in rows)
     for item in items:
         if item.label not in names and item.label not in kept.known.classes:
             raise FewshotError(
-                f"No image of the class '{item.label}' can be used: {skipped[0]['path']}: {skipped[0]['reason']}.",
+                f"No image of the class '{item.label}' can be used: {skipped[0].path}: {skipped[0].reason}.",
                 "Give other images of it.",
             )
     if not rows:
         raise FewshotError(
-            f"There is nothing to add: {skipped[0]['path']}: {skipped[0]['reason']}.", "Give images that are new."
+            f"There is nothing to add: {skipped[0].path}: {skipped[0].reason}.", "Give images that are new."
         )
     features = kept_support(embedded.features[rows], torch.zeros(len(rows))).features
     contents = tuple(embedded.contents[row][:SHORT_HASH] for row in rows)
     return NamedFeatures(features, names, contents), skipped
 
 
-def _unknown(kept: Kept, items: Sequence[Item], embedded: Embedded) -> tuple[list[int], list[dict[str, str]]]:
+def _unknown(kept: Kept, items: Sequence[Item], embedded: Embedded) -> tuple[list[int], list[Skipped]]:
     """The rows of `embedded` whose content is new, and the others with the reason."""
     known = dict(zip(kept.known.contents, kept.known.names, strict=True))
     first: dict[str, Item] = {}
@@ -146,9 +132,9 @@ def _unknown(kept: Kept, items: Sequence[Item], embedded: Embedded) -> tuple[lis
                 f"Remove it from the wrong class; `fewshot correct {kept.path} CSV` changes what the file knows.",
             )
         if short in known:
-            skipped.append({"path": str(item.path), "reason": "it is known already"})
+            skipped.append(Skipped(str(item.path), "it is known already"))
         elif twin is not item:
-            skipped.append({"path": str(item.path), "reason": f"a copy of {twin.path}"})
+            skipped.append(Skipped(str(item.path), f"a copy of {twin.path}"))
         else:
             rows.append(row)
     return rows, skipped

@@ -4,32 +4,21 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.images.decode import ImageError
 from fewshot_cli.images.image_ref import StoredFile
 from fewshot_cli.images.sources.class_folders import Item
 from fewshot_cli.images.sources.corrections import Correction, corrections
+from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.edit.add_class import new_features
 from fewshot_cli.jobs.edit.kept import Kept, check_known, kept_in
-from fewshot_cli.jobs.edit.refit import refit
-from fewshot_cli.jobs.models import Source
-from fewshot_cli.jobs.progress import Progress
-from fewshot_cli.jobs.run_record import SHORT_HASH, Report
+from fewshot_cli.jobs.edit.refit import refit, told
+from fewshot_cli.jobs.run_record import SHORT_HASH
+from fewshot_cli.results import Corrected, CorrectResult, Skipped
 from fewshot_cli.storage.atomic import check_writable
-from fewshot_cli.storage.feature_cache import FeatureCache
 
 
-def correct(
-    path: Path,
-    listed: Path,
-    output: Path,
-    source: Source,
-    device: torch.device,
-    cache: FeatureCache,
-    progress: Progress,
-) -> Report:
+def correct(path: Path, listed: Path, output: Path, means: Means) -> CorrectResult:
     """Writes the classifier that is learned when pictures are of the classes that the list says.
 
     A picture that it was learned from gets that label; any other is learned from, too. Raises FewshotError for a class
@@ -54,17 +43,18 @@ def correct(
     known = kept.known.relabelled(wrong)
     _check_classes(kept, known.classes)
     if new:
-        found, others = new_features(kept, new, source, device, cache, progress)
-        known, skipped = known.joined(found), skipped + others
-    facts = {
-        "list": str(listed),
-        "corrected": [
-            {"path": str(said[content].path), "was": before[content], "is": label} for content, label in wrong.items()
-        ],
-        "learned": len(known) - len(kept.known),
-        "skipped": skipped,
-    }
-    return refit(kept, known, range(len(kept.known)), output, "correct", facts, start)
+        found, others = new_features(kept, new, means)
+        known, skipped = known.joined(found), [*skipped, *others]
+    return told(
+        refit(kept, known, range(len(kept.known)), output),
+        CorrectResult,
+        output,
+        start,
+        list=str(listed),
+        corrected=tuple(Corrected(str(said[each].path), before[each], label) for each, label in wrong.items()),
+        learned=len(known) - len(kept.known),
+        skipped=tuple(skipped),
+    )
 
 
 def _label(row: Correction, kept: Kept) -> str:
@@ -73,7 +63,7 @@ def _label(row: Correction, kept: Kept) -> str:
     return bare if row.label not in kept.file.header.classes and bare in kept.file.header.classes else row.label
 
 
-def _said(rows: Sequence[Correction], kept: Kept, listed: Path) -> tuple[dict[str, Item], list[dict[str, str]]]:
+def _said(rows: Sequence[Correction], kept: Kept, listed: Path) -> tuple[dict[str, Item], list[Skipped]]:
     """The pictures that can be read with their classes, by content; and the others with the reason.
 
     Raises FewshotError for a picture that is said to be of two classes.
@@ -85,7 +75,7 @@ def _said(rows: Sequence[Correction], kept: Kept, listed: Path) -> tuple[dict[st
         try:
             content = item.stored.content_hash()[:SHORT_HASH]
         except ImageError as error:
-            skipped.append({"path": str(row.path), "reason": error.reason})
+            skipped.append(Skipped(str(row.path), error.reason))
             continue
         if said.setdefault(content, item).label != item.label:
             raise FewshotError(

@@ -4,76 +4,60 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from fewshot_cli import __version__
-from fewshot_cli.engine.head.active_learning import lessons
+from fewshot_cli.engine.head.active_learning import Lesson, lessons
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.delta.file import read_delta_file
 from fewshot_cli.images.image_ref import StoredFile
 from fewshot_cli.images.sources.class_folders import find_images
+from fewshot_cli.jobs.classify.predict import seen_through
+from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.edit.kept import known_in
-from fewshot_cli.jobs.features import Embedded, embed
-from fewshot_cli.jobs.models import Source, load_model
-from fewshot_cli.jobs.progress import Progress
-from fewshot_cli.jobs.run_record import SHORT_HASH, Report
-from fewshot_cli.storage.feature_cache import FeatureCache
+from fewshot_cli.jobs.features import Embedded
+from fewshot_cli.jobs.models import load_model
+from fewshot_cli.jobs.run_record import SHORT_HASH, seconds_since
+from fewshot_cli.results import NextResult, Skipped, ToLabel
 
 
-def next_(
-    path: Path,
-    folder: Path,
-    count: int,
-    source: Source,
-    device: torch.device,
-    cache: FeatureCache,
-    progress: Progress,
-) -> Report:
+def next_(path: Path, folder: Path, count: int, means: Means) -> NextResult:
     """The `count` pictures in the folder that a label would teach most, each as if those before it had theirs.
 
     What the classifier was learned from and copies are left out. Raises FewshotError where no picture is left, or the
     file lacks the features that it was learned from.
     """
     start = time.perf_counter()
-    file = read_delta_file(path)
-    known = known_in(path, file)
+    known = known_in(path, read_delta_file(path))
     paths = find_images([folder])
     if not folder.exists() or not paths:
         what = "There is no image in" if folder.exists() else "There is no folder"
         raise FewshotError(f"{what} {folder}.", "Give the folder with the pictures that have no label yet.")
-    loaded = load_model(path, source, device)
-    look = file.digest if file.moves else ""
-    stored = [StoredFile(each) for each in paths]
-    embedded = embed(loaded.backbone, stored, cache, progress, loaded.model.features, look)
+    loaded = load_model(path, means.source, means.device)
+    embedded = seen_through(loaded, [StoredFile(each) for each in paths], means)
     rows, copies = _new(embedded, known.contents)
     if not rows:
         raise FewshotError(
             f"No picture in {folder} is new: {copies} are known or copies, {len(embedded.problems)} can't be read.",
             "Give the folder with the pictures that have no label yet.",
         )
-    features = embedded.features[rows].cpu()
-    probabilities = loaded.model.answers(embedded.features[rows]).softmax(1).cpu()
-    chosen = lessons(known.features, features, probabilities, count)
-    best = max(chosen[0].worth, 1e-30)
+    features = embedded.features[rows]
+    probabilities = loaded.model.answers(features).softmax(1).cpu()
     places = [embedded.readable[row] for row in rows]
-    return {
-        "command": "next",
-        "version": __version__,
-        "file": str(path),
-        "folder": str(folder),
-        "backbone": loaded.backbone.name,
-        "classes": list(loaded.classes),
-        "images": len(rows),
-        "known": copies,
-        "skipped": [{"path": str(paths[i]), "reason": found.reason} for i, found in sorted(embedded.problems.items())],
-        "pictures": [
-            _row(paths[places[lesson.row]], probabilities[lesson.row], loaded.classes)
-            | {"worth": round(lesson.worth / best, 4), "alike": lesson.alike}
-            for lesson in chosen
-        ],
-        "seconds": {"total": round(time.perf_counter() - start, 3)},
-    }
+    chosen = lessons(known.features, features.cpu(), probabilities, count)
+    worth = max(chosen[0].worth, 1e-30)
+    return NextResult(
+        file=str(path),
+        folder=str(folder),
+        backbone=loaded.backbone.name,
+        classes=loaded.classes,
+        images=len(rows),
+        known=copies,
+        skipped=tuple(Skipped(str(paths[i]), found.reason) for i, found in sorted(embedded.problems.items())),
+        pictures=tuple(
+            _to_label(paths[places[each.row]], probabilities[each.row], loaded.classes, each, worth) for each in chosen
+        ),
+        seconds=seconds_since(start),
+    )
 
 
 def _new(embedded: Embedded, known: Sequence[str]) -> tuple[list[int], int]:
@@ -85,7 +69,7 @@ def _new(embedded: Embedded, known: Sequence[str]) -> tuple[list[int], int]:
     return list(first.values()), len(embedded.contents) - len(first)
 
 
-def _row(path: Path, probabilities: Tensor, classes: Sequence[str]) -> Report:
+def _to_label(path: Path, probabilities: Tensor, classes: Sequence[str], lesson: Lesson, most: float) -> ToLabel:
     best = probabilities.topk(2)
-    top = [[classes[i], round(p, 6)] for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
-    return {"path": str(path), "label": top[0][0], "probability": top[0][1], "top": top}
+    top = tuple((classes[i], round(p, 6)) for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True))
+    return ToLabel(str(path), *top[0], top, round(lesson.worth / most, 4), lesson.alike)

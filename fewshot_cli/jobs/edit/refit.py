@@ -1,18 +1,17 @@
 """A classifier fitted anew to other images, written and proved, with what became of the classes that it had before."""
 
-import time
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from fewshot_cli import __version__
 from fewshot_cli.engine.delta.change import all_values
 from fewshot_cli.engine.head.growing import NamedFeatures
 from fewshot_cli.engine.head.linear import Head
-from fewshot_cli.engine.trust.metrics import Interval, best_sharpening, wilson
+from fewshot_cli.engine.trust.metrics import best_sharpening, wilson
 from fewshot_cli.errors import CheckFailed
 from fewshot_cli.formats.delta.file import (
     DeltaFile,
@@ -27,8 +26,11 @@ from fewshot_cli.formats.delta.head import narrowest_head
 from fewshot_cli.formats.delta.sections import KeptHead, KeptSupport, kept_support
 from fewshot_cli.jobs.classify.held_out import HeldOut, left_out_one_by_one
 from fewshot_cli.jobs.edit.kept import Kept
-from fewshot_cli.jobs.run_record import Report, data_hash, versions, write_run
+from fewshot_cli.jobs.run_record import data_hash, seconds_since, versions, write_run
+from fewshot_cli.results import ComesFrom, EditResult, ExpectedAccuracy, OldClasses, Share
 from fewshot_cli.storage.atomic import staged
+
+Told = TypeVar("Told", bound=EditResult)
 
 TOLERANCE = 1e-4
 """How far the logits of what was written may be from those that were to be, relative to the largest."""
@@ -92,10 +94,8 @@ def _sharpening(kept: Kept) -> float:
     return factor if factor > 0 else 1.0
 
 
-def refit(
-    kept: Kept, known: NamedFeatures, rows: Collection[int], output: Path, command: str, facts: Report, start: float
-) -> Report:
-    """Writes the classifier fitted to the images that are known now, and reports what the change was worth.
+def refit(kept: Kept, known: NamedFeatures, rows: Collection[int], output: Path) -> EditResult:
+    """Writes the classifier fitted to the images that are known now; says what the change was worth.
 
     The first of `known` are the `rows` of those known before; on the images of these in classes of both, the accuracy
     before and after is compared. How the backbone moves stays. Raises CheckFailed where what was written does not give
@@ -108,10 +108,15 @@ def refit(
     with staged(output) as draft:
         size = write_changed(draft, kept.file, header, after.head, head_values, support)
         _prove(draft, kept.file, after, head_values)
-    report = changed(kept.path, kept.file, output, header, size, command) | facts | _compared(before, after, rows)
-    report |= {"seconds": {"total": round(time.perf_counter() - start, 3)}}
-    write_run(output, report)
-    return report
+    return _compared(edited(kept.path, kept.file, output, header, size), before, after, rows)
+
+
+def told(result: EditResult, kind: type[Told], output: Path, start: float, **facts: Any) -> Told:
+    """The result of one command, whose record is left beside the output."""
+    shared = {each.name: getattr(result, each.name) for each in fields(result)}
+    whole = kind(**(shared | {"seconds": seconds_since(start)} | facts))
+    write_run(output, whole)
+    return whole
 
 
 def write_changed(
@@ -121,25 +126,24 @@ def write_changed(
     return write_delta_file(draft, header, file.delta, head, file.stored.values, values, file.graft, support)
 
 
-def changed(path: Path, file: DeltaFile, output: Path, header: Header, size: int, command: str) -> Report:
-    """What every change of a classifier reports."""
-    return {
-        "command": command,
-        "version": __version__,
-        "seed": header.provenance.seed,
-        "backbone": header.base.backbone,
-        "method": header.method,
-        "classes": list(header.classes),
-        "classes_before": list(file.header.classes),
-        "images": header.provenance.images,
-        "file": str(output),
-        "bytes": size,
-        "from": {"file": str(path), "sha256": file.digest},
-        "in_place": output == path,
-        "expected_accuracy": header.provenance.expected_accuracy.model_dump(),
-        "versions": header.provenance.versions,
-        "data": header.provenance.data,
-    }
+def edited(path: Path, file: DeltaFile, output: Path, header: Header, size: int) -> EditResult:
+    """What every change of a classifier tells."""
+    provenance = header.provenance
+    return EditResult(
+        seed=provenance.seed,
+        backbone=header.base.backbone,
+        method=header.method,
+        classes=header.classes,
+        classes_before=file.header.classes,
+        images=provenance.images,
+        file=str(output),
+        bytes=size,
+        comes_from=ComesFrom(str(path), file.digest),
+        in_place=output == path,
+        expected_accuracy=ExpectedAccuracy(**provenance.expected_accuracy.model_dump()),
+        data=provenance.data,
+        versions=provenance.versions,
+    )
 
 
 def _header(file: DeltaFile, after: Fitted) -> Header:
@@ -163,22 +167,16 @@ def _narrowest(file: DeltaFile, after: Fitted) -> HeadValues:
     return "float32" if exact else narrowest_head(after.head, after.known.features)
 
 
-def _compared(before: Fitted, after: Fitted, rows: Collection[int]) -> Report:
-    """Held-out accuracy on the old images of the old classes, as the classifier was and as it is."""
-    pairs = [(before.right.get(old), after.right.get(new)) for new, old in enumerate(rows)]
+def _compared(result: EditResult, before: Fitted, after: Fitted, rows: Collection[int]) -> EditResult:
+    """The result with the held-out accuracy on old images of old classes, as the classifier was and as it is."""
+    right_before, right_after = before.right, after.right
+    pairs = [(right_before.get(old), right_after.get(new)) for new, old in enumerate(rows)]
     both = [(old, new) for old, new in pairs if old is not None and new is not None]
     if not both:
-        return {"accuracy_before": None, "accuracy_after": None, "old": None}
+        return result
     was, now = (wilson(sum(answers), len(both)) for answers in zip(*both, strict=True))
-    return {
-        "accuracy_before": was.mean,
-        "accuracy_after": now.mean,
-        "old": {"n": len(both), "before": _interval(was), "after": _interval(now)},
-    }
-
-
-def _interval(found: Interval) -> Report:
-    return {"mean": found.mean, "low": found.low, "high": found.high}
+    old = OldClasses(len(both), *(Share(each.mean, each.low, each.high) for each in (was, now)))
+    return replace(result, accuracy_before=was.mean, accuracy_after=now.mean, old=old)
 
 
 def _prove(path: Path, file: DeltaFile, after: Fitted, values: HeadValues) -> None:

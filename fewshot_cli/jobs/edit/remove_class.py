@@ -5,12 +5,12 @@ from pathlib import Path
 
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.jobs.edit.kept import check_known, kept_in
-from fewshot_cli.jobs.edit.refit import refit
-from fewshot_cli.jobs.run_record import Report
+from fewshot_cli.jobs.edit.refit import refit, told
+from fewshot_cli.results import RemoveClassResult
 from fewshot_cli.storage.atomic import check_writable
 
 
-def remove_class(path: Path, name: str, output: Path) -> Report:
+def remove_class(path: Path, name: str, output: Path) -> RemoveClassResult:
     """Writes the classifier without the class, its images forgotten.
 
     Raises FewshotError where there is no such class, or only one other.
@@ -25,5 +25,5 @@ def remove_class(path: Path, name: str, output: Path) -> Report:
             "Add another class first, with `fewshot add-class`.",
         )
     rows = [row for row, label in enumerate(kept.known.names) if label != name]
-    facts = {"removed": {name: kept.known.count(name)}}
-    return refit(kept, kept.known.without({name}), rows, output, "remove-class", facts, start)
+    result = refit(kept, kept.known.without({name}), rows, output)
+    return told(result, RemoveClassResult, output, start, removed={name: kept.known.count(name)})

@@ -13,12 +13,13 @@ from fewshot_cli.formats.delta.file import DeltaFile, Header, read_delta_file
 from fewshot_cli.images.sources.class_folders import nfc
 from fewshot_cli.jobs.edit.add_class import check_names
 from fewshot_cli.jobs.edit.kept import check_known
-from fewshot_cli.jobs.edit.refit import changed, same_moves, write_changed
-from fewshot_cli.jobs.run_record import Report, data_hash, versions, write_run
+from fewshot_cli.jobs.edit.refit import edited, same_moves, told, write_changed
+from fewshot_cli.jobs.run_record import data_hash, versions
+from fewshot_cli.results import RenameClassResult
 from fewshot_cli.storage.atomic import check_writable, staged
 
 
-def rename_class(path: Path, old: str, new: str, output: Path) -> Report:
+def rename_class(path: Path, old: str, new: str, output: Path) -> RenameClassResult:
     """Writes the classifier with the class called `new`; classes stay sorted by name.
 
     It needs neither images nor features. Raises FewshotError where there is no class `old`, or already one called
@@ -41,11 +42,8 @@ def rename_class(path: Path, old: str, new: str, output: Path) -> Report:
         size = write_changed(draft, file, header, head, file.stored.head, support)
         _prove(draft, file, order)
     accuracy = file.header.provenance.expected_accuracy.mean
-    report = changed(path, file, output, header, size, "rename-class")
-    report |= {"renamed": {old: new}, "accuracy_before": accuracy, "accuracy_after": accuracy}
-    report |= {"seconds": {"total": round(time.perf_counter() - start, 3)}}
-    write_run(output, report)
-    return report
+    result = replace(edited(path, file, output, header, size), accuracy_before=accuracy, accuracy_after=accuracy)
+    return told(result, RenameClassResult, output, start, renamed={old: new})
 
 
 def _header(file: DeltaFile, names: list[str]) -> Header:

@@ -1,51 +1,50 @@
 """What became of a classifier whose classes or labels were changed."""
 
-from typing import Any
-
 from rich.console import RenderableType
 from rich.text import Text
 
 from fewshot_cli.reports.layout import classes, expectation, facts, percent, size, skipped_files
-from fewshot_cli.results import ExpectedAccuracy, Skipped
+from fewshot_cli.results import AddClassResult, CorrectResult, EditResult, RemoveClassResult, RenameClassResult
 
 MOST = 10  # corrected pictures to name
 
 
-def edited(report: dict[str, Any]) -> RenderableType:
-    """The report of `add-class`, `remove-class`, `rename-class` or `correct`, for people."""
-    expected = report["expected_accuracy"]
+def edited(result: EditResult) -> RenderableType:
+    """The result of `add-class`, `remove-class`, `rename-class` or `correct`, for people."""
+    expected = result.expected_accuracy
     accuracy = (
-        Text(f"not known: {expected['how']}", style="yellow")
-        if expected["mean"] is None
-        else Text.assemble((expectation(ExpectedAccuracy(**expected)), "bold green"), (f"\n{expected['how']}", "dim"))
+        Text(f"not known: {expected.how}", style="yellow")
+        if expected.mean is None
+        else Text.assemble((expectation(expected), "bold green"), (f"\n{expected.how}", "dim"))
     )
+    skipped = result.skipped if isinstance(result, AddClassResult | CorrectResult) else ()
     return facts(
-        *_done(report),
-        *skipped_files([Skipped(**item) for item in report.get("skipped", [])]),
-        ("classes", classes(report["classes"])),
-        ("images", str(report["images"])),
-        *_old_classes(report),
+        *_done(result),
+        *skipped_files(skipped),
+        ("classes", classes(result.classes)),
+        ("images", str(result.images)),
+        *_old_classes(result),
         ("expect", accuracy),
-        ("wrote", f"{report['file']}, {size(report['bytes'])}, proved: read back, it is what was made"),
-        ("comes from", f"{report['from']['file']}, sha256 {report['from']['sha256'][:12]}"),
+        ("wrote", f"{result.file}, {size(result.bytes)}, proved: read back, it is what was made"),
+        ("comes from", f"{result.comes_from.file}, sha256 {result.comes_from.sha256[:12]}"),
     )
 
 
-def _done(report: dict[str, Any]) -> list[tuple[str, str | Text]]:
+def _done(result: EditResult) -> list[tuple[str, str | Text]]:
     """What was changed, a row for each kind."""
-    said = {"added": "added", "more": "more images", "removed": "removed"}
-    rows: list[tuple[str, str | Text]] = [
-        (word, ", ".join(f"{name} ({_images(count)})" for name, count in report[key].items()))
-        for key, word in said.items()
-        if report.get(key)
-    ]
-    rows += [("renamed", f"{old} is now {new}") for old, new in report.get("renamed", {}).items()]
-    wrong = report.get("corrected", [])
-    rows += [("corrected", f"{item['path']}: {item['was']} is now {item['is']}") for item in wrong[:MOST]]
-    if len(wrong) > MOST:
-        rows.append(("corrected", f"and {len(wrong) - MOST} more"))
-    if report.get("learned"):
-        rows.append(("learned from", f"{_images(report['learned'])} that it didn't know"))
+    rows: list[tuple[str, str | Text]] = []
+    if isinstance(result, AddClassResult):
+        rows += [("added", f"{name} ({_images(count)})") for name, count in result.added.items()]
+        rows += [("more of", f"{name} ({_images(count)})") for name, count in result.more.items()]
+    if isinstance(result, RemoveClassResult):
+        rows += [("removed", f"{name} ({_images(count)})") for name, count in result.removed.items()]
+    if isinstance(result, RenameClassResult):
+        rows += [("renamed", f"{old} is now {new}") for old, new in result.renamed.items()]
+    if isinstance(result, CorrectResult):
+        wrong = result.corrected
+        rows += [("corrected", f"{item.path}: {item.before} is now {item.after}") for item in wrong[:MOST]]
+        rows += [("corrected", f"and {len(wrong) - MOST} more")] * (len(wrong) > MOST)
+        rows += [("learned from", f"{_images(result.learned)} that it didn't know")] * (result.learned > 0)
     return rows
 
 
@@ -53,10 +52,10 @@ def _images(count: int) -> str:
     return "1 image" if count == 1 else f"{count} images"
 
 
-def _old_classes(report: dict[str, Any]) -> list[tuple[str, str]]:
+def _old_classes(result: EditResult) -> list[tuple[str, str]]:
     """The accuracy on images of the classes there were before, without and with the change; none where answers stay."""
-    old = report.get("old")
-    if not old:
+    old = result.old
+    if old is None:
         return []
-    what = f"{percent(report['accuracy_before'])} before, {percent(report['accuracy_after'])} after"
-    return [("old classes", f"{what}; {_images(old['n'])}, each left out once")]
+    what = f"{percent(old.before.mean)} before, {percent(old.after.mean)} after"
+    return [("old classes", f"{what}; {_images(old.n)}, each left out once")]

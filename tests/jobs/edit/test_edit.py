@@ -11,6 +11,7 @@ from fewshot_cli.engine.head.ridge import ridge_head
 from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.formats.delta.file import read_delta_file
 from fewshot_cli.images.drawing import write_folder
+from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.edit import refit as refitting
 from fewshot_cli.jobs.edit.add_class import add_class
 from fewshot_cli.jobs.edit.correct import correct
@@ -29,7 +30,7 @@ TRAINED = ("method.tuning.optim.steps=2", "method.tuning.optim.epochs=0")
 @pytest.fixture
 def grow(source):
     def grow(file, folder, output, name=None, where=source):
-        return add_class(file, folder, name, output, where, CPU, NoCache(), Unseen())
+        return add_class(file, folder, name, output, Means(where, CPU, NoCache(), Unseen())).report()
 
     return grow
 
@@ -37,7 +38,7 @@ def grow(source):
 @pytest.fixture
 def told(source):
     def told(file, listed, output):
-        return correct(file, listed, output, source, CPU, NoCache(), Unseen())
+        return correct(file, listed, output, Means(source, CPU, NoCache(), Unseen())).report()
 
     return told
 
@@ -60,6 +61,14 @@ def two(photos, tmp_path) -> tuple[Path, Path]:
     for name in ("cat", "star"):
         shutil.copytree(photos / name, tmp_path / "two" / name)
     return tmp_path / "two", photos / "house"
+
+
+def removed(*given):
+    return remove_class(*given).report()
+
+
+def renamed(*given):
+    return rename_class(*given).report()
 
 
 def logits(path: Path, features: torch.Tensor) -> torch.Tensor:
@@ -90,7 +99,7 @@ def test_a_class_added_is_as_if_learned_with_the_others(two, photos, kept, grow,
 
 def test_a_class_removed_is_as_if_never_learned(two, photos, kept, tmp_path):
     file = kept(photos, "all.fewshot")
-    report = remove_class(file, "house", tmp_path / "less.fewshot")
+    report = removed(file, "house", tmp_path / "less.fewshot")
     same_answers(kept(two[0], "two.fewshot"), tmp_path / "less.fewshot")
     assert report["removed"] == {"house": 4} and report["old"]["n"] == 8
 
@@ -152,12 +161,12 @@ def test_rows_kept_and_hashes_are_of_the_same_images(photos, kept, tmp_path, sou
 def test_another_name_changes_no_answer(photos, kept, tmp_path, predict, recipe, source):
     changes = {"tim": ("method.steps=5",), "bitfit": TRAINED}.get(recipe, ())
     file = kept(photos, "x.fewshot", recipe, *changes, values="float16")
-    report = rename_class(file, "cat", "zebra", tmp_path / "y.fewshot")
+    report = renamed(file, "cat", "zebra", tmp_path / "y.fewshot")
     assert report["classes"] == ["house", "star", "zebra"] and report["renamed"] == {"cat": "zebra"}
     before, after = (predict(path, photos)["predictions"] for path in (file, tmp_path / "y.fewshot"))
     for one, other in zip(before, after, strict=True):
-        renamed = {("zebra" if name == "cat" else name): share for name, share in one["top"]}
-        assert dict(map(tuple, other["top"])) == pytest.approx(renamed, abs=1e-5)
+        wanted = {("zebra" if name == "cat" else name): share for name, share in one["top"]}
+        assert dict(map(tuple, other["top"])) == pytest.approx(wanted, abs=1e-5)
         assert other["label"] == ("zebra" if one["label"] == "cat" else one["label"])
     assert verify(tmp_path / "y.fewshot", source, CPU)
 
@@ -240,7 +249,7 @@ def test_in_place_all_or_nothing(photos, kept, tmp_path, monkeypatch):
         with pytest.raises(CheckFailed):
             remove_class(file, "cat", file)
     assert file.read_bytes() == before
-    report = remove_class(file, "cat", file)
+    report = removed(file, "cat", file)
     assert report["in_place"] and read_delta_file(file).header.classes == ("house", "star")
     assert json.loads(Path(f"{file}.run.json").read_text())["command"] == "remove-class"
     assert not list(tmp_path.glob(".*.part"))
