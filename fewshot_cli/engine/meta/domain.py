@@ -42,6 +42,14 @@ class Domain:
     def whole(cls, pool: Pool, features: Tensor, images: Images) -> "Domain":
         return cls(pool, features, images, np.arange(len(pool.labels)))
 
+    @classmethod
+    def of_pictures(cls, name: str, images: Images, labels: Tensor, backbone: Backbone) -> "Domain":
+        """The domain of pictures `(n, 3, height, width)` uint8, of the backbone's size, with labels `(n,)` from 0."""
+        classes = tuple(str(label) for label in range(int(labels.max()) + 1))
+        pool = Pool(name, classes, labels.cpu().numpy(), np.zeros(len(labels), dtype=np.int64), (name,))
+        features = backbone.frozen_features(images[torch.arange(len(images))])
+        return cls.whole(pool, features, images)
+
     def of(self, kept: npt.NDArray[np.bool_], name: str) -> "Domain":
         """The domain of only these of the pool's images; a class without any is no longer one."""
         labels = self.pool.labels[kept]

@@ -88,23 +88,15 @@ def check_circumstances(path: Path, before: Mapping[str, str], now: Mapping[str,
     remedies = [remedy for name in differing if (remedy := _remedy(name, before.get(name) or ""))]
     go_on = f"Go on {' and '.join(remedies)}, or remove" if remedies else "Remove"
     raise FewshotError(
-        f"{path} was made by {'; '.join(said)}: --resume would not lead to the same bank.",
+        f"{path} was made with {'; '.join(said)}: --resume would not lead to the same bank.",
         f"{go_on} the checkpoint to start anew. A bank that is there already can be used.",
     )
 
 
 def _said(name: str, before: str, now: str) -> str:
-    match name:
-        case "code":
-            return "other code of fewshot"
-        case "version":
-            return f"fewshot {before}, now {now}"
-        case "device":
-            return f"a {before} device, now {now}"
-        case "threads" | "processes":
-            return f"{before} {name}, now {now}"
-        case _:
-            return f"{name} {before}, now {now}"
+    if name == "code":
+        return "other code of fewshot"
+    return f"{'fewshot' if name == 'version' else name} {before}, now {now}"
 
 
 def _remedy(name: str, before: str) -> str:

@@ -22,10 +22,14 @@ MOST_LAYERS = 60
 
 def bank_shown(report: Report) -> RenderableType:
     """The facts of a bank, its recipe, how dense its layers are, and how far its experts overlap."""
-    settings = {key: report[key] for key in ("router", "recipe") if report[key]}
+    name = "router" if report["kind"] in ("dense", "experts") else "settings"
+    settings = {key: report[key] for key in (name, "recipe") if report[key]}
     parts: list[RenderableType] = [facts(*bank_facts(report))]
     parts += [Text(), as_yaml(settings)] if settings else []
-    parts += [Text(), _changes(report) if report["kind"] == "dense" else _densities(report)]
+    if report["layers"]:
+        parts += [Text(), _densities(report) if report["experts"] else _changes(report)]
+    if report["kind"] not in ("dense", "experts"):
+        parts += [Text(), _tensors(report)]
     if report["experts"] > 1:
         parts += [Text(), _overlaps(report)]
     return Group(*parts)
@@ -61,6 +65,8 @@ def summary(report: Report) -> str:
     """The bank in a line."""
     if report["kind"] == "dense":
         return f"a dense change of {percent(report['density'])} of {report['size']:,} weights"
+    if not report["experts"]:
+        return kind(report)
     experts = counted(report["experts"], "expert")
     if report["experts"] == 1:
         return f"{experts}, open at {percent(report['density'])} of {report['size']:,} weights"
@@ -72,6 +78,9 @@ def kind(report: Report) -> str:
     """What the bank is, in words."""
     if report["kind"] == "dense":
         return f"dense: one change of {report['size']:,} weights"
+    if not report["experts"]:
+        moved = f"one change of {report['size']:,} weights" if report["size"] else "no change of the weights"
+        return f"{report['kind']}: {counted(len(report['tensors']), 'tensor')} and {moved}"
     return f"{counted(report['experts'], 'expert')} over {report['size']:,} weights"
 
 
@@ -167,6 +176,16 @@ def _key(top: float) -> Iterator[str]:
     if top > 0:
         ends = [number(top * (place + 1) / len(SHADES)) for place in range(len(SHADES))]
         yield "up to: " + ", ".join(f"{2 * shade} {end} %" for shade, end in zip(SHADES, ends, strict=True))
+
+
+def _tensors(report: Report) -> RenderableType:
+    """What a bank holds that is of a kind of its own: each tensor, and its shape."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in ("tensor", "shape"):
+        table.add_column(heading, no_wrap=True, overflow="ellipsis")
+    for name, shape in report["tensors"].items():
+        table.add_row(one_line(name), " x ".join(map(str, shape)) or "one number")
+    return table
 
 
 def _changes(report: Report) -> RenderableType:

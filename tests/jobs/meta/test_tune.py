@@ -21,7 +21,9 @@ from fewshot_cli.formats.bank import read_bank
 from fewshot_cli.formats.checkpoint import checkpoint_path, read_checkpoint
 from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.images.sources.dataset import read_datasets
+from fewshot_cli.jobs import context
 from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.meta.checkpoints import check_circumstances
 from fewshot_cli.jobs.meta.log import log_path
 from fewshot_cli.jobs.meta.results import Material, Output
 from fewshot_cli.jobs.meta.tune import meta_tune
@@ -289,6 +291,53 @@ def test_an_unfinished_run_is_neither_overwritten_nor_mixed_up(tune, stop, tmp_p
     tune(resume=True)
     with pytest.raises(FewshotError, match="is finished"):
         tune(resume=True)
+
+
+def test_a_run_goes_on_only_where_the_same_bank_is_to_be_had(tune, stop, tmp_path, monkeypatch):
+    """As the promise is the same bank, bit for bit: what may move its last bits is told, and how to go on."""
+    stop(2)
+    with pytest.raises(KeyboardInterrupt):
+        tune("dense")
+    before = checkpoint_path(tmp_path / "x.bank").read_bytes()
+    others = context.versions() | {"torch": "1.0", "timm": "0.1"}
+    for name, other, says, remedy in (
+        ("jobs.context.versions", lambda: others, r"torch \S+, now 1\.0; timm \S+, now 0\.1", "timm=="),
+        ("jobs.context.code_digest", lambda: "other", "other code of fewshot", "the code that began it"),
+        ("jobs.meta.checkpoints.__version__", "9.9", r"fewshot \S+, now 9\.9", "start anew"),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"fewshot_cli.{name}", other)
+            with pytest.raises(FewshotError, match=says) as caught:
+                tune("dense", resume=True)
+            assert remedy in caught.value.hint
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "get_num_threads", lambda: 3)
+        with pytest.raises(FewshotError, match="threads 1, now 3") as caught:
+            tune("dense", resume=True)
+        assert "OMP_NUM_THREADS=1" in caught.value.hint
+    assert checkpoint_path(tmp_path / "x.bank").read_bytes() == before
+    tune("dense", resume=True)
+
+
+def test_another_device_is_told_with_the_option_that_goes_back():
+    before = {"device": "cpu", "threads": "1", "torch": "2"}
+    with pytest.raises(FewshotError, match="device cpu, now cuda; threads 1, now none") as caught:
+        check_circumstances(Path("x.checkpoint"), before, {"device": "cuda", "threads": "", "torch": "2"})
+    assert "--device cpu and with OMP_NUM_THREADS=1, or remove" in caught.value.hint
+    with pytest.raises(FewshotError, match="processes 1, now 2") as caught:
+        check_circumstances(Path("x.checkpoint"), {"processes": "1"}, {"processes": "2"})
+    assert "without torchrun" in caught.value.hint
+    check_circumstances(Path("x.checkpoint"), before, dict(before))
+
+
+def test_a_checkpoint_of_before_circumstances_were_written_is_a_sentence(tune, stop, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints, "KIND", replace(checkpoints.KIND, version=1))
+        stop(2)
+        with pytest.raises(KeyboardInterrupt):
+            tune("dense")
+    with pytest.raises(FewshotError, match="another version of fewshot"):
+        tune("dense", resume=True)
 
 
 def test_there_need_be_nothing_to_go_on_from(tune, tmp_path):
