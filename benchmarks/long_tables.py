@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fewshot_cli.engine.trust.significance import Difference, Mean, mean_over, paired_over
-from fewshot_cli.reports.figures.comparison import COLOURS, INK, MARKERS, WIDTH, style
-from fewshot_cli.reports.terminal.comparison import points, score
+from fewshot_cli.reports.comparison import percent_points, percentage
+from fewshot_cli.reports.figures.style import COLOURS, INK, MARKERS, WIDTH, style
 
 PICTURE = meta.ROOT / "docs" / "long-run.svg"
 GROUPS = {"unseen domains": meta.UNSEEN_DOMAINS, "unseen classes": meta.UNSEEN_CLASSES}
@@ -76,11 +76,11 @@ def gap_of(found: Mapping[str, Curve], first: str, second: str, tasks: int, grou
 
 
 def _score(mean: Mean | None) -> str:
-    return score({"accuracy": mean.mean, "ci95": mean.ci95}) if mean else ""
+    return percentage(mean.mean, mean.ci95) if mean else ""
 
 
 def _points(gap: Difference | None) -> str:
-    return points({"difference": gap.mean, "ci95": gap.ci95}) if gap else ""
+    return percent_points(gap.mean, gap.ci95) if gap else ""
 
 
 def others(found: Mapping[str, Curve]) -> list[str]:

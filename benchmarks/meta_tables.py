@@ -19,7 +19,7 @@ from meta import (
 )
 
 from fewshot_cli.engine.trust.significance import Mean, mean_over, paired_over
-from fewshot_cli.reports.terminal.comparison import points, score
+from fewshot_cli.reports.comparison import percent_points, percentage
 
 GROUPS = (UNSEEN_CLASSES, UNSEEN_DOMAINS)
 SEVERAL = [way for way in WAYS if len(WAYS[way].rates) > 1]
@@ -191,7 +191,7 @@ def _first(found: Accuracies, tasks: int) -> Accuracies:
 
 
 def _cell(mean: Mean) -> str:
-    return score({"accuracy": mean.mean, "ci95": mean.ci95})
+    return percentage(mean.mean, mean.ci95)
 
 
 def _over_seeds(found: Accuracies, domains: Sequence[str], seeds: slice = slice(None)) -> list[list[float]]:
@@ -214,7 +214,7 @@ def _against(found: Accuracies, others: Accuracies, domains: Sequence[str]) -> s
     kept = [slice(common), *(slice(seed, seed + 1) for seed in range(common))]
     gaps = [paired_over(_over_seeds(found, domains, seeds), _over_seeds(others, domains, seeds)) for seeds in kept]
     each = f" ({', '.join(f'{100 * gap.mean:+.2f}' for gap in gaps[1:])})" if common > 1 else ""
-    return points({"difference": gaps[0].mean, "ci95": gaps[0].ci95}) + each
+    return percent_points(gaps[0].mean, gaps[0].ci95) + each
 
 
 def _facts(label: str) -> list[str]:

@@ -34,6 +34,7 @@ from fewshot_cli.jobs.models import Source, load_backbone
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.recipes import load_recipe
 from fewshot_cli.reports.documents.results_table import markdown
+from fewshot_cli.results import ComparisonResult, read_comparison
 from fewshot_cli.storage.feature_cache import FeatureCache
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -155,13 +156,15 @@ def page() -> str:
     return "\n".join(parts)
 
 
-def at(run: dict[str, Any], shots: int) -> dict[str, Any]:
+def at(run: dict[str, Any], shots: int) -> ComparisonResult:
     """The run with the rows of so many shots only, named by their data sets."""
-    rows = [row | {"name": row["data"]} for row in run["rows"] if row["shots"] == shots]
-    names = {row["data"]: row["name"] for row in run["rows"] if row["shots"] == shots}
-    results = {name: {row: found[names[row]] for row in names} for name, found in run["results"].items()}
-    protocol = run["protocol"] | {"shots": shots}
-    return run | {"rows": rows, "results": results, "protocol": protocol} | summarised(results, rows)
+    result = read_comparison(run)
+    some = [row for row in result.rows if row.shots == shots]
+    rows = tuple(replace(row, name=row.data) for row in some)
+    results = {name: {row.data: found[row.name] for row in some} for name, found in result.results.items()}
+    summary = summarised(results, rows)
+    protocol = {**result.protocol, "shots": shots}
+    return replace(result, rows=rows, results=results, protocol=protocol, methods=summary.methods, pairs=summary.pairs)
 
 
 def reference_table(rows: list[dict[str, Any]]) -> str:

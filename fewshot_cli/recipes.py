@@ -116,6 +116,28 @@ class MetaRecipe(Settings):
         return self.method.name
 
 
+DEFAULT_FOLDS = 5
+
+
+def folds_asked(recipe: Recipe, folds: int | None) -> int:
+    """In how many folds the accuracy of what the recipe learns is estimated; `folds` None takes the default.
+
+    Raises FewshotError where a number would do nothing, or leave nothing to learn from.
+    """
+    if folds == 1:
+        raise FewshotError(
+            "--folds 1 leaves nothing to learn from: the one fold is all images.",
+            "Give 2 or more, or 0 for no estimate.",
+        )
+    if folds is not None and recipe.learner.closed_form is not None and recipe.bank is None:
+        raise FewshotError(
+            f"--folds is of methods that train: the estimate of {recipe.method_name} is exact, each image left out "
+            "once.",
+            "Leave it out.",
+        )
+    return DEFAULT_FOLDS if folds is None else folds
+
+
 RecipeType = TypeVar("RecipeType", Recipe, MetaRecipe)
 
 

@@ -36,7 +36,8 @@ MAY_IMPORT = {
         *("reports", "results", "errors"),
     ),
     "__main__": ("cli",),
-    "__init__": (),
+    "api": ("api", "jobs", "recipes", "engine.device", "images", *DISK, "results", "errors"),
+    "__init__": ("api", "errors"),
 }
 """Which rooms a room may import from; the package's own name and version are open to all."""
 
@@ -47,7 +48,7 @@ FLOORS = {
         *("data", "head", "delta", "adaptation", "trust", "model", "train", "meta"),
     ),
     "images": ("depth", "decode", "drawing", "image_ref", "prefetch", "sources", "quality"),
-    "reports": ("layout", "licences", "progress", "spreadsheet", "terminal", "figures", "documents"),
+    "reports": ("layout", "licences", "progress", "spreadsheet", "comparison", "terminal", "figures", "documents"),
 }
 """Inside a room, a wing or file imports only from those before it, and from its own."""
 MOST_FILES = 15

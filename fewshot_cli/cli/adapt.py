@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from fewshot_cli.cli import early, options
-from fewshot_cli.errors import FewshotError
 
 
 @options.command
@@ -62,12 +61,7 @@ def adapt(
 
     Writes it to a small file, proves that file, and says what accuracy to expect.
     """
-    if folds == 1:
-        raise FewshotError(
-            "--folds 1 leaves nothing to learn from: the one fold is all images.",
-            "Give 2 or more, or 0 for no estimate.",
-        )
-    from fewshot_cli.recipes import load_recipe
+    from fewshot_cli.recipes import folds_asked, load_recipe
 
     what = load_recipe(
         options.recipe_name(recipe, method, bank is not None),
@@ -77,11 +71,7 @@ def adapt(
         bank=bank and str(bank),
         density=density,
     )
-    if folds is not None and what.learner.closed_form is not None and what.bank is None:
-        raise FewshotError(
-            f"--folds is of methods that train: the estimate of {what.method_name} is exact, each image left out once.",
-            "Leave it out.",
-        )
+    asked = folds_asked(what, folds)
     early.check_device(device)
     early.check_weights(weights)
     early.check_class_folders(folder)
@@ -90,9 +80,9 @@ def adapt(
     progress = options.start(quiet, offline)
     means = options.means(weights, offline, device, no_cache, progress)
     from fewshot_cli.cli.terminal import show
-    from fewshot_cli.jobs.classify.adapt import FOLDS, AdaptSettings
+    from fewshot_cli.jobs.classify.adapt import AdaptSettings
     from fewshot_cli.jobs.classify.adapt import adapt as job
     from fewshot_cli.reports.terminal.adapt import adapted
 
-    how = AdaptSettings(what, seed, FOLDS if folds is None else folds, values, keep_support)
+    how = AdaptSettings(what, seed, asked, values, keep_support)
     show(job(folder, output, how, means), json, adapted)

@@ -1,6 +1,7 @@
 """`fewshot eval FILE FOLDER`, `fewshot eval RECIPE... --data DIR...` and `fewshot eval --check RUN`"""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -246,20 +247,20 @@ def _compare(
     with joined() as processes:
         try:
             means = Means(where, device, options.feature_cache(no_cache), progress, processes)
-            report, written = compare(recipes, question, means, output)
+            result, written = compare(recipes, question, means, output)
         except KeyboardInterrupt as stop:
             raise type(stop)("the same command goes on where this one stopped.") from None
     if processes.is_first:
         if html is not None:
             from fewshot_cli.reports.documents.page import html as page
 
-            write_atomically(html, page(report))
+            write_atomically(html, page(result))
         if markdown is not None:
             from fewshot_cli.reports.documents.results_table import markdown as table
 
-            write_atomically(markdown, table(report))
-        show(report | {"file": str(written)}, json, compared)
-    low = {name: found["accuracy"] for name, found in report["methods"].items() if found["accuracy"] < (threshold or 0)}
+            write_atomically(markdown, table(result))
+        show(replace(result, file=str(written)), json, compared)
+    low = {name: found.accuracy for name, found in result.methods.items() if found.accuracy < (threshold or 0)}
     if low:
         worst = min(low, key=lambda name: low[name])
         raise CheckFailed(
@@ -284,6 +285,6 @@ def _again(
     from fewshot_cli.reports.terminal.evaluate import repeated
 
     with joined() as processes:
-        report = repeat(run, data, Means(where, device, options.feature_cache(no_cache), progress, processes))
+        result = repeat(run, data, Means(where, device, options.feature_cache(no_cache), progress, processes))
     if processes.is_first:
-        show(report, json, repeated)
+        show(result, json, repeated)

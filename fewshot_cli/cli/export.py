@@ -40,11 +40,9 @@ def export(
     early.check_weights(weights)
     early.check_delta_files([file])
     progress = options.start(quiet, offline)
-    where = options.source(weights, offline)
+    means = options.means(weights, offline, device, True, progress)
     from fewshot_cli.cli.terminal import show
-    from fewshot_cli.engine.device import choose_device
     from fewshot_cli.jobs.interop.export import export as job
     from fewshot_cli.reports.terminal.export import exported
 
-    report = job(file, output, format_, images, where, choose_device(device), progress)
-    show(report, json, exported)
+    show(job(file, output, format_, images, means), json, exported)

@@ -99,6 +99,12 @@ def load_model(path: Path, source: Source, device: torch.device) -> Loaded:
     return Loaded(file, Model(backbone, adapted_of(file, path)))
 
 
+def loaded_on(backbone: Backbone, path: Path) -> Loaded:
+    """The classifier in a delta file that was made on this very backbone just now."""
+    file = read_delta_file(path)
+    return Loaded(file, Model(backbone, adapted_of(file, path)))
+
+
 def adapted_of(file: DeltaFile, path: Path) -> Adapted:
     """What the file says was learned. Raises FewshotError for a graft or head of a kind that this fewshot lacks."""
     graft = None

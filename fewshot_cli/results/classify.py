@@ -1,6 +1,6 @@
 """The results of `adapt`, `predict`, `eval` of a file on a folder, `doctor` and `demo`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -135,6 +135,15 @@ class PredictResult(Result):
     predictions: tuple[Prediction, ...] | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
     files: tuple[AskedFile, ...] | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
     seconds: Mapping[str, float]
+
+    def __iter__(self) -> Iterator[Prediction]:
+        return iter(self.predictions or ())
+
+    def __len__(self) -> int:
+        return len(self.predictions or ())
+
+    def __getitem__(self, place: int) -> Prediction:
+        return (self.predictions or ())[place]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,7 @@ def run(weights, tmp_path) -> Callable[..., dict[str, Any]]:
         }
         source = Source(weights["test_vit"], offline=True)
         means = Means(source, torch.device("cpu"), cache or FeatureCache(), Unseen(), Processes())
-        return compare(recipes, question, means, tmp_path / f"{folder.name}.json")[0]
+        return compare(recipes, question, means, tmp_path / f"{folder.name}.json")[0].report()
 
     return run
 

@@ -272,7 +272,7 @@ def run(source, day, tmp_path) -> Callable[..., dict[str, Any]]:
         facts = {"name": "fixed", "way": 3, "shots": 2, "queries": 3} | protocol
         question = Question(tuple(read_datasets(day)), protocols(facts), episodes, 0, (), (str(day),))
         means = Means(source, CPU, cache or FeatureCache(), Unseen(), Processes())
-        return compare(recipes, question, means, tmp_path / "run.json")[0]
+        return compare(recipes, question, means, tmp_path / "run.json")[0].report()
 
     return run
 
@@ -378,7 +378,7 @@ def test_a_run_with_banks_can_be_repeated(run, asked, source, tmp_path, vit, ran
     bank = random_bank(tmp_path / "mine.bank", vit)
     run(asked | {"mine": load_recipe("finetune", QUICK, bank=str(bank), density=0.1)})
     means = Means(source, CPU, NoCache(), Unseen(), Processes())
-    assert repeat(tmp_path / "run.json", (), means)["differences"] == 0
+    assert repeat(tmp_path / "run.json", (), means).differences == 0
     random_bank(bank, vit, seed=1)
     with pytest.raises(CheckFailed, match="another bank"):
         repeat(tmp_path / "run.json", (), means)
@@ -393,7 +393,7 @@ def test_a_record_of_before_there_were_banks_can_be_repeated(run, asked, source,
     record = json.loads(path.read_text())
     del record["banks"], record["recipes"]["protonet"]["bank"], record["recipes"]["protonet"]["density"]
     path.write_text(json.dumps(record))
-    assert repeat(path, (), Means(source, CPU, NoCache(), Unseen(), Processes()))["differences"] == 0
+    assert repeat(path, (), Means(source, CPU, NoCache(), Unseen(), Processes())).differences == 0
 
 
 def test_classes_are_added_on_a_dense_bank_only(run, asked):

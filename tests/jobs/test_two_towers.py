@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.delta.file import read_delta_file
 from fewshot_cli.jobs.classify.predict import predict as predicting
+from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.interop.export import export
 from fewshot_cli.jobs.models import Source, load_backbone, load_model, parameter_shapes_of, shapes_of
 from fewshot_cli.jobs.progress import Unseen
@@ -44,8 +45,7 @@ def test_a_classifier_on_two_towers_answers_as_it_was_learned(recipe, learn_clip
     assert report["backbone"] == "clip:tiny"
     assert report["max_abs_diff"] < 1e-4
     where = Source(towers_file, offline=True)
-    answered = predicting([tmp_path / "a.fewshot"], [unseen], where, CPU, NoCache(), Unseen())
-    assert len(answered["predictions"]) == 15
+    assert len(predicting([tmp_path / "a.fewshot"], [unseen], Means(where, CPU, NoCache(), Unseen()))) == 15
     if recipe != "moa":  # a graft is no change of weights
         changed = read_delta_file(tmp_path / "a.fewshot").delta
         assert all(name.startswith("visual.") for name in changed)
@@ -117,7 +117,9 @@ def test_the_shapes_of_the_base_follow_from_the_file(learn_clip, drawn, tmp_path
 def test_onnx_has_the_image_tower_with_the_class_vectors(learn_clip, drawn, tmp_path, towers_file):
     learn_clip(drawn, tmp_path / "a.fewshot", "bitfit", "method.tuning.optim.steps=2")
     where = Source(towers_file, offline=True)
-    report = export(tmp_path / "a.fewshot", tmp_path / "a.onnx", "onnx", drawn, where, CPU, Unseen())
+    report = export(
+        tmp_path / "a.fewshot", tmp_path / "a.onnx", "onnx", drawn, Means(where, CPU, NoCache(), Unseen())
+    ).report()
     assert report["max_abs_diff"] < 1e-3
     assert report["bytes"] < towers_file.stat().st_size / 4  # the text tower stays out
 
@@ -125,7 +127,9 @@ def test_onnx_has_the_image_tower_with_the_class_vectors(learn_clip, drawn, tmp_
 def test_safetensors_are_plain_timms(learn_clip, drawn, tmp_path, towers_file):
     learn_clip(drawn, tmp_path / "a.fewshot", "bitfit", "method.tuning.optim.steps=2")
     where = Source(towers_file, offline=True)
-    report = export(tmp_path / "a.fewshot", tmp_path / "a.safetensors", "safetensors", drawn, where, CPU, Unseen())
+    report = export(
+        tmp_path / "a.fewshot", tmp_path / "a.safetensors", "safetensors", drawn, Means(where, CPU, NoCache(), Unseen())
+    ).report()
     assert report["top1_agreement"] == 1.0
     merged = load_file(tmp_path / "a.safetensors")
     assert merged["head.weight"].shape == (3, 64)
@@ -135,7 +139,8 @@ def test_safetensors_are_plain_timms(learn_clip, drawn, tmp_path, towers_file):
 def test_an_adapter_of_peft_is_refused_with_what_works(learn_clip, drawn, tmp_path, towers_file):
     learn_clip(drawn, tmp_path / "a.fewshot", "lora", "method.tuning.optim.steps=2")
     with pytest.raises(FewshotError, match="two towers"):
-        export(tmp_path / "a.fewshot", tmp_path / "a", "peft", drawn, Source(towers_file, offline=True), CPU, Unseen())
+        means = Means(Source(towers_file, offline=True), CPU, NoCache(), Unseen())
+        export(tmp_path / "a.fewshot", tmp_path / "a", "peft", drawn, means)
 
 
 def test_half_precision_and_openai_spelling_are_the_same_base(learn_clip, drawn, tmp_path, towers_file):

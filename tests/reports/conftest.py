@@ -2,12 +2,13 @@
 
 import random
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 
 from fewshot_cli.jobs.benchmark.aggregate import summarised
 from fewshot_cli.reports.documents.page import html
+from fewshot_cli.results import ComparisonResult, Row, read_comparison
+from fewshot_cli.results.base import plain
 
 NASTY = ('<b>bold</b> & "co"', "מתכון", "$x_1$|`y`*", "_under", "a name that is longer than any picture has room for")
 NASTY_DATA = ("</svg><script>alert(1)</script>", "ציפורים", "日本 $\\frac$", "bad\x1b[31m\ud800\ufffe")
@@ -19,8 +20,8 @@ def made(
     shots: Sequence[int] = (5,),
     sessions: Sequence[int | None] = (None,),
     episodes: int = 20,
-) -> dict[str, Any]:
-    """A whole report; the first recipe is the best by far, the second and third are alike."""
+) -> ComparisonResult:
+    """A whole result; the first recipe is the best by far, the second and third are alike."""
     rows = [
         {
             "name": name
@@ -66,14 +67,14 @@ def made(
         },
         "rows": rows,
         "results": results,
-        **summarised(results, rows),
+        **plain(summarised(results, [Row(**row) for row in rows])),
         "versions": {"fewshot-cli": "1.2.3", "torch": "2.99"},
         "seconds": {"total": 12.5},
     }
     if len(recipes) == 1:
         (method,) = report["methods"].values()
         report |= {"method": recipes[0]} | {key: method[key] for key in ("accuracy", "ci95", "datasets")}
-    return report
+    return read_comparison(report)
 
 
 CASES = {
@@ -89,7 +90,7 @@ CASES = {
 
 
 @pytest.fixture(scope="session", params=CASES)
-def report(request) -> dict[str, Any]:
+def report(request) -> ComparisonResult:
     return CASES[request.param]
 
 
@@ -100,5 +101,5 @@ def page(report) -> str:
 
 
 @pytest.fixture
-def case() -> dict[str, dict[str, Any]]:
+def case() -> dict[str, ComparisonResult]:
     return CASES

@@ -178,10 +178,12 @@ class _WithoutInitialisation(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+@torch.random.fork_rng(devices=[])  # who calls this keeps torch's random numbers as they were
 def _created(name: str, **options: Any) -> nn.Module:
     return timm.create_model(name, **{"num_classes": 0} | options)
 
 
+@torch.random.fork_rng(devices=[])  # who calls this keeps torch's random numbers as they were
 def clip_classifier(**options: Any) -> nn.Module:
     """timm's own classifier of the shape of CLIP's image tower, with random weights."""
     return timm.create_model(CLIP_TOWER, **options).eval()
@@ -249,6 +251,7 @@ def _preprocessing(module: nn.Module, image_size: int | None) -> Preprocessing:
     )
 
 
+@torch.random.fork_rng(devices=[])  # who calls this keeps torch's random numbers as they were
 def plain_timm_model(backbone: Backbone, way: int) -> nn.Module:
     """timm's own model of the backbone's name and image size with `way` outputs.
 

@@ -1,88 +1,106 @@
-"""The report of a comparison: what was asked of whom, on what, and what came out."""
+"""The result of a comparison: what was asked of whom, on what, and what came out."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fewshot_cli import __version__
 from fewshot_cli.formats.kinds import DELTA as DELTA_FILE
 from fewshot_cli.jobs.benchmark.aggregate import summarised
 from fewshot_cli.jobs.benchmark.blocks import Job, told
+from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.data import Data
-from fewshot_cli.jobs.run_record import Report, code_digest, versions
+from fewshot_cli.jobs.run_record import code_digest, versions
+from fewshot_cli.results import ComparisonResult, DataFacts, Metrics, Row, Skipped
 from fewshot_cli.storage.episode_journal import Known
 
 if TYPE_CHECKING:
     from fewshot_cli.jobs.benchmark.run import Question
-    from fewshot_cli.jobs.context import Means
 
 
 def compared(
-    jobs: Sequence[Job], data: Mapping[str, Data], question: "Question", found: Known, means: "Means"
-) -> Report:
-    """The report of all jobs: what was asked, under which circumstances, and what came out."""
+    jobs: Sequence[Job], data: Mapping[str, Data], question: "Question", found: Known, means: Means
+) -> ComparisonResult:
+    """The result of all jobs: what was asked, under which circumstances, and what came out."""
     recipes = {job.name: job.start.recipe for job in jobs}
-    results: dict[str, dict[str, dict[str, list[float]]]] = {name: {} for name in recipes}
-    keys: dict[str, dict[str, str]] = {name: {} for name in recipes}
-    rows: dict[str, dict[str, Any]] = {}
+    measured = _measured(jobs, found)
+    summary = summarised(measured.results, measured.rows)
+    result = ComparisonResult(
+        seed=question.seed,
+        backbone=_one_or_each({name: recipe.backbone for name, recipe in recipes.items()}),
+        image_size=_one_or_each({job.name: _pixels(job) for job in jobs}),
+        device=str(means.device),
+        threads=torch.get_num_threads(),
+        delta_format=DELTA_FILE.version,
+        code=code_digest(),
+        episodes=max(job.episodes for job in jobs),
+        protocol=_protocol(question),
+        targets=question.targets,
+        sources=question.sources,
+        split=question.split,
+        transductive=tuple(name for name, recipe in recipes.items() if recipe.is_transductive),
+        recipes={name: recipe.model_dump() for name, recipe in recipes.items()},
+        fingerprints={job.ground.backbone.name: job.ground.backbone.fingerprint for job in jobs},
+        banks={job.start.recipe.bank: job.start.bank for job in jobs if job.start.recipe.bank and job.start.bank},
+        data={name: _facts(part) for name, part in data.items()},
+        rows=measured.rows,
+        methods=summary.methods,
+        pairs=summary.pairs,
+        results=measured.results,
+        keys=measured.keys,
+        blocks={job.key: job.size for job in jobs},
+        versions=versions(),
+    )
+    if len(recipes) > 1:
+        return result
+    (recipe,), (figures,) = recipes.values(), summary.methods.values()
+    return replace(
+        result,
+        method=recipe.method_name,
+        accuracy=figures.accuracy,
+        ci95=figures.ci95,
+        datasets=figures.datasets,
+    )
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The rows, and by recipe and row the numbers of every episode and the key of what was asked."""
+
+    rows: tuple[Row, ...]
+    results: Mapping[str, Mapping[str, Metrics]]
+    keys: Mapping[str, Mapping[str, str]]
+
+
+def _measured(jobs: Sequence[Job], found: Known) -> _Measured:
+    results: dict[str, dict[str, Metrics]] = {job.name: {} for job in jobs}
+    keys: dict[str, dict[str, str]] = {job.name: {} for job in jobs}
+    rows: dict[str, Row] = {}
     for job in jobs:
         sessions = told(job, found)
+        shots = getattr(job.ground.protocol, "shots", None)
         for number, (row, values) in enumerate(zip(job.ground.rows, sessions, strict=True)):
             results[job.name][row] = values
             keys[job.name][row] = job.key
-            shots = getattr(job.ground.protocol, "shots", None)
-            rows[row] = {
-                "name": row,
-                "data": job.ground.pool.name,
-                "shots": shots if isinstance(shots, int) else None,
-                "session": number if len(sessions) > 1 else None,
-                "skipped": list(job.ground.left_out),
-            }
-    first = next(iter(recipes.values()))
-    summary = summarised(results, list(rows.values()))
-    alone: dict[str, Any] = {}
-    if len(recipes) == 1:
-        (name,) = recipes
-        found_ = summary["methods"][name]
-        alone = {"method": first.method_name, **{key: found_[key] for key in ("accuracy", "ci95", "datasets")}}
-    return {
-        "command": "eval",
-        "version": __version__,
-        "seed": question.seed,
-        "backbone": _one_or_each({name: recipe.backbone for name, recipe in recipes.items()}),
-        "image_size": _one_or_each({job.name: _pixels(job) for job in jobs}),
-        "device": str(means.device),
-        "threads": torch.get_num_threads(),
-        "delta_format": DELTA_FILE.version,
-        "code": code_digest(),
-        "episodes": max(job.episodes for job in jobs),
-        "protocol": _protocol(question),
-        "targets": list(question.targets),
-        "sources": list(question.sources),
-        "split": question.split,
-        **alone,
-        "transductive": [name for name, recipe in recipes.items() if recipe.is_transductive],
-        "recipes": {name: recipe.model_dump() for name, recipe in recipes.items()},
-        "fingerprints": {job.ground.backbone.name: job.ground.backbone.fingerprint for job in jobs},
-        "banks": {job.start.recipe.bank: job.start.bank for job in jobs if job.start.bank},
-        "data": {
-            name: {
-                "path": str(part.dataset.root),
-                "classes": len(part.dataset.classes),
-                "images": len(part.labels),
-                "skipped": part.skipped,
-                "hash": part.hash,
-            }
-            for name, part in data.items()
-        },
-        "rows": list(rows.values()),
-        **summary,
-        "results": results,
-        "keys": keys,
-        "blocks": {job.key: job.size for job in jobs},
-        "versions": versions(),
-    }
+            rows[row] = Row(
+                name=row,
+                data=job.ground.pool.name,
+                shots=shots if isinstance(shots, int) else None,
+                session=number if len(sessions) > 1 else None,
+                skipped=tuple(Skipped(**item) for item in job.ground.left_out),
+            )
+    return _Measured(tuple(rows.values()), results, keys)
+
+
+def _facts(part: Data) -> DataFacts:
+    return DataFacts(
+        path=str(part.dataset.root),
+        classes=len(part.dataset.classes),
+        images=len(part.labels),
+        skipped=tuple(Skipped(**item) for item in part.skipped),
+        hash=part.hash,
+    )
 
 
 def _protocol(question: "Question") -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """The record of an evaluation, done again: whether another machine, or a later version, finds the same."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,8 +13,8 @@ from fewshot_cli.images.sources.dataset import Dataset, read_datasets
 from fewshot_cli.jobs.benchmark.protocols import protocols
 from fewshot_cli.jobs.benchmark.run import Question, answered_again
 from fewshot_cli.jobs.context import Means
-from fewshot_cli.jobs.run_record import Report
 from fewshot_cli.recipes import parse_recipe
+from fewshot_cli.results import ComparisonResult, RepeatedResult
 from fewshot_cli.storage.episode_journal import read_run
 
 TOLERANCE = {"accuracy": 0.0, "balanced_accuracy": 0.0, "bytes": 0.0, "ece": 1e-4, "nll": 1e-4}
@@ -21,7 +23,7 @@ TOLERANCE = {"accuracy": 0.0, "balanced_accuracy": 0.0, "bytes": 0.0, "ece": 1e-
 FIRST = 10  # differences to name
 
 
-def repeat(path: Path, data: Sequence[Path], means: Means) -> Report:
+def repeat(path: Path, data: Sequence[Path], means: Means) -> RepeatedResult:
     """How many figures of the run in `path` were found again. Raises CheckFailed where one differs.
 
     `data` says where the data sets lie now, if no longer where the run read them.
@@ -53,7 +55,8 @@ def repeat(path: Path, data: Sequence[Path], means: Means) -> Report:
             f"{path} could not be repeated:\n" + "\n".join(f"  {each}" for each in differences[:FIRST]) + more,
             "Trained methods repeat to the last answer only on the same device, with the versions the file names.",
         )
-    return again | {"checked": str(path), "differences": 0}
+    facts = {each.name: getattr(again, each.name) for each in fields(again)}
+    return RepeatedResult(**facts, checked=str(path), differences=0)
 
 
 def _check_banks(banks: Mapping[Path, str], run: Path) -> None:
@@ -72,24 +75,24 @@ def _datasets(paths: Sequence[Path], split: str | None) -> Iterator[Dataset]:
         yield from read_datasets(path, split)
 
 
-def _facts(run: Report, again: Report) -> Iterator[str]:
+def _facts(run: Mapping[str, Any], again: ComparisonResult) -> Iterator[str]:
     """What differs in the data and the weights."""
     for name, facts in run["data"].items():
-        if name not in again["data"]:
+        if name not in again.data:
             yield f"{name}: there is no such data set any more"
-        elif again["data"][name]["hash"] != facts["hash"]:
+        elif again.data[name].hash != facts["hash"]:
             yield f"{name}: the pictures or their classes have changed"
     for name, fingerprint in run["fingerprints"].items():
-        if again["fingerprints"].get(name) != fingerprint:
+        if again.fingerprints.get(name) != fingerprint:
             yield f"{name}: these are other weights"
 
 
-def _figures(run: Report, again: Report) -> Iterator[str]:
+def _figures(run: Mapping[str, Any], again: ComparisonResult) -> Iterator[str]:
     for name, rows in run["results"].items():
         for row, metrics in rows.items():
-            found = again["results"].get(name, {}).get(row, {})
+            found = again.results.get(name, {}).get(row, {})
             for metric, tolerance in TOLERANCE.items():
-                if metric == "bytes" and run.get("delta_format") != again["delta_format"]:
+                if metric == "bytes" and run.get("delta_format") != again.delta_format:
                     continue  # a file of another version has another size
                 pairs = zip(metrics[metric], found.get(metric, []), strict=False)
                 off = [(i, a, b) for i, (a, b) in enumerate(pairs) if abs(a - b) > tolerance]

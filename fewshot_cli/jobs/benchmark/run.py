@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,9 @@ from fewshot_cli.jobs.copies import apart
 from fewshot_cli.jobs.data import Data, load_data, pool_of
 from fewshot_cli.jobs.features import model_key
 from fewshot_cli.jobs.initialisation import Start, Starts
-from fewshot_cli.jobs.run_record import Report
+from fewshot_cli.jobs.run_record import seconds_since
 from fewshot_cli.recipes import Recipe
+from fewshot_cli.results import ComparisonResult
 from fewshot_cli.storage.atomic import check_writable, write_atomically
 from fewshot_cli.storage.episode_journal import Journal, check_record, read_run
 
@@ -54,12 +55,12 @@ class Question:
 
 def compare(
     recipes: Mapping[str, Recipe], question: Question, means: Means, output: Path | None
-) -> tuple[Report, Path]:
+) -> tuple[ComparisonResult, Path]:
     """Every recipe on the same episodes: each one's result, means with 95 % intervals and paired differences; the file.
 
     Episodes that the output holds already, or that an interrupted run left beside it, are not repeated; those that are
     not asked for now stay in the file. Without `output` it is named after what is asked. Each of several processes does
-    its share, and all give the same report. Raises FewshotError for data that the protocol does not fit, before
+    its share, and all give the same result. Raises FewshotError for data that the protocol does not fit, before
     anything slow is done, and where another command is writing the output.
     """
     begin = time.perf_counter()
@@ -73,17 +74,16 @@ def compare(
             stack.enter_context(claimed(output, means.processes, _check_output))
         journal = Journal(output, means.processes.rank)
         found = worked(jobs, known_blocks(output, means.processes), journal, means.progress, means.processes)
-        report = compared(jobs, data, question, found, means)
-        report["seconds"] = {"total": round(time.perf_counter() - begin, 3)}
+        result = replace(compared(jobs, data, question, found, means), seconds=seconds_since(begin))
         if means.processes.is_first:
             former = read_run(output) if output.is_file() and output.stat().st_size else None
-            record = report | {"kept": kept(jobs, found, former)}
+            record = result.report() | {"kept": kept(jobs, found, former)}
             write_atomically(output, json.dumps(record, ensure_ascii=False) + "\n")
             journal.remove()
-    return report, output
+    return result, output
 
 
-def answered_again(recipes: Mapping[str, Recipe], question: Question, means: Means) -> Report:
+def answered_again(recipes: Mapping[str, Recipe], question: Question, means: Means) -> ComparisonResult:
     """What `compare` finds, with nothing taken from earlier runs and nothing written."""
     _check_data(question)
     jobs, data = _jobs(recipes, question, means)

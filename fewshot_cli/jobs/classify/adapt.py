@@ -13,6 +13,7 @@ from fewshot_cli.formats.delta.file import Expected, Header, Provenance, as_stor
 from fewshot_cli.formats.delta.rounding import Values
 from fewshot_cli.formats.delta.sections import graft_as_stored
 from fewshot_cli.images.sources.class_folders import Folder, read_folder
+from fewshot_cli.images.sources.in_memory import MEMORY
 from fewshot_cli.jobs.classify.held_out import HeldOut, Lesson, Rounding, held_out
 from fewshot_cli.jobs.classify.proof import Written, rounded, write_proved
 from fewshot_cli.jobs.classify.support_set import SupportSet, check_names, support_set
@@ -21,11 +22,9 @@ from fewshot_cli.jobs.initialisation import Start, Starts
 from fewshot_cli.jobs.models import facts_of
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.jobs.run_record import SHORT_HASH, Stopwatch, versions, write_run
-from fewshot_cli.recipes import Recipe
+from fewshot_cli.recipes import DEFAULT_FOLDS, Recipe
 from fewshot_cli.results import AdaptResult, BegunFrom, ExpectedAccuracy, Hung, Pruning
 from fewshot_cli.storage.atomic import check_writable
-
-FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -38,14 +37,17 @@ class AdaptSettings:
 
     recipe: Recipe
     seed: int = 0
-    folds: int = FOLDS
+    folds: int = DEFAULT_FOLDS
     values: Values = "float16"
     keep_support: bool = False
 
 
-def adapt(images: Path | Folder, output: Path, how: AdaptSettings, means: Means) -> AdaptResult:
+def adapt(
+    images: Path | Folder, output: Path, how: AdaptSettings, means: Means, starts: Starts | None = None
+) -> AdaptResult:
     """Learns a classifier from a folder's labelled images, writes it, and proves that it wrote what it learned.
 
+    `starts` may have backbones that were read already.
     Raises FewshotError for bad input before anything slow is done, and CheckFailed where the file, read back and
     merged, does not give the logits of the live model with rounded changes, or where rounding changes answers.
     """
@@ -54,7 +56,7 @@ def adapt(images: Path | Folder, output: Path, how: AdaptSettings, means: Means)
     labelled = read_folder(images) if isinstance(images, Path) else images
     check_names(labelled)
     watch.lap("read")
-    starts = Starts(means.source, means.device)
+    starts = starts or Starts(means.source, means.device)
     start = starts.of(how.recipe)
     watch.lap("load")
     known = support_set(labelled, start.backbone, means, decode=not start.learner.head_only)
@@ -74,7 +76,7 @@ def adapt(images: Path | Folder, output: Path, how: AdaptSettings, means: Means)
     result = replace(
         _result(start, stored, known, header, written),
         left_out=dict(labelled.left_out),
-        folder=str(labelled.root.absolute()),
+        folder=None if labelled.root == MEMORY else str(labelled.root.absolute()),
         file=str(output),
         pruning=pruning,
         seconds=watch.rounded(),

@@ -29,14 +29,16 @@ def evaluate(file: Path, folder: Path, means: Means) -> EvalResult:
     start = time.perf_counter()
     labelled = read_folder(folder)
     model = load_model(file, means.source, means.device)
-    return evaluated(model, str(file), labelled, means, start)
+    result = evaluated(model, str(file), labelled, means)
+    return replace(result, seconds=seconds_since(start))
 
 
-def evaluated(model: Loaded, file: str, labelled: Folder, means: Means, start: float) -> EvalResult:
-    """How good the classifier, which messages call `file`, is on labelled images; seconds count from `start`.
+def evaluated(model: Loaded, file: str, labelled: Folder, means: Means) -> EvalResult:
+    """How good a classifier that is loaded already, and that messages call `file`, is on labelled images.
 
     Raises FewshotError where they have a class that it does not know, or none of them can be read.
     """
+    start = time.perf_counter()
     _check_classes(file, model.classes, labelled)
     probabilities, embedded = probabilities_of(model, [item.stored for item in labelled.items], means)
     names = [labelled.items[index].label for index in embedded.readable]

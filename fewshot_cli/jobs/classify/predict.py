@@ -90,6 +90,26 @@ def predict(
     )
 
 
+def answered(loaded: Loaded, file: str, stored: Sequence[Stored], means: Means) -> PredictResult:
+    """One row for every picture, by a classifier that is loaded already and that the result calls `file`."""
+    start = time.perf_counter()
+    name = _look_of(loaded.file)
+    answerer = Answerer(loaded.model, loaded.classes, name)
+    seen = seen_by_each(loaded.backbone, stored, means.cache, means.progress, {name: loaded.model.features})
+    rows = [row for some in answers([answerer], [one.name for one in stored], seen) for row in some]
+    unread = sum(row.error is not None for row in rows)
+    return PredictResult(
+        file=file,
+        backbone=loaded.backbone.name,
+        classes=loaded.classes,
+        images=len(rows) - unread,
+        unread=unread,
+        transductive=answerer.is_transductive,
+        predictions=tuple(rows),
+        seconds=seconds_since(start),
+    )
+
+
 def swapping_looks(backbone: Backbone, models: Mapping[str, Model]) -> dict[str, Look]:
     """The features that each model sees, by its name; those that leave the backbone as it is share the name "".
 

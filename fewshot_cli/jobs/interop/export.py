@@ -5,7 +5,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -27,11 +27,12 @@ from fewshot_cli.images.decode import ImageError
 from fewshot_cli.images.drawing import CLASSES, write_folder
 from fewshot_cli.images.prefetch import load_all
 from fewshot_cli.images.sources.class_folders import find_images
+from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.interop.peft_export import check_folder, write_adapter
 from fewshot_cli.jobs.interop.towers_export import check_towers, timm_call, towers_as_timm
-from fewshot_cli.jobs.models import Loaded, Source, load_model, plain_head
-from fewshot_cli.jobs.progress import Progress
-from fewshot_cli.jobs.run_record import Report, run_path, write_run
+from fewshot_cli.jobs.models import Loaded, load_model, plain_head
+from fewshot_cli.jobs.run_record import run_path, seconds_since, write_run
+from fewshot_cli.results import ExportResult
 from fewshot_cli.storage.atomic import check_writable, staged, staged_folder
 
 Format = Literal["safetensors", "onnx", "peft"]
@@ -40,15 +41,7 @@ MOST_IMAGES = 32  # to prove an export on
 BATCHES = (1, 2, 7)  # sizes an exported model must take
 
 
-def export(
-    file: Path,
-    output: Path,
-    format_: Format,
-    images: Path | None,
-    source: Source,
-    device: torch.device,
-    progress: Progress,
-) -> Report:
+def export(file: Path, output: Path, format_: Format, images: Path | None, means: Means) -> ExportResult:
     """Writes the classifier in another form, and proves on images that its logits are the model's, in every batch size.
 
     The images are those in `images`, else those the classifier was learned from where they still are, else drawn ones.
@@ -58,54 +51,74 @@ def export(
     (check_folder if format_ == "peft" else check_writable)(output)
     if output.exists() and file.exists() and output.samefile(file):
         raise FewshotError(f"{output} is the delta file itself.", "Choose another output with -o.")
-    model = load_model(file, source, device)
+    model = load_model(file, means.source, means.device)
     _check_format(format_, model, file)
     pictures, origin = proof_pictures(file, images, model)
-    normalised = model.backbone.normalised(pictures)
-    features = model.model.features(pictures)
-    live = model.model.answers(features).cpu()
-    scaled = format_ in ("safetensors", "peft") and model.head.unit_norm
+    wanted = _wanted(model, pictures, format_)
+    write: dict[Format, Write] = {
+        "safetensors": _write_merged,
+        "onnx": _write_onnx,
+        "peft": partial(write_adapter, name=output.name, source=means.source),
+    }
     place = staged_folder if format_ == "peft" else staged
-    with place(output) as draft, progress.track(f"writing {format_}") as advance:
+    with place(output) as draft, means.progress.track(f"writing {format_}") as advance:
         advance(0, 2)
-        write: dict[Format, Callable[[Path, Loaded], Callable[[Tensor], Tensor]]] = {
-            "safetensors": _write_merged,
-            "onnx": _write_onnx,
-            "peft": partial(write_adapter, name=output.name, source=source),
-        }
         answers = write[format_](draft, model)
         advance(1, 2)
-        written = torch.cat([answers(part) for part in _split(normalised.cpu())])
-        if scaled:
-            written /= features.norm(dim=1, keepdim=True).cpu()
-        difference = float((live - written).abs().max())
-        agreement = float((live.argmax(1) == written.argmax(1)).float().mean())
-        if not difference <= TOLERANCE * max(1.0, float(live.abs().max())):
-            raise CheckFailed(
-                f"The {format_} file does not give the model's answers: logits differ by up to {difference:g}.",
-                "Nothing was written. This is a fault of fewshot or of the exporter: please report it.",
-            )
+        difference, agreement = _compared(wanted, answers, format_)
         size = sum(item.stat().st_size for item in (draft.iterdir() if draft.is_dir() else [draft]))
-    report = {
-        "command": "export",
-        "version": __version__,
-        "file": str(output),
-        "from": str(file),
-        "format": format_,
-        "bytes": size,
-        "backbone": model.backbone.name,
-        "licence": model.backbone.licence,
-        "classes": list(model.classes),
-        "images": len(pictures),
-        "proved_on": origin,
-        "max_abs_diff": difference,
-        "top1_agreement": agreement,
-        "unit_norm": scaled,
-        "use": _use(format_, output, model),
-        "seconds": {"total": round(time.perf_counter() - start, 3)},
-    }
-    write_run(output, report)
-    return report
+    result = ExportResult(
+        file=str(output),
+        source=str(file),
+        format=format_,
+        bytes=size,
+        backbone=model.backbone.name,
+        licence=model.backbone.licence,
+        classes=model.classes,
+        images=len(pictures),
+        proved_on=origin,
+        max_abs_diff=difference,
+        top1_agreement=agreement,
+        unit_norm=wanted.norms is not None,
+        use=_use(format_, output, model),
+        seconds=seconds_since(start),
+    )
+    write_run(output, result)
+    return result
+
+
+Write = Callable[[Path, Loaded], Callable[[Tensor], Tensor]]
+"""Writes a model to a path; gives what answers from there: logits of normalised pictures."""
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """Normalised pictures and the model's logits of them; what the form says is first divided by `norms`, if any."""
+
+    pictures: Tensor
+    logits: Tensor
+    norms: Tensor | None
+
+
+def _wanted(model: Loaded, pictures: Tensor, format_: Format) -> _Wanted:
+    features = model.model.features(pictures)
+    is_scaled = format_ in ("safetensors", "peft") and model.head.unit_norm
+    norms = features.norm(dim=1, keepdim=True).cpu() if is_scaled else None
+    return _Wanted(model.backbone.normalised(pictures).cpu(), model.model.answers(features).cpu(), norms)
+
+
+def _compared(wanted: _Wanted, answers: Callable[[Tensor], Tensor], format_: Format) -> tuple[float, float]:
+    """The largest difference of a logit, and the share of equal answers. Raises CheckFailed for more than rounding."""
+    written = torch.cat([answers(part) for part in _split(wanted.pictures)])
+    if wanted.norms is not None:
+        written = written / wanted.norms
+    difference = float((wanted.logits - written).abs().max())
+    if not difference <= TOLERANCE * max(1.0, float(wanted.logits.abs().max())):
+        raise CheckFailed(
+            f"The {format_} file does not give the model's answers: logits differ by up to {difference:g}.",
+            "Nothing was written. This is a fault of fewshot or of the exporter: please report it.",
+        )
+    return difference, float((wanted.logits.argmax(1) == written.argmax(1)).float().mean())
 
 
 def _check_format(format_: Format, model: Loaded, file: Path) -> None:

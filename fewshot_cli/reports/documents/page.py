@@ -1,35 +1,38 @@
 """A comparison of recipes, a delta file on a folder, or a bank, as one HTML file: no network, no script, no font."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from fewshot_cli.reports import comparison
 from fewshot_cli.reports.figures import bank as bank_plots
 from fewshot_cli.reports.figures import comparison as plots
 from fewshot_cli.reports.layout import expectation, interval, percent, printable, size
-from fewshot_cli.reports.terminal import bank, comparison
+from fewshot_cli.reports.terminal import bank
 from fewshot_cli.reports.terminal import evaluate as evaluation
-from fewshot_cli.results import EvalResult
+from fewshot_cli.results import ComparisonResult, EvalResult
+from fewshot_cli.results.base import plain
 
 HERE = Path(__file__).parent
 MOST_CLASSES = 30  # whose answers still make a table that one reads
 
 
-def html(report: dict[str, Any]) -> str:
+def html(result: ComparisonResult) -> str:
     """The page: what was found in a sentence, pictures, tables, and what it takes to repeat the run."""
-    report = printable({key: value for key, value in report.items() if key != "results"})  # many, and not shown
-    *rows, last = comparison.columns(report)
+    result = printable(replace(result, results={}))  # these are many, and not shown
+    *rows, last = comparison.columns(result)
     shown = [last, *rows]  # over all comes first: a wide table is cut at the right
     return _page(
         "comparison.html",
-        report=report,
-        answer=answer(report),
+        report=result,
+        answer=answer(result),
         comparison=comparison,
-        recipes=comparison.ranked(report),
+        recipes=comparison.ranked(result),
         columns=shown,
-        leaders={row: comparison.leaders(report, row) for row in shown},
-        plots=plots.plots(report),
+        leaders={row: comparison.leaders(result, row) for row in shown},
+        plots=plots.plots(result),
         percent=percent,
         size=size,
     )
@@ -65,16 +68,16 @@ def _page(template: str, **content: Any) -> str:
     return pages.from_string(page).render(css=css, as_yaml=_as_yaml, **content)
 
 
-def answer(report: dict[str, Any]) -> str:
+def answer(result: ComparisonResult) -> str:
     """What was found, in a sentence or two."""
-    best, *others = comparison.ranked(report)
-    names = list(report["data"])
+    best, *others = comparison.ranked(result)
+    names = list(result.data)
     where = f"on {names[0]}" if len(names) == 1 else f"over {len(names)} data sets"
-    first = f"{best} answers {comparison.score(report['methods'][best])} % right {where}."
+    first = f"{best} answers {comparison.score(result.methods[best])} % right {where}."
     if not others:
         return first
-    against = [pair for pair in comparison.shown_pairs(report) if pair["first"] == best]
-    beaten = [pair["second"] for pair in against if comparison.is_shown(pair)]
+    against = [pair for pair in comparison.shown_pairs(result) if pair.first == best]
+    beaten = [pair.second for pair in against if comparison.is_shown(pair)]
     if len(beaten) == len(others):
         return f"{first} It is better than every other recipe." if len(others) > 1 else f"{first} {beaten[0]} is worse."
     alike = [recipe for recipe in others if recipe not in beaten]
@@ -83,4 +86,4 @@ def answer(report: dict[str, Any]) -> str:
 
 
 def _as_yaml(content: Any) -> str:
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True).rstrip()
+    return yaml.safe_dump(plain(content), sort_keys=False, allow_unicode=True).rstrip()

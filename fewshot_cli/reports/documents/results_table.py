@@ -2,10 +2,8 @@
 
 import re
 from collections.abc import Iterable
-from typing import Any
 
-from fewshot_cli.reports.layout import interval, percent
-from fewshot_cli.reports.terminal.comparison import (
+from fewshot_cli.reports.comparison import (
     OVER_ALL,
     backbones,
     columns,
@@ -16,35 +14,33 @@ from fewshot_cli.reports.terminal.comparison import (
     ranked,
     score,
 )
-from fewshot_cli.results import EvalResult
+from fewshot_cli.reports.layout import interval, percent
+from fewshot_cli.results import ComparisonResult, EvalResult, Figures
 
 
-def markdown(report: dict[str, Any]) -> str:
+def markdown(result: ComparisonResult) -> str:
     """Recipes by data sets in GitHub's Markdown, the best in bold, above a caption that says how it was measured."""
-    shown = columns(report)
-    best = {row: leaders(report, row) for row in shown}
+    shown = columns(result)
+    best = {row: leaders(result, row) for row in shown}
     head = [_line(["recipe", *(row or OVER_ALL for row in shown)]), "| --- |" + " ---: |" * len(shown)]
     body = [
         "| "
-        + " | ".join([escaped(recipe), *(_cell(found(report, recipe, row), recipe in best[row]) for row in shown)])
+        + " | ".join([escaped(recipe), *(_cell(found(result, recipe, row), recipe in best[row]) for row in shown)])
         + " |"
-        for recipe in ranked(report)
+        for recipe in ranked(result)
     ]
-    return "\n".join([*head, *body, "", caption(report)]) + "\n"
+    return "\n".join([*head, *body, "", caption(result)]) + "\n"
 
 
-def caption(report: dict[str, Any]) -> str:
+def caption(result: ComparisonResult) -> str:
     """What the numbers are, and what it takes to get them again."""
     bold = (
-        " Bold: the best, and what is not shown to differ from it (paired t, 95 %)."
-        if len(report["methods"]) > 1
-        else ""
+        " Bold: the best, and what is not shown to differ from it (paired t, 95 %)." if len(result.methods) > 1 else ""
     )
-    together = f"; {OVER_ALL}: the mean of the columns" if len(report["rows"]) > 1 else ""
-    what = meaning(report)
+    together = f"; {OVER_ALL}: the mean of the columns" if len(result.rows) > 1 else ""
+    what = meaning(result)
     circumstances = (
-        f"{protocol(report)}; seed {report['seed']}; {backbones(report)}, "
-        f"on {report['device']}; fewshot {report['version']}"
+        f"{protocol(result)}; seed {result.seed}; {backbones(result)}, on {result.device}; fewshot {result.version}"
     )
     return f"{what[0].upper()}{what[1:]}{together}.{bold} {escaped(circumstances)}."
 
@@ -63,7 +59,7 @@ def evaluation_table(result: EvalResult) -> str:
     return "\n".join([*lines, "", f"{escaped(told)}.{seen}"]) + "\n"
 
 
-def _cell(figures: dict[str, Any], leads: bool) -> str:
+def _cell(figures: Figures, leads: bool) -> str:
     return f"**{score(figures)}**" if leads else score(figures)
 
 

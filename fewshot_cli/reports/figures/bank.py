@@ -11,7 +11,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from fewshot_cli.reports.figures.comparison import COLOURS, INK, WIDTH, Plot, cut, plot, style
+from fewshot_cli.reports.figures.style import COLOURS, INK, WIDTH, Plot, cut, plot, style
 from fewshot_cli.reports.layout import printable
 from fewshot_cli.reports.terminal.bank import Report, number, root_mean_square, summary
 

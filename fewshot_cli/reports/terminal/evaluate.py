@@ -1,14 +1,13 @@
 """What `eval` found, with a picture of what is taken for what."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from fewshot_cli.reports.layout import classes, expectation, facts, interval, one_line, percent, skipped_files
-from fewshot_cli.results import EvalResult, RecordedEvalResult
+from fewshot_cli.results import EvalResult, RecordedEvalResult, RepeatedResult
 
 MOST_CLASSES = 12  # of which the confusion matrix still fits a terminal
 
@@ -37,10 +36,10 @@ def evaluated(result: EvalResult) -> RenderableType:
     return Group(facts(*rows), Text(), _confusion(result) if small else _worst(result))
 
 
-def repeated(report: dict[str, Any]) -> RenderableType:
+def repeated(result: RepeatedResult) -> RenderableType:
     """That a run's figures were all found again."""
-    what = f"{len(report['recipes'])} recipes on {len(report['rows'])} data sets"
-    return Text(f"{report['checked']}: {what}, {report['episodes']} episodes each, all found again", style="green")
+    what = f"{len(result.recipes)} recipes on {len(result.rows)} data sets"
+    return Text(f"{result.checked}: {what}, {result.episodes} episodes each, all found again", style="green")
 
 
 def _confusion(result: EvalResult) -> RenderableType:

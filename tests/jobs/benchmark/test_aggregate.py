@@ -5,7 +5,14 @@ import json
 import pytest
 
 from fewshot_cli.engine.trust.significance import mean_interval, mean_over, paired
-from fewshot_cli.jobs.benchmark.aggregate import summarised
+from fewshot_cli.jobs.benchmark import aggregate
+from fewshot_cli.results import Row
+from fewshot_cli.results.base import plain
+
+
+def summarised(results: dict, rows: list[dict]) -> dict:
+    """The summary as a report has it."""
+    return plain(aggregate.summarised(results, [Row(**row) for row in rows]))
 
 
 def row(data: str, shots: int | None = 5, session: int | None = None, name: str | None = None) -> dict:

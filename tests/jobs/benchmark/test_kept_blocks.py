@@ -43,7 +43,7 @@ def run(weights, day, tmp_path) -> Callable[..., dict[str, Any]]:
         means = Means(
             Source(weights["test_vit"], offline=True), torch.device("cpu"), FeatureCache(), Unseen(), Processes()
         )
-        return compare(recipes, question, means, output)[0]
+        return compare(recipes, question, means, output)[0].report()
 
     return run
 
@@ -140,7 +140,7 @@ def test_a_record_from_before_keys_had_two_parts_is_read_and_repeated(run, weigh
     path.write_text(text)
     source = Source(weights["test_vit"], offline=True)
     means = Means(source, torch.device("cpu"), FeatureCache(), Unseen(), Processes())
-    assert repeat(path, (), means)["differences"] == 0
+    assert repeat(path, (), means).differences == 0
     run("lda")
     assert len(read_run(path)["kept"]) == 3  # what cannot be gone on with is no reason to throw it away
 
@@ -151,9 +151,9 @@ def test_recipes_of_other_sizes_are_each_told_with_their_own(weights, day, tmp_p
     question = Question(tuple(read_datasets(day)), asked, 5, 0, (), (str(day),))
     where = Source(weights["test_vit"], offline=True)
     means = Means(where, torch.device("cpu"), FeatureCache(), Unseen(), Processes())
-    report, _ = compare(recipes, question, means, tmp_path / "sizes.json")
-    assert report["image_size"] == {"at 64": 64, "at 96": 96}
-    assert report["backbone"] == "test_vit"
+    result, _ = compare(recipes, question, means, tmp_path / "sizes.json")
+    assert result.image_size == {"at 64": 64, "at 96": 96}
+    assert result.backbone == "test_vit"
 
 
 # --- what is no record ---------------------------------------------------------------------------------------------

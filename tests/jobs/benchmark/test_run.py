@@ -30,6 +30,7 @@ from fewshot_cli.methods.finetune import Finetune
 from fewshot_cli.methods.tim import TIM
 from fewshot_cli.recipes import load_recipe
 from fewshot_cli.reports.documents.results_table import markdown
+from fewshot_cli.results import read_comparison
 from fewshot_cli.storage.feature_cache import FeatureCache, NoCache
 
 CPU = torch.device("cpu")
@@ -69,9 +70,9 @@ def run(weights, tmp_path) -> Callable[..., dict[str, Any]]:
         where = Source(weights["test_vit"], offline=True)
         output = output or tmp_path / "run.json"
         means = Means(where, CPU, cache or FeatureCache(), Unseen(), Processes())
-        report, written = compare(recipes, question, means, output)
+        result, written = compare(recipes, question, means, output)
         assert written == output
-        return report
+        return result.report()
 
     return run
 
@@ -301,7 +302,7 @@ def test_a_run_can_be_repeated(run, sets, weights, tmp_path):
     before = path.read_bytes()
 
     def again(data: tuple[Path, ...] = ()) -> dict[str, Any]:
-        return repeat(path, data, Means(where, CPU, NoCache(), Unseen(), Processes()))
+        return repeat(path, data, Means(where, CPU, NoCache(), Unseen(), Processes())).report()
 
     assert again()["differences"] == 0
     assert path.read_bytes() == before
@@ -373,8 +374,8 @@ def test_transductive_recipes_are_marked_and_see_all_queries_of_a_task(run, sets
     report = run(sets, "tim", "protonet", episodes=2)
     assert report["transductive"] == ["tim"]
     assert set(seen) == {(6, 9)}  # three classes, two shots, three queries each
-    assert "transductive, answering about all queries of a task at once: tim" in markdown(report)
-    assert "transductive" not in markdown(run(sets, episodes=2))
+    assert "transductive, answering about all queries of a task at once: tim" in markdown(read_comparison(report))
+    assert "transductive" not in markdown(read_comparison(run(sets, episodes=2)))
 
 
 def test_what_moves_and_grafts_cost_is_counted_with_the_head(run, sets):

@@ -51,7 +51,7 @@ def learned(drawn, weights, tmp_path_factory) -> Path:
 def export(weights):
     def export(file: Path, output: Path, backbone: str = "test_vit"):
         source = Source(weights[backbone], offline=True)
-        return exporting.export(file, output, "peft", None, source, CPU, Unseen())
+        return exporting.export(file, output, "peft", None, Means(source, CPU, NoCache(), Unseen())).report()
 
     return export
 

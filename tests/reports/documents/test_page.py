@@ -2,13 +2,15 @@
 
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
+from fewshot_cli.reports.comparison import score
 from fewshot_cli.reports.documents.page import answer, html
 from fewshot_cli.reports.figures.comparison import plots
-from fewshot_cli.reports.terminal.comparison import score
+from fewshot_cli.results import Skipped
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
@@ -51,10 +53,10 @@ def visible(name: str) -> str:
 def test_the_page_has_every_name_and_number(report, page):
     texts = Page(page).texts
     text = "\n".join(texts)
-    for recipe, method in report["methods"].items():
+    for recipe, method in report.methods.items():
         assert visible(recipe) in text
         assert score(method) in text
-        for row, figures in method["datasets"].items():
+        for row, figures in method.datasets.items():
             assert visible(row) in texts
             assert score(figures) in texts
     for fact in ("seed 7", "test_vit", "2.99", "strength: 0.125", f"{0:064x}"):
@@ -121,7 +123,7 @@ def test_recipes_are_named_in_pictures(case):
     for which in ("three", "fifteen"):
         for plot in plots(case[which]):
             told = [element.text for element in ET.fromstring(plot.svg).iter("text")]
-            for recipe in case[which]["methods"]:
+            for recipe in case[which].methods:
                 assert any(recipe in text for text in told if text), (plot.name, recipe)
 
 
@@ -134,7 +136,7 @@ def test_pictures_do_not_depend_on_what_matplotlib_is_set_to(case):
 
 
 def test_what_is_shown_is_said_first(case):
-    percent = score(case["three"]["methods"]["ridge"])
+    percent = score(case["three"].methods["ridge"])
     assert (
         answer(case["three"])
         == f"ridge answers {percent} % right over 2 data sets. It is better than every other recipe."
@@ -144,8 +146,8 @@ def test_what_is_shown_is_said_first(case):
 
 
 def test_skipped_files_are_listed(case):
-    data = case["three"]["data"]
-    skipped = {"photo": data["photo"] | {"skipped": [{"path": "a<i>.jpg", "reason": "empty"}]}}
-    text = html(case["three"] | {"data": data | skipped})
+    data = case["three"].data
+    skipped = {"photo": replace(data["photo"], skipped=(Skipped("a<i>.jpg", "empty"),))}
+    text = html(replace(case["three"], data=data | skipped))
     assert "a&lt;i&gt;.jpg" in text
     assert "photo</bdi>: 1 file" in text

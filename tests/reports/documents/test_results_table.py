@@ -2,8 +2,8 @@
 
 import re
 
+from fewshot_cli.reports.comparison import OVER_ALL, score
 from fewshot_cli.reports.documents.results_table import markdown
-from fewshot_cli.reports.terminal.comparison import OVER_ALL, score
 
 BAR = re.compile(r"(?<!\\)\|")
 
@@ -17,11 +17,11 @@ def test_every_line_has_as_many_cells_and_every_number_is_in_its_place(report):
     names = cells(head)
     assert {len(cells(line)) for line in (rule, *lines)} == {len(names)}
     found = {cells(line)[0]: dict(zip(names, cells(line), strict=True)) for line in lines}
-    for recipe, method in report["methods"].items():
+    for recipe, method in report.methods.items():
         of = found[" ".join(recipe.split())]
-        for row, figures in method["datasets"].items():
+        for row, figures in method.datasets.items():
             assert of[" ".join(row.split())].strip("*") == score(figures)
-        assert len(report["rows"]) == 1 or of[OVER_ALL].strip("*") == score(method)
+        assert len(report.rows) == 1 or of[OVER_ALL].strip("*") == score(method)
 
 
 def test_the_best_is_bold(case):

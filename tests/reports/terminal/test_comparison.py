@@ -1,15 +1,13 @@
 """The comparison in a terminal: everything is there, nothing is broken, whatever the width."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from fewshot_cli.reports.documents.page import html
-from fewshot_cli.reports.documents.results_table import escaped, markdown
-from fewshot_cli.reports.terminal.comparison import (
+from fewshot_cli.reports.comparison import (
     backbones,
-    compared,
     leaders,
     points,
     protocol,
@@ -17,6 +15,10 @@ from fewshot_cli.reports.terminal.comparison import (
     shown_pairs,
     verdict,
 )
+from fewshot_cli.reports.documents.page import html
+from fewshot_cli.reports.documents.results_table import escaped, markdown
+from fewshot_cli.reports.terminal.comparison import compared
+from fewshot_cli.results import Pair, Skipped
 
 
 def printed(report, width: int = 80) -> str:
@@ -27,9 +29,9 @@ def printed(report, width: int = 80) -> str:
 
 def test_every_accuracy_is_shown(report):
     text = printed(report, width=10_000)
-    for recipe, method in report["methods"].items():
+    for recipe, method in report.methods.items():
         assert recipe in text
-        for row, figures in method["datasets"].items():
+        for row, figures in method.datasets.items():
             assert row in text
             assert score(figures) in text
         assert score(method) in text
@@ -37,8 +39,8 @@ def test_every_accuracy_is_shown(report):
 
 def test_numbers_are_those_of_the_report(case):
     text = printed(case["one"])
-    found = case["one"]["methods"]["ridge"]
-    assert f"{100 * found['accuracy']:.1f} ± {100 * found['ci95']:.1f}" in text
+    found = case["one"].methods["ridge"]
+    assert f"{100 * found.accuracy:.1f} ± {100 * found.ci95:.1f}" in text
     for shown in (
         "6.2 %",
         "0.500",
@@ -55,7 +57,7 @@ def test_numbers_are_those_of_the_report(case):
 def test_no_line_is_wider_than_the_terminal_and_no_number_is_cut(report, width):
     text = printed(report, width)
     assert all(len(line) <= width for line in text.splitlines())
-    for method in report["methods"].values():
+    for method in report.methods.values():
         assert score(method) in text
     for pair in shown_pairs(report):
         assert points(pair) in text
@@ -69,8 +71,8 @@ def test_many_recipes_are_rows_and_few_are_columns(case):
 def test_the_best_is_marked_and_so_is_what_does_not_differ(case):
     assert leaders(case["three"], None) == {"ridge"}
     text = printed(case["three"])
-    assert f"{score(case['three']['methods']['ridge'])}*" in text
-    assert f"{score(case['three']['methods']['lda'])}*" not in text
+    assert f"{score(case['three'].methods['ridge'])}*" in text
+    assert f"{score(case['three'].methods['lda'])}*" not in text
     assert leaders(case["one episode"], None) == {"ridge", "protonet", "lda"}
     assert leaders(case["one"], None) == set()
     assert "*" not in printed(case["one"])
@@ -78,37 +80,37 @@ def test_the_best_is_marked_and_so_is_what_does_not_differ(case):
 
 def test_pairs_name_the_better_first_and_say_what_they_show(case):
     pairs = shown_pairs(case["three"])
-    assert all(pair["difference"] >= 0 for pair in pairs)
+    assert all(pair.difference >= 0 for pair in pairs)
     assert [verdict(pair) for pair in pairs] == ["ridge is better", "ridge is better", "no difference shown"]
     assert {verdict(pair) for pair in shown_pairs(case["one episode"])} == {"too few episodes to say"}
     assert "ridge is better" in printed(case["three"])
 
 
 def test_a_turned_pair_has_its_wins_turned(case):
-    pair = {"first": "lda", "second": "ridge", "dataset": None, "difference": -0.2, "wins": 1, "ties": 2, "losses": 17}
-    (turned,) = shown_pairs(case["three"] | {"pairs": [pair]})
-    assert turned == pair | {"first": "ridge", "second": "lda", "difference": 0.2, "wins": 17, "losses": 1}
+    pair = Pair("lda", "ridge", None, -0.2, 0.1, 0.01, wins=1, ties=2, losses=17, n=20, p_adjusted=0.01)
+    (turned,) = shown_pairs(replace(case["three"], pairs=(pair,)))
+    assert turned == replace(pair, first="ridge", second="lda", difference=0.2, wins=17, losses=1)
 
 
 def test_of_many_pairs_those_with_the_best_are_shown(case):
     pairs = shown_pairs(case["fifteen"])
     assert len(pairs) == 14
-    assert {pair["first"] for pair in pairs} == {"recipe0"}
+    assert {pair.first for pair in pairs} == {"recipe0"}
     assert "all 105 comparisons" in " ".join(printed(case["fifteen"]).split())
 
 
 def test_sessions_tell_what_is_lost(case):
-    found = case["sessions"]["methods"]["ridge"]["datasets"]
-    first, last = (100 * found[f"photo, session {i}"]["accuracy"] for i in (1, 3))
+    found = case["sessions"].methods["ridge"].datasets
+    first, last = (100 * found[f"photo, session {i}"].accuracy for i in (1, 3))
     text = printed(case["sessions"])
     line = next(line for line in text.splitlines() if line.startswith("photo, ridge"))
     assert line.split()[-4:-1] == [f"{first:.1f}", f"{last:.1f}", f"{first - last:.1f}"]
 
 
 def test_skipped_files_are_mentioned(case):
-    data = case["three"]["data"]
-    skipped = {"photo": data["photo"] | {"skipped": [{"path": "a.jpg", "reason": "empty"}]}}
-    assert "1 file of photo" in printed(case["three"] | {"data": data | skipped})
+    data = case["three"].data
+    skipped = {"photo": replace(data["photo"], skipped=(Skipped("a.jpg", "empty"),))}
+    assert "1 file of photo" in printed(replace(case["three"], data=data | skipped))
 
 
 @pytest.mark.parametrize(
@@ -119,15 +121,16 @@ def test_skipped_files_are_mentioned(case):
         ({"name": "meta-dataset", "max_way": 50, "hierarchy": True}, "meta-dataset (max way 50, hierarchy True)"),
     ],
 )
-def test_the_protocol_is_said_in_words(settings, words):
-    assert protocol({"protocol": settings}) == words
+def test_the_protocol_is_said_in_words(settings, words, case):
+    assert protocol(replace(case["three"], protocol=settings)) == words
 
 
 def test_each_recipe_is_said_with_its_own_backbone_and_size(case):
-    report = case["three"] | {
-        "backbone": {"ridge": "test_vit", "protonet": "test_vit", "lda": "test_resnet"},
-        "image_size": {"ridge": 64, "protonet": 96, "lda": [64, 48]},
-    }
+    report = replace(
+        case["three"],
+        backbone={"ridge": "test_vit", "protonet": "test_vit", "lda": "test_resnet"},
+        image_size={"ridge": 64, "protonet": 96, "lda": [64, 48]},
+    )
     line = "test_vit at 64 px (ridge); test_vit at 96 px (protonet); test_resnet at 64 x 48 px (lda)"
     assert backbones(report) == line
     assert line in printed(report, width=200)

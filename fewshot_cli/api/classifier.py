@@ -1,0 +1,106 @@
+"""A classifier in memory: it answers, is measured, and is saved as the delta file that `fewshot` reads."""
+
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fewshot_cli.api.asked import AnyPath
+from fewshot_cli.images.sources.in_memory import Labelled, Picture, labelled_pictures, stored_pictures
+from fewshot_cli.jobs.classify.evaluate import evaluated
+from fewshot_cli.jobs.classify.predict import answered, probabilities_of
+from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.interop.export import Format
+from fewshot_cli.jobs.interop.export import export as export_job
+from fewshot_cli.jobs.models import Loaded
+from fewshot_cli.jobs.run_record import write_run
+from fewshot_cli.results import AdaptResult, EvalResult, ExpectedAccuracy, ExportResult, PredictResult
+from fewshot_cli.storage.atomic import check_writable, write_atomically
+
+IN_MEMORY = "a classifier in memory"
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """What `adapt` learned or `load` read: a backbone with what to add to it, and the names of its classes.
+
+    `content` is the delta file, `file` where it was loaded from, and `result` what `adapt` found, if it was adapted.
+    """
+
+    content: bytes = field(repr=False)
+    loaded: Loaded = field(repr=False)
+    means: Means = field(repr=False)
+    file: str | None = None
+    result: AdaptResult | None = field(default=None, repr=False)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, sorted; columns of probabilities are in this order."""
+        return self.loaded.classes
+
+    @property
+    def backbone(self) -> str:
+        """timm's name of the backbone."""
+        return self.loaded.backbone.name
+
+    @property
+    def expected_accuracy(self) -> ExpectedAccuracy:
+        """The accuracy to expect on new images, from held-out answers on those that were learned from."""
+        return ExpectedAccuracy(**self.loaded.file.header.provenance.expected_accuracy.model_dump())
+
+    def predict(self, images: Picture | Iterable[Picture]) -> PredictResult:
+        """The likeliest class of each image, with its probability; a file that can't be read is a row with its error.
+
+        `images` is the path of a file or folder, a picture of Pillow's, an array, or several of these. Raises
+        FewshotError for what is no picture.
+        """
+        return answered(self.loaded, self._called, stored_pictures(images), self.means)
+
+    def predict_proba(self, images: Picture | Iterable[Picture]) -> npt.NDArray[np.float32]:
+        """The probability of each class `(n, classes)` for each image; a row of NaN where one can't be read."""
+        stored = stored_pictures(images)
+        found, embedded = probabilities_of(self.loaded, stored, self.means)
+        probabilities = np.full((len(stored), len(self.classes)), np.nan, dtype=np.float32)
+        probabilities[embedded.readable] = found.numpy()
+        return probabilities
+
+    def evaluate(self, images: Labelled) -> EvalResult:
+        """How good it is on labelled images: accuracy with its 95 % interval, each class, confusion, calibration.
+
+        Raises FewshotError where they have a class that it does not know.
+        """
+        return evaluated(self.loaded, self._called, labelled_pictures(images), self.means)
+
+    def save(self, path: AnyPath) -> Path:
+        """Writes the delta file, and beside it the record of the run that learned it; gives its path.
+
+        What was at `path` is replaced when the new file is whole. Raises FewshotError where it can't be written.
+        """
+        path = Path(path)
+        check_writable(path)
+        write_atomically(path, self.content)
+        if self.result is not None:
+            write_run(path, replace(self.result, file=str(path)))
+        return path
+
+    def export(self, output: AnyPath, format: Format, images: AnyPath | None = None) -> ExportResult:
+        """Writes the classifier in another form, proved to give the same answers; as `fewshot export` does.
+
+        It is proved on the images in the folder `images`, else on those it was learned from, else on drawn ones.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            file = self.save(Path(folder) / "classifier.fewshot") if self.file is None else Path(self.file)
+            found = None if images is None else Path(images)
+            result = export_job(file, Path(output), format, found, self.means)
+        return result if self.file is not None else replace(result, source=IN_MEMORY)
+
+    @property
+    def _called(self) -> str:
+        return self.file or IN_MEMORY
+
+    def __getstate__(self) -> Any:
+        raise TypeError("A classifier is saved by its method save, and read by fewshot_cli.load.")

@@ -1,0 +1,255 @@
+"""The functions of the interface, under the names of the commands and their options."""
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+from fewshot_cli.api.asked import AnyPath, Settings, changes_of, means_of, recipe_of
+from fewshot_cli.api.classifier import Classifier
+from fewshot_cli.errors import FewshotError
+from fewshot_cli.formats.delta.rounding import Values
+from fewshot_cli.images.sources.dataset import Dataset, read_datasets
+from fewshot_cli.images.sources.in_memory import Labelled, Picture, labelled_pictures
+from fewshot_cli.jobs.benchmark.protocols import protocols
+from fewshot_cli.jobs.benchmark.run import Question, answered_again
+from fewshot_cli.jobs.benchmark.run import compare as compare_job
+from fewshot_cli.jobs.classify.adapt import AdaptSettings
+from fewshot_cli.jobs.classify.adapt import adapt as adapt_job
+from fewshot_cli.jobs.initialisation import Starts
+from fewshot_cli.jobs.interop.export import Format
+from fewshot_cli.jobs.meta.results import Material, Output
+from fewshot_cli.jobs.meta.tune import meta_tune as meta_tune_job
+from fewshot_cli.jobs.models import load_model, loaded_on
+from fewshot_cli.recipes import folds_asked, load_meta_recipe
+from fewshot_cli.results import (
+    ComparisonResult,
+    EvalResult,
+    ExportResult,
+    MetaTuneResult,
+    PredictResult,
+    read_meta_tune,
+)
+
+
+def adapt(
+    images: Labelled,
+    *,
+    recipe: AnyPath | None = None,
+    bank: AnyPath | None = None,
+    density: float | None = None,
+    backbone: str | None = None,
+    weights: AnyPath | None = None,
+    image_size: int | None = None,
+    set: Settings | None = None,
+    folds: int | None = None,
+    values: Values = "float16",
+    keep_support: bool = False,
+    device: str = "auto",
+    seed: int = 0,
+    offline: bool = False,
+    no_cache: bool = False,
+) -> Classifier:
+    """A classifier learned from labelled images; as `fewshot adapt` does, with its options.
+
+    `images` is the path of a folder with one sub-folder per class, a mapping from each class to its pictures, or
+    (pictures, labels); pictures are paths, Pillow's, or arrays `(height, width, 3)` of uint8. Nothing is written but
+    what the cache remembers. Raises FewshotError for bad input, before anything slow is done.
+
+    >>> import fewshot_cli as fewshot
+    >>> from fewshot_cli.images.drawing import draw
+    >>> some = {label: [draw(label, seed=i, size=64) for i in range(4)] for label in ("cat", "house", "star")}
+    >>> classifier = fewshot.adapt(some, recipe="ridge", image_size=64, offline=True)
+    >>> classifier.classes
+    ('cat', 'house', 'star')
+    >>> classifier.predict(draw("house", seed=9, size=64))[0].label
+    'house'
+    """
+    what = recipe_of(recipe, set, backbone, image_size, bank, density)
+    how = AdaptSettings(what, seed, folds_asked(what, folds), values, keep_support)
+    labelled = labelled_pictures(images)
+    means = means_of(weights, device, offline, no_cache)
+    starts = Starts(means.source, means.device)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "classifier.fewshot"
+        result = adapt_job(labelled, path, how, means, starts)
+        loaded = loaded_on(starts.of(what).base, path)
+        return Classifier(path.read_bytes(), loaded, means, result=replace(result, file=None))
+
+
+def load(
+    file: AnyPath,
+    *,
+    weights: AnyPath | None = None,
+    device: str = "auto",
+    offline: bool = False,
+    no_cache: bool = False,
+) -> Classifier:
+    """The classifier in a delta file, on its backbone.
+
+    Raises FewshotError for a damaged file, and for a backbone that can't be had or is another than it was made for.
+    """
+    means = means_of(weights, device, offline, no_cache)
+    path = Path(file)
+    loaded = load_model(path, means.source, means.device)
+    return Classifier(path.read_bytes(), loaded, means, file=str(path))
+
+
+def predict(
+    file: AnyPath | Classifier,
+    images: Picture | Iterable[Picture],
+    *,
+    weights: AnyPath | None = None,
+    device: str = "auto",
+    offline: bool = False,
+    no_cache: bool = False,
+) -> PredictResult:
+    """A row for every image: the likeliest class and its probability, or why there is none; as `fewshot predict` does.
+
+    `images` is the path of a file or folder, a picture of Pillow's, an array `(height, width, 3)` of uint8, or several
+    of these. For more than one call, `load` the file once.
+    """
+    return _classifier(file, weights, device, offline, no_cache).predict(images)
+
+
+def evaluate(
+    file: AnyPath | Classifier,
+    images: Labelled,
+    *,
+    weights: AnyPath | None = None,
+    device: str = "auto",
+    offline: bool = False,
+    no_cache: bool = False,
+) -> EvalResult:
+    """How good a classifier is on labelled images; as `fewshot eval FILE FOLDER` does, but it leaves no record.
+
+    `images` is what `adapt` takes. Raises FewshotError where they have a class that the classifier does not know.
+    """
+    return _classifier(file, weights, device, offline, no_cache).evaluate(images)
+
+
+def export(
+    file: AnyPath | Classifier,
+    output: AnyPath,
+    format: Format,
+    *,
+    images: AnyPath | None = None,
+    weights: AnyPath | None = None,
+    device: str = "auto",
+    offline: bool = False,
+) -> ExportResult:
+    """Writes a classifier as "safetensors", "onnx" or "peft", proved to answer alike; as `fewshot export` does.
+
+    It is proved on the images in the folder `images`, else on those it was learned from, else on drawn ones.
+    """
+    return _classifier(file, weights, device, offline, True).export(output, format, images)
+
+
+def compare(
+    recipes: AnyPath | Sequence[AnyPath],
+    data: AnyPath | Sequence[AnyPath],
+    *,
+    protocol: str = "fixed",
+    episodes: int = 600,
+    way: int | str | None = None,
+    shots: int | str | Sequence[int] | None = None,
+    queries: int | str | None = None,
+    target: Sequence[str] = (),
+    split: str | None = None,
+    output: AnyPath | None = None,
+    bank: AnyPath | None = None,
+    density: float | None = None,
+    backbone: str | None = None,
+    weights: AnyPath | None = None,
+    image_size: int | None = None,
+    set: Settings | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    offline: bool = False,
+    no_cache: bool = False,
+) -> ComparisonResult:
+    """Recipes compared over the same few-shot episodes; as `fewshot eval RECIPE... --data DIR...` does.
+
+    Settings whose paths begin with "protocol." are the protocol's. With `output` the result of every episode is written
+    there, and a run that was interrupted goes on; without, nothing is written. Each recipe begins from the `bank`, if
+    one is given.
+    """
+    changes = dict(set or {})
+    of_protocol = {key: changes.pop(key) for key in list(changes) if key.startswith(PROTOCOL)}
+    names = [str(name) for name in _several(recipes)]
+    asked = {name: recipe_of(name, changes, backbone, image_size, bank, density) for name in names}
+    facts: dict[str, Any] = {"name": protocol, "way": way, "queries": queries}
+    facts["shots"] = list(shots) if isinstance(shots, Sequence) and not isinstance(shots, str) else shots
+    facts = {key: value for key, value in facts.items() if value is not None}
+    facts |= {key.removeprefix(PROTOCOL): value for key, value in of_protocol.items()}
+    paths = [Path(path) for path in _several(data)]
+    question = Question(
+        _datasets(paths, split), protocols(facts), episodes, seed, tuple(target), tuple(map(str, paths)), split
+    )
+    means = means_of(weights, device, offline, no_cache)
+    if output is None:
+        return answered_again(asked, question, means)
+    return compare_job(asked, question, means, Path(output))[0]
+
+
+def meta_tune(
+    recipe: AnyPath,
+    data: AnyPath | Sequence[AnyPath],
+    output: AnyPath,
+    *,
+    split: str | None = None,
+    validate: AnyPath | Sequence[AnyPath] = (),
+    validation_split: str | None = None,
+    resume: bool = False,
+    values: Literal["float16", "float32"] = "float16",
+    backbone: str | None = None,
+    weights: AnyPath | None = None,
+    image_size: int | None = None,
+    set: Settings | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    offline: bool = False,
+    no_cache: bool = False,
+) -> MetaTuneResult:
+    """Meta-tunes over the episodes of many data sets and writes a bank to adapt from; as `fewshot meta-tune` does.
+
+    Ctrl-C stops it between two steps, and `resume` goes on from there.
+    """
+    what = load_meta_recipe(str(recipe), changes_of(set), backbone=backbone, image_size=image_size)
+    practised, validated = ([Path(path) for path in _several(paths)] for paths in (data, validate))
+    material = Material(
+        _datasets(practised, split),
+        _datasets(validated, None) + (_datasets(practised, validation_split) if validation_split else ()),
+        tuple(map(str, practised)),
+        split,
+        tuple(map(str, validated)),
+        validation_split,
+    )
+    means = means_of(weights, device, offline, no_cache)
+    return read_meta_tune(meta_tune_job(what, material, Output(Path(output), values, None, resume), seed, means))
+
+
+PROTOCOL = "protocol."
+
+
+def _classifier(
+    file: AnyPath | Classifier, weights: AnyPath | None, device: str, offline: bool, no_cache: bool
+) -> Classifier:
+    """The classifier itself, or the one in the file. Raises FewshotError where settings of loading would do nothing."""
+    if not isinstance(file, Classifier):
+        return load(file, weights=weights, device=device, offline=offline, no_cache=no_cache)
+    if weights is not None or device != "auto":
+        raise FewshotError(
+            "weights and device are of loading a file, and this classifier is loaded.", "Give them to adapt or load."
+        )
+    return file
+
+
+def _several(given: AnyPath | Sequence[AnyPath]) -> Sequence[AnyPath]:
+    return [given] if isinstance(given, str | PathLike) else given
+
+
+def _datasets(paths: Sequence[Path], split: str | None) -> tuple[Dataset, ...]:
+    return tuple(dataset for path in paths for dataset in read_datasets(path, split))
