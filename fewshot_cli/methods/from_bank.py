@@ -15,8 +15,8 @@ from fewshot_cli.engine.adaptation import Adapted, Run, Support
 from fewshot_cli.engine.defaults import RouterPool
 from fewshot_cli.engine.delta.change import Delta, delta_of
 from fewshot_cli.engine.head.linear import class_means
-from fewshot_cli.engine.meta.smat.gates import PackedGates, pruned
 from fewshot_cli.engine.meta.smat.loss import Library, router_of
+from fewshot_cli.engine.meta.smat.packed_gates import PackedGates, pruned
 from fewshot_cli.engine.meta.smat.router import folded, start_router
 from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.engine.model.flat_params import Layout

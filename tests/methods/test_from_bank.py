@@ -9,8 +9,9 @@ from fewshot_cli.engine.adaptation import Run, Support
 from fewshot_cli.engine.delta.change import density, merge
 from fewshot_cli.engine.head.linear import class_means, cosine_head
 from fewshot_cli.engine.meta.settings import SMATSettings
-from fewshot_cli.engine.meta.smat.gates import PackedGates, gates
+from fewshot_cli.engine.meta.smat.gates import gates
 from fewshot_cli.engine.meta.smat.loss import LOGITS, Library, router_of, start_bank
+from fewshot_cli.engine.meta.smat.packed_gates import PackedGates
 from fewshot_cli.engine.meta.smat.router import folded
 from fewshot_cli.engine.model.flat_params import FlatBackbone, Layout
 from fewshot_cli.engine.params import total_size

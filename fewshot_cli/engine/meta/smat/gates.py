@@ -10,15 +10,13 @@ dummy classifier, whose gates are 1, is not counted in sparsities.
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fewshot_cli.engine.defaults import TRAINING_BETA
-from fewshot_cli.engine.delta.masks import largest
 from fewshot_cli.engine.model.flat_params import Layout
 
 GAMMA, ZETA = -0.1, 1.1  # the sigmoid is stretched to this interval before it is cut to [0, 1]
@@ -29,7 +27,6 @@ LOWEST_LOGIT, HIGHEST_LOGIT = math.log(0.01), math.log(100)
 # Weights worked on at once: all experts' gates of so many stay in the second-level cache of a CPU, while a GPU is kept
 # busy by every single operation.
 CPU_CHUNK, GPU_CHUNK = 2**14, 2**22
-PACKED_CHUNK = 2**16  # on a CPU; a packed weight is one byte
 
 
 def start_logits(size: int, experts: int, rng: torch.Generator) -> Tensor:
@@ -79,29 +76,25 @@ class Merged(NamedTuple):
     """The share of gates that are exactly 0, `(experts,)`, which is not."""
 
 
+Forward: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor, Tensor]]
+"""Of base, delta, logits, weights and β: the merged weights; of each expert the sum of the probabilities that a gate is
+open, and how many gates are not 0, float64."""
+Backward: TypeAlias = Callable[
+    [Tensor, Tensor, Tensor, Tensor, Tensor, float, Tensor | None, bool], tuple[Tensor, Tensor]
+]
+"""Of delta, logits, weights, the gradients of the merged weights and of every expert's open probability, and β: the
+gradients of delta and weights. That of the logits is written to the next tensor, or added to it where the flag says so;
+None has it left out."""
+
+
 class Passes(Protocol):
     """The work of `interpolate`: `InChunks` is the plain one, `gates_triton` has it in one kernel each way."""
 
-    def forward(
-        self, base: Tensor, delta: Tensor, logits: Tensor, weights: Tensor, beta: float, /
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The merged weights; of each expert the sum of the probabilities that a gate is open, and how many gates are
-        not 0, float64."""
+    @property
+    def forward(self) -> Forward: ...
 
-    def backward(
-        self,
-        delta: Tensor,
-        logits: Tensor,
-        weights: Tensor,
-        of_merged: Tensor,
-        shares: Tensor,
-        beta: float,
-        of_logits: Tensor | None,
-        add: bool,
-        /,
-    ) -> tuple[Tensor, Tensor]:
-        """The gradients of delta and weights; that of the logits is written to `of_logits`, or added to what is there.
-        None has it left out. `shares` is the gradient of every open probability, by expert."""
+    @property
+    def backward(self) -> Backward: ...
 
 
 def is_closing(shares: Tensor) -> bool:
@@ -117,7 +110,7 @@ class InChunks:
     ) -> tuple[Tensor, Tensor, Tensor]:
         merged = torch.empty_like(base)
         opened, positive = logits.new_zeros(2, len(logits), dtype=torch.float64)
-        for i in _chunks(logits, CPU_CHUNK):
+        for i in chunks(logits, CPU_CHUNK):
             z = gates(logits[:, i], beta)
             torch.addcmul(base[i], weights @ z, delta[i], out=merged[i])
             opened += open_probability(logits[:, i]).sum(1)
@@ -140,7 +133,7 @@ class InChunks:
         slope = (weights * (ZETA - GAMMA) / beta).unsqueeze(1)
         share = shares.unsqueeze(1)
         closing = is_closing(shares)
-        for i in _chunks(logits, CPU_CHUNK):
+        for i in chunks(logits, CPU_CHUNK):
             s = torch.sigmoid(logits[:, i] / beta)
             stretched = _stretched(s)
             z = stretched.clamp(0, 1)
@@ -232,117 +225,11 @@ def density_penalty(multipliers: Tensor, expected_l0: Tensor, target: float, wei
     return ((target - 1 + expected_l0) * multipliers.detach() * weights.detach()).sum()
 
 
-@dataclass(frozen=True)
-class PackedGates:
-    """The gates of trained experts, a bit each where a weight's gates are all 0 or 1; exact.
-
-    `bits` `(bytes, size)` uint8 hold up to eight experts each, the first in the lowest bit. A weight with any gate in
-    between is listed in `positions` `(k,)`, rising, and its gates in `between` `(experts, k)`; its bits are 0.
-    """
-
-    bits: Tensor
-    positions: Tensor
-    between: Tensor
-
-    @classmethod
-    def of(cls, logits: Tensor, beta: float) -> "PackedGates":
-        """The gates that logits `(experts, size)` give."""
-        return cls._of_chunks(logits, lambda chunk: gates(chunk.detach(), beta))
-
-    @classmethod
-    def of_gates(cls, known: Tensor) -> "PackedGates":
-        """These gates `(experts, size)` in [0, 1], as a bank's file has them."""
-        return cls._of_chunks(known, lambda chunk: chunk)
-
-    @classmethod
-    def _of_chunks(cls, values: Tensor, gates_of: Callable[[Tensor], Tensor]) -> "PackedGates":
-        """The gates that `gates_of` makes of each chunk of the values `(experts, size)`."""
-        experts, size = values.shape
-        bits = torch.empty(math.ceil(experts / 8), size, dtype=torch.uint8, device=values.device)
-        positions, between = [], []
-        for i in _chunks(values, CPU_CHUNK):
-            z = gates_of(values[:, i])
-            mixed = ((z > 0) & (z < 1)).any(0)
-            here = mixed.nonzero().squeeze(1)
-            positions.append(here + i.start)
-            between.append(z[:, here])
-            bits[:, i] = _packed((z == 1) & ~mixed)
-        return cls(bits, torch.cat(positions), torch.cat(between, 1))
-
-    @property
-    def size(self) -> int:
-        return self.bits.shape[1]
-
-    @property
-    def experts(self) -> int:
-        return len(self.between)
-
-    @property
-    def bytes(self) -> int:
-        """The memory it takes."""
-        return sum(values.numel() * values.element_size() for values in (self.bits, self.positions, self.between))
-
-    def rounded(self) -> "PackedGates":
-        """Gates that are all 0 or 1, nothing but bits; those in between go to the nearer one, so it is not exact."""
-        bits = self.bits.index_copy(1, self.positions, _packed(self.between >= 0.5))
-        return PackedGates(bits, self.positions[:0], self.between[:, :0])
-
-    def mixed(self, weights: Tensor) -> Tensor:
-        """Σ_m w_m z_m, `(size,)`, of expert weights `(experts,)`."""
-        tables = _tables(weights, len(self.bits))
-        mixture = torch.empty(self.size, dtype=weights.dtype, device=weights.device)
-        for i in _chunks(self.bits, PACKED_CHUNK):
-            mixture[i] = _looked_up(tables, self.bits[:, i])
-        return mixture.index_copy_(0, self.positions, weights @ self.between)
-
-    def merged(self, base: Tensor, delta: Tensor, weights: Tensor) -> Tensor:
-        """base + (Σ_m w_m z_m) ⊙ delta, `(size,)`: what `interpolate` gives, without gradients and much sooner."""
-        tables = _tables(weights, len(self.bits))
-        merged = torch.empty_like(base)
-        for i in _chunks(self.bits, PACKED_CHUNK):
-            torch.addcmul(base[i], _looked_up(tables, self.bits[:, i]), delta[i], out=merged[i])
-        at = self.positions
-        return merged.index_copy_(0, at, base[at] + (weights @ self.between) * delta[at])
-
-
-def pruned(change: Tensor, density: float) -> Tensor:
-    """A flat change `(size,)` of which only the `density` x size values that are largest, either sign, are not 0."""
-    kept = largest(change.abs(), math.ceil(density * len(change)))
-    return torch.zeros_like(change).index_copy_(0, kept, change[kept])
-
-
 def _stretched(s: Tensor) -> Tensor:
     return s * (ZETA - GAMMA) + GAMMA
 
 
-def _chunks(values: Tensor, on_cpu: int) -> Iterator[slice]:
-    """Places along the last axis, one chunk after the other; `on_cpu` is the size of a chunk there."""
+def chunks(values: Tensor, on_cpu: int) -> Iterator[slice]:
+    """Slices along the last axis, one chunk after the other; `on_cpu` is the size of a chunk there."""
     size, chunk = values.shape[-1], on_cpu if values.device.type == "cpu" else GPU_CHUNK
     return (slice(start, min(start + chunk, size)) for start in range(0, size, chunk))
-
-
-def _packed(on: Tensor) -> Tensor:
-    """Bytes `(ceil(experts / 8), n)` uint8 of flags `(experts, n)`."""
-    return torch.stack([_byte(eight) for eight in torch.split(on.to(torch.uint8), 8)])
-
-
-def _byte(flags: Tensor) -> Tensor:
-    byte = torch.zeros_like(flags[0])
-    for m, flag in enumerate(flags):
-        byte |= flag << m
-    return byte
-
-
-def _tables(weights: Tensor, groups: int) -> list[Tensor]:
-    """For each byte the 256 sums of expert weights that it may stand for."""
-    values = torch.arange(256, device=weights.device)
-    bits = (values.unsqueeze(1) >> torch.arange(8, device=weights.device)) & 1
-    eights = torch.nn.functional.pad(weights, (0, 8 * groups - len(weights))).view(groups, 8)
-    return [bits.to(weights.dtype) @ eight for eight in eights]
-
-
-def _looked_up(tables: list[Tensor], bits: Tensor) -> Tensor:
-    mixture = tables[0].index_select(0, bits[0].int())
-    for table, more in zip(tables[1:], bits[1:], strict=True):
-        mixture += table.index_select(0, more.int())
-    return mixture

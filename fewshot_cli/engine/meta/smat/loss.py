@@ -24,7 +24,8 @@ from fewshot_cli.engine.defaults import RouterPool
 from fewshot_cli.engine.head.linear import class_means, cosine_head
 from fewshot_cli.engine.meta.settings import SMATSettings
 from fewshot_cli.engine.meta.smat import gates as experts
-from fewshot_cli.engine.meta.smat.gates import IN_CHUNKS, PackedGates, Passes, interpolate, start_logits
+from fewshot_cli.engine.meta.smat.gates import IN_CHUNKS, Passes, interpolate, start_logits
+from fewshot_cli.engine.meta.smat.packed_gates import PackedGates
 from fewshot_cli.engine.meta.smat.router import Noise, Routing, folded, is_state, power_iterated, route, start_router
 from fewshot_cli.engine.model.flat_params import FlatBackbone
 from fewshot_cli.engine.params import Params

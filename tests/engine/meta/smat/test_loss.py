@@ -16,7 +16,7 @@ from fewshot_cli.engine.defaults import TRAINING_BETA
 from fewshot_cli.engine.delta.change import merge
 from fewshot_cli.engine.head.linear import class_means, cosine_head
 from fewshot_cli.engine.meta.settings import SMATSettings
-from fewshot_cli.engine.meta.smat.gates import EVALUATION_BETA, PackedGates, gates, interpolate, pruned
+from fewshot_cli.engine.meta.smat.gates import EVALUATION_BETA, gates, interpolate
 from fewshot_cli.engine.meta.smat.loss import (
     DELTA,
     LOGITS,
@@ -30,6 +30,7 @@ from fewshot_cli.engine.meta.smat.loss import (
     trained,
     write_state_,
 )
+from fewshot_cli.engine.meta.smat.packed_gates import PackedGates, pruned
 from fewshot_cli.engine.meta.smat.router import Routing, route
 from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.engine.model.flat_params import FlatBackbone, Layout
