@@ -24,13 +24,13 @@ import timm
 import torch
 
 from fewshot_cli.engine.meta.settings import SMATSettings
+from fewshot_cli.engine.meta.smat.expert_mixer import ExpertMixer
 from fewshot_cli.engine.meta.smat.gates import LOWEST_LOGIT, density_penalty, interpolate
 from fewshot_cli.engine.meta.smat.loss import (
     DELTA,
     LOGITS,
     MULTIPLIERS,
     FeaturedTask,
-    Library,
     router_of,
     smat_loss,
     start_bank,
@@ -172,7 +172,7 @@ def merge(
     logits = torch.full_like(bank[LOGITS], LOWEST_LOGIT)
     logits[torch.rand_like(logits) < 0.1] *= -1
     logits[0, torch.rand_like(logits[0]) < between] = 0.3
-    library = Library.of(bank | {LOGITS: logits}, settings)
+    mixer = ExpertMixer.of(bank | {LOGITS: logits}, settings)
     prototypes = torch.randn(WAY, net.backbone.dim, device=net.base.device)
     logits = logits.T.contiguous()
     kept = (1.2 * torch.sigmoid(logits / (2 / 3)) - 0.1).clamp(0, 1)
@@ -182,14 +182,14 @@ def merge(
         return route(router_of(bank), prototypes, TEMPERATURE).weights
 
     def packed() -> torch.Tensor:
-        return library.merged(net.base, prototypes, TEMPERATURE)
+        return mixer.merged(net.base, prototypes, TEMPERATURE)
 
     def dense() -> torch.Tensor:
         z = (1.2 * torch.sigmoid(logits / (2 / 3)) - 0.1).clamp(0, 1)
-        return net.base + (z * routed()).sum(-1) * library.delta
+        return net.base + (z * routed()).sum(-1) * mixer.delta
 
     def ready() -> torch.Tensor:
-        return net.base + (kept * routed()).sum(-1) * library.delta
+        return net.base + (kept * routed()).sum(-1) * mixer.delta
 
     error = relative_error(packed(), dense())
     rounds = max(5, options.rounds)
@@ -198,7 +198,7 @@ def merge(
     return (
         found
         | {"kept_seconds": beside["plain_seconds"], "kept_ratio": beside["ratio"], "error": error}
-        | {"bytes": library.gates.bytes, "dense_bytes": kept.numel() * kept.element_size()}
+        | {"bytes": mixer.gates.bytes, "dense_bytes": kept.numel() * kept.element_size()}
     )
 
 

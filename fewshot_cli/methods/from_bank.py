@@ -15,7 +15,8 @@ from fewshot_cli.engine.adaptation import Adapted, Run, Support
 from fewshot_cli.engine.defaults import RouterPool
 from fewshot_cli.engine.delta.change import Delta, delta_of
 from fewshot_cli.engine.head.linear import class_means
-from fewshot_cli.engine.meta.smat.loss import Library, router_of
+from fewshot_cli.engine.meta.smat.expert_mixer import ExpertMixer
+from fewshot_cli.engine.meta.smat.loss import router_of
 from fewshot_cli.engine.meta.smat.packed_gates import PackedGates, pruned
 from fewshot_cli.engine.meta.smat.router import folded, start_router
 from fewshot_cli.engine.model.backbone import Backbone
@@ -75,7 +76,7 @@ class DenseContent(BankContent):
 class ExpertsContent(BankContent):
     """Sparse experts over one delta, mixed anew for each task at this temperature (SMAT)."""
 
-    library: Library
+    mixer: ExpertMixer
     layout: Layout
     temperature: float
 
@@ -90,11 +91,11 @@ class ExpertsContent(BankContent):
         router = {name: values.to(device) for name, values in router_of(kept.tensors).items()}
         _check_router(router, backbone.dim, len(kept.gates))
         packed = PackedGates.of_gates(kept.gates.to(device))
-        library = Library(kept.delta.to(device), packed, folded(router), settings.pool)
-        return cls(library, layout_of(kept), settings.temperature)
+        mixer = ExpertMixer(kept.delta.to(device), packed, folded(router), settings.pool)
+        return cls(mixer, layout_of(kept), settings.temperature)
 
     def learner(self, learner: Learner, density: float | None) -> Learner:
-        return FromBank(learner, self.library, self.layout, self.temperature, density)
+        return FromBank(learner, self.mixer, self.layout, self.temperature, density)
 
 
 BANK_KINDS: dict[str, type[BankContent]] = {"dense": DenseContent, "experts": ExpertsContent}
@@ -111,12 +112,12 @@ class FromBank(Learner):
     """The method on the backbone as the bank's experts move it for the task; what both add is one delta.
 
     The experts are mixed by the frozen backbone's prototypes of the support set, so whatever is held out of it takes no
-    part. `layout` is the order in which the library has the weights. Of its change only the largest values are kept, as
+    part. `layout` is the order in which the mixer has the weights. Of its change only the largest values are kept, as
     many as are the share `density` of all the backbone's; None keeps all.
     """
 
     method: Learner
-    library: Library
+    mixer: ExpertMixer
     layout: Layout
     temperature: float
     density: float | None = None
@@ -132,7 +133,7 @@ class FromBank(Learner):
     def delta(self, backbone: Backbone, support: Support) -> Delta:
         """How the bank moves the backbone for the task."""
         prototypes = class_means(support.features, support.labels, support.way)
-        change = self.library.change(prototypes, self.temperature)
+        change = self.mixer.change(prototypes, self.temperature)
         if self.density is not None:
             change = pruned(change, share_kept(self.density, total_size(backbone.params), self.layout))
         return delta_of(self.layout.views(change))

@@ -144,15 +144,15 @@ class SMAT(SMATSettings, MetaMethod):
         return step
 
     def learner(self, bank: Params, passes: Passes, tasks: int) -> TaskLearner:
-        from fewshot_cli.engine.meta.smat.loss import Library
+        from fewshot_cli.engine.meta.smat.expert_mixer import ExpertMixer
         from fewshot_cli.engine.meta.validation import prototypes_under
         from fewshot_cli.engine.model.flat_params import FlatBackbone
 
-        library, temperature = Library.of(bank, self), self.temperature(tasks)
+        mixer, temperature = ExpertMixer.of(bank, self), self.temperature(tasks)
         net = FlatBackbone.of(passes.backbone)
 
         def weights(task: FeaturedTask) -> Params:
-            return net.layout.views(library.merged(net.base, task.frozen_prototypes, temperature))
+            return net.layout.views(mixer.merged(net.base, task.frozen_prototypes, temperature))
 
         return prototypes_under(passes, weights)
 

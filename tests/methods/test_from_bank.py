@@ -9,8 +9,9 @@ from fewshot_cli.engine.adaptation import Run, Support
 from fewshot_cli.engine.delta.change import density, merge
 from fewshot_cli.engine.head.linear import class_means, cosine_head
 from fewshot_cli.engine.meta.settings import SMATSettings
+from fewshot_cli.engine.meta.smat.expert_mixer import ExpertMixer
 from fewshot_cli.engine.meta.smat.gates import gates
-from fewshot_cli.engine.meta.smat.loss import LOGITS, Library, router_of, start_bank
+from fewshot_cli.engine.meta.smat.loss import LOGITS, router_of, start_bank
 from fewshot_cli.engine.meta.smat.packed_gates import PackedGates
 from fewshot_cli.engine.meta.smat.router import folded
 from fewshot_cli.engine.model.flat_params import FlatBackbone, Layout
@@ -22,19 +23,19 @@ QUICK = ("method.tuning.optim.steps=2", "method.tuning.optim.epochs=0")
 
 
 @pytest.fixture(scope="module")
-def library(backbone) -> Library:
+def mixer(backbone) -> ExpertMixer:
     net = FlatBackbone.of(backbone)
     bank = start_bank(net, SMATSettings(experts=3), seed=0)
     delta = 0.02 * torch.randn(net.layout.size, generator=torch.Generator().manual_seed(1))
     packed = PackedGates.of_gates(gates(4 * bank[LOGITS]))
-    return Library(delta, packed, folded(router_of(bank)), "mean")
+    return ExpertMixer(delta, packed, folded(router_of(bank)), "mean")
 
 
 @pytest.fixture(scope="module")
-def from_bank(backbone, library):
+def from_bank(backbone, mixer):
     def learner(recipe: str, share: float | None = None, delta: float = 1.0) -> FromBank:
         method = load_recipe(recipe, QUICK if hasattr(load_recipe(recipe).method, "tuning") else ()).method
-        moved = replace(library, delta=delta * library.delta)
+        moved = replace(mixer, delta=delta * mixer.delta)
         return FromBank(method, moved, Layout.of(backbone.params), 0.5, share)
 
     return learner
@@ -44,11 +45,11 @@ def logits(backbone, adapted, pictures):
     return adapted.head.logits(backbone.frozen_features(pictures, merge(backbone.params, adapted.delta)))
 
 
-def test_prototypes_are_taken_at_the_weights_that_the_library_merges(backbone, library, from_bank, easy, pictures):
+def test_prototypes_are_taken_at_the_weights_that_the_mixer_merges(backbone, mixer, from_bank, easy, pictures):
     support, (queries, _) = easy(backbone), pictures((3, 3, 3), seed=9)
     frozen = class_means(support.features, support.labels, support.way)
     layout = Layout.of(backbone.params)
-    weights = layout.views(library.merged(layout.flatten(backbone.params), frozen, 0.5))
+    weights = layout.views(mixer.merged(layout.flatten(backbone.params), frozen, 0.5))
     prototypes = class_means(backbone.frozen_features(support.images, weights), support.labels, support.way)
     expected = cosine_head(prototypes).logits(backbone.frozen_features(queries, weights))
     adapted = from_bank("protonet").adapt(backbone, support, Run())
@@ -119,11 +120,11 @@ def test_support_images_go_once_through_the_moved_weights(vit, easy, monkeypatch
     support = easy(vit)
     net = FlatBackbone.of(vit)
     bank = start_bank(net, SMATSettings(experts=2), seed=0)
-    library = Library(
+    mixer = ExpertMixer(
         torch.ones(net.layout.size) / 100, PackedGates.of_gates(gates(bank[LOGITS])), folded(router_of(bank)), "mean"
     )
     monkeypatch.setattr(
         Backbone, "frozen_features", lambda self, given, *rest: seen.append(len(given)) or original(self, given, *rest)
     )
-    FromBank(load_recipe("protonet").method, library, net.layout, 0.5).adapt(vit, support, Run())
+    FromBank(load_recipe("protonet").method, mixer, net.layout, 0.5).adapt(vit, support, Run())
     assert seen == [len(support)]

@@ -20,13 +20,11 @@ from torch.autograd import grad
 from torch.autograd.function import once_differentiable
 
 from fewshot_cli.engine.adaptation import Task
-from fewshot_cli.engine.defaults import RouterPool
 from fewshot_cli.engine.head.linear import class_means, cosine_head
 from fewshot_cli.engine.meta.settings import SMATSettings
 from fewshot_cli.engine.meta.smat import gates as experts
 from fewshot_cli.engine.meta.smat.gates import IN_CHUNKS, Passes, interpolate, start_logits
-from fewshot_cli.engine.meta.smat.packed_gates import PackedGates
-from fewshot_cli.engine.meta.smat.router import Noise, Routing, folded, is_state, power_iterated, route, start_router
+from fewshot_cli.engine.meta.smat.router import Noise, Routing, is_state, power_iterated, route, start_router
 from fewshot_cli.engine.model.flat_params import FlatBackbone
 from fewshot_cli.engine.params import Params
 
@@ -231,32 +229,3 @@ class _Zero(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, of_zero: Tensor) -> Any:
         return of_zero * ctx.saved_tensors[0], None
-
-
-@dataclass(frozen=True)
-class Library:
-    """A bank made ready for use: the same answers in a small part of memory and time."""
-
-    delta: Tensor
-    gates: PackedGates
-    router: Params
-    pool: RouterPool
-
-    @classmethod
-    def of(cls, bank: Params, settings: SMATSettings) -> "Library":
-        packed = PackedGates.of(bank[LOGITS], settings.evaluation_beta)
-        packed = packed.rounded() if settings.binary else packed
-        return cls(bank[DELTA].detach(), packed, folded(router_of(bank)), settings.pool)
-
-    @torch.no_grad()
-    def change(self, prototypes: Tensor, temperature: float) -> Tensor:
-        """What to add to the weights, `(size,)`, for the task with these prototypes of the frozen backbone."""
-        return self.gates.mixed(self._weights(prototypes, temperature)) * self.delta
-
-    @torch.no_grad()
-    def merged(self, base: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
-        """The weights `(size,)` for the task; `base` are the backbone's own."""
-        return self.gates.merged(base, self.delta, self._weights(prototypes, temperature))
-
-    def _weights(self, prototypes: Tensor, temperature: float) -> Tensor:
-        return route(self.router, prototypes, temperature, self.pool).weights

@@ -16,6 +16,7 @@ from fewshot_cli.engine.defaults import TRAINING_BETA
 from fewshot_cli.engine.delta.change import merge
 from fewshot_cli.engine.head.linear import class_means, cosine_head
 from fewshot_cli.engine.meta.settings import SMATSettings
+from fewshot_cli.engine.meta.smat.expert_mixer import ExpertMixer
 from fewshot_cli.engine.meta.smat.gates import EVALUATION_BETA, gates, interpolate
 from fewshot_cli.engine.meta.smat.loss import (
     DELTA,
@@ -23,7 +24,6 @@ from fewshot_cli.engine.meta.smat.loss import (
     MULTIPLIERS,
     ROUTER,
     FeaturedTask,
-    Library,
     router_of,
     smat_loss,
     start_bank,
@@ -363,7 +363,7 @@ def test_a_started_bank_changes_nothing_and_only_routing_has_a_gradient_at_the_g
     assert not found[LOGITS].any()
     assert found[DELTA].any()
     assert (found[MULTIPLIERS] < 0).all()  # descent makes them grow: the experts are too dense
-    weights = Library.of(bank, settings).merged(net.base, task.frozen_prototypes, 5.0)
+    weights = ExpertMixer.of(bank, settings).merged(net.base, task.frozen_prototypes, 5.0)
     assert torch.equal(weights, net.base)
 
 
@@ -391,19 +391,19 @@ def test_a_step_down_the_gradient_lowers_the_loss(net, task):
     assert 0 <= loss.accuracy <= 1
 
 
-def test_an_exported_library_gives_the_live_logits(net, task):
+def test_an_exported_mixer_gives_the_live_logits(net, task):
     settings = SMATSettings(experts=4, binary=False)
     bank = moved_bank(net, settings)
     prototypes = task.frozen_prototypes
     live = route(router_of(bank), prototypes, 0.5, settings.pool)
     weights = interpolate(net.base, bank[DELTA], bank[LOGITS], live.weights, settings.evaluation_beta).weights
-    library = Library.of(bank, settings)
-    torch.testing.assert_close(library.merged(net.base, prototypes, 0.5), weights)
-    delta = net.layout.delta(library.change(prototypes, 0.5))
+    mixer = ExpertMixer.of(bank, settings)
+    torch.testing.assert_close(mixer.merged(net.base, prototypes, 0.5), weights)
+    delta = net.layout.delta(mixer.change(prototypes, 0.5))
     expected = net.features(task.query_images, weights)
     found = net.backbone.features(task.query_images, merge(net.backbone.params, delta))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    change = pruned(library.change(prototypes, 0.5), density=0.05)
+    change = pruned(mixer.change(prototypes, 0.5), density=0.05)
     assert int(change.count_nonzero()) == -(-net.layout.size * 5 // 100)
 
 
@@ -419,11 +419,11 @@ def test_the_layout_of_a_task_is_that_of_the_backbone(net):
     assert net.layout == Layout.of(net.backbone.params)
 
 
-def test_a_binary_library_has_every_gate_at_the_nearer_end(net, task):
+def test_a_binary_mixer_has_every_gate_at_the_nearer_end(net, task):
     settings = SMATSettings(experts=4)
     bank = moved_bank(net, settings)
-    library, weights = Library.of(bank, settings), torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    mixer, weights = ExpertMixer.of(bank, settings), torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
     nearer = (gates(bank[LOGITS]) >= 0.5).to(weights.dtype)
     assert 0 < nearer.mean() < 1
-    torch.testing.assert_close(library.gates.mixed(weights), weights @ nearer)
-    assert library.gates.bytes == net.layout.size  # one a weight
+    torch.testing.assert_close(mixer.gates.mixed(weights), weights @ nearer)
+    assert mixer.gates.bytes == net.layout.size  # one a weight
