@@ -8,6 +8,8 @@ from typing import Any
 from fewshot_cli.errors import FewshotError
 
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
+DEFAULT_RECIPE = "bitfit"
+DEFAULT_RECIPE_FROM_BANK = "protonet"
 
 _INSTALLED = Path(__file__).parent / "_recipes"
 RECIPES = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parent.parent / "recipes"
@@ -35,6 +37,17 @@ def recipe_path(name_or_path: str) -> Path:
             f"Did you mean {' or '.join(near)}?" if near else f"There are {', '.join(installed())}.",
         )
     return RECIPES / f"{name_or_path}.yaml"
+
+
+def parts_of(change: str) -> tuple[list[str], str]:
+    """The keys and the value of a `key.path=value`, as `--set` takes it. Raises FewshotError for any other form."""
+    path, equals, text = change.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise FewshotError(
+            f"--set {change} is not of the form key.path=value.", "For example: --set method.tuning.optim.steps=100"
+        )
+    return keys, text
 
 
 def recipe_content(path: Path) -> dict[str, Any]:

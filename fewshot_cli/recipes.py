@@ -14,10 +14,7 @@ from fewshot_cli.errors import FewshotError
 from fewshot_cli.methods import AnyHead, AnyMetaMethod, AnyMethod
 from fewshot_cli.methods.base import Learner, Method, MoveThenHead, TransductiveMethod
 from fewshot_cli.methods.ridge import Ridge
-from fewshot_cli.recipe_files import DEFAULT_BACKBONE, installed, recipe_content, recipe_path, yaml_value
-
-DEFAULT_RECIPE = "bitfit"
-DEFAULT_RECIPE_FROM_BANK = "protonet"
+from fewshot_cli.recipe_files import DEFAULT_BACKBONE, installed, parts_of, recipe_content, recipe_path, yaml_value
 
 
 class Recipe(Settings):
@@ -219,12 +216,7 @@ def _parsed(
 
 
 def _set(content: dict[str, Any], change: str) -> None:
-    path, equals, text = change.partition("=")
-    keys = path.strip().split(".")
-    if not equals or not all(keys):
-        raise FewshotError(
-            f"--set {change} is not of the form key.path=value.", "For example: --set method.tuning.optim.steps=100"
-        )
+    keys, text = parts_of(change)
     try:
         value = yaml_value(text)
     except ValueError:

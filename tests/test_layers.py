@@ -36,7 +36,7 @@ MAY_IMPORT = {
         *("reports", "results", "errors"),
     ),
     "__main__": ("cli",),
-    "api": ("api", "jobs", "recipes", "engine.device", "images", *DISK, "results", "errors"),
+    "api": ("api", "jobs", "recipes", "recipe_files", "engine.device", "images", *DISK, "results", "errors"),
     "__init__": ("api", "errors"),
 }
 """Which rooms a room may import from; the package's own name and version are open to all."""
@@ -47,8 +47,14 @@ FLOORS = {
         *("params", "rng", "settings", "defaults", "mistakes", "device", "distributed", "grafts"),
         *("data", "head", "delta", "adaptation", "trust", "model", "train", "meta"),
     ),
-    "images": ("depth", "decode", "drawing", "image_ref", "prefetch", "sources", "quality"),
-    "reports": ("layout", "licences", "progress", "spreadsheet", "comparison", "terminal", "figures", "documents"),
+    "images": (
+        *("image_error", "image_bytes", "depth", "colours", "resize", "identify", "decode"),
+        *("drawing", "image_ref", "prefetch", "sources", "quality"),
+    ),
+    "reports": (
+        *("printable", "rows", "layout", "licences", "progress", "spreadsheet", "comparison"),
+        *("terminal", "figures", "documents"),
+    ),
 }
 """Inside a room, a wing or file imports only from those before it, and from its own."""
 MOST_FILES = 15

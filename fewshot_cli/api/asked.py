@@ -11,7 +11,8 @@ from fewshot_cli.errors import FewshotError
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.models import Source
 from fewshot_cli.jobs.progress import Unseen
-from fewshot_cli.recipes import DEFAULT_RECIPE, DEFAULT_RECIPE_FROM_BANK, Recipe, load_recipe
+from fewshot_cli.recipe_files import DEFAULT_RECIPE, DEFAULT_RECIPE_FROM_BANK
+from fewshot_cli.recipes import Recipe, load_recipe
 from fewshot_cli.storage.feature_cache import FeatureCache, NoCache
 
 AnyPath: TypeAlias = str | PathLike[str]

@@ -1,4 +1,4 @@
-"""`fewshot adapt FOLDER -o FILE`"""
+"""`fewshot adapt FOLDER|ZIP|LIST -o FILE`"""
 
 from pathlib import Path
 from typing import Annotated
@@ -57,14 +57,20 @@ def adapt(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Learn a classifier from a folder of labelled images.
+    """Learn a classifier from labelled images.
 
     Writes it to a small file, proves that file, and says what accuracy to expect.
     """
+    named = options.recipe_name(recipe, method, bank is not None)
+    early.check_device(device)
+    early.check_weights(weights)
+    early.check_recipes([named], changes or ())
+    early.check_there([folder])
+    early.check_outputs([output])
     from fewshot_cli.recipes import folds_asked, load_recipe
 
     what = load_recipe(
-        options.recipe_name(recipe, method, bank is not None),
+        named,
         changes or (),
         backbone=backbone,
         image_size=image_size,
@@ -72,10 +78,7 @@ def adapt(
         density=density,
     )
     asked = folds_asked(what, folds)
-    early.check_device(device)
-    early.check_weights(weights)
-    early.check_class_folders(folder)
-    early.check_outputs([output])
+    early.check_labelled(folder)
     early.check_banks([Path(what.bank)] if what.bank else [])
     progress = options.start(quiet, offline)
     means = options.means(weights, offline, device, no_cache, progress)

@@ -36,6 +36,7 @@ def add_class(
     early.check_device(device)
     early.check_weights(weights)
     early.check_delta_files([file])
+    early.check_there([folder])
     target = output_of(file, output, in_place)
     early.check_outputs([target])
     progress = options.start(quiet, offline)

@@ -1,6 +1,6 @@
 """`fewshot backbones [PATTERN]`"""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,8 +18,13 @@ def backbones(
 
     They are timm's; one comes with the install, the others are downloaded when first used.
     """
-    from fewshot_cli.cli.terminal import show
+    from fewshot_cli.cli.terminal import show_rows
     from fewshot_cli.jobs.backbones import backbones as job
-    from fewshot_cli.reports.layout import names
 
-    show(job(pattern), json, lambda report: names(report["backbones"], f"{report['default']} comes with the install"))
+    show_rows(job(pattern), json, _rows)
+
+
+def _rows(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """The names, and below them how many there are."""
+    names = [(name, "") for name in report["backbones"]]
+    return [*names, (f"{len(names)} in all; {report['default']} comes with the install", "")]

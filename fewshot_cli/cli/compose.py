@@ -48,12 +48,12 @@ def compose(
     It knows all their classes. Says which weights and classes they disagree on. Composing says nothing about accuracy:
     `fewshot eval OUT FOLDER` measures it.
     """
+    early.check_delta_files(files)
+    early.check_outputs([output])
+    early.check_scale(scale)
     from fewshot_cli.engine.delta.merging import merge_rule
 
     chosen = merge_rule(rule, density)
-    early.check_scale(scale)
-    early.check_delta_files(files)
-    early.check_outputs([output])
     progress = options.start(quiet, offline=True)
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.jobs.share.compose import How

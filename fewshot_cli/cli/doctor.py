@@ -1,21 +1,11 @@
 """`fewshot doctor FOLDER|ZIP|LIST`"""
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
-from fewshot_cli.cli import options
+from fewshot_cli.cli import early, options
 
 
 @options.command
 def doctor(
-    folder: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FOLDER|ZIP|LIST", help="Class folders, a zip of such, or a .csv, .tsv or .jsonl of path and label."
-        ),
-    ],
+    folder: options.Folder,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -23,6 +13,8 @@ def doctor(
 
     Among them are unreadable, truncated and turned ones, duplicates, and classes with a single image.
     """
+    early.check_there([folder])
+    early.check_labelled(folder, allow_empty=True)
     from fewshot_cli.cli.terminal import progress_on, show
     from fewshot_cli.jobs.classify.doctor import doctor as job
     from fewshot_cli.reports.terminal.doctor import examined

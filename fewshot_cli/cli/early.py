@@ -11,6 +11,8 @@ from fewshot_cli.cli.options import DEVICES
 
 NAMES_OR_PATHS = ("recipe", "method", "what", "name")
 """The parameters that may be a path, or a name of something that is there without one."""
+DRAWN = "drawn"
+"""What --data calls the drawn pictures, as images/sources/synthetic.py has it."""
 LONGEST = 200
 """Characters of a path that a message shows."""
 
@@ -59,6 +61,19 @@ def check_weights(path: Path | None) -> None:
         check_safetensors(path)
 
 
+def check_recipes(names: Iterable[str], changes: Iterable[str]) -> None:
+    """Raises FewshotError for the first that is neither a recipe's name nor a file, or for a change of no such form.
+
+    What recipes say is for `recipes` to check, which imports pydantic and every method's settings.
+    """
+    from fewshot_cli.recipe_files import parts_of, recipe_path
+
+    for name in names:
+        recipe_path(name)
+    for change in changes:
+        parts_of(change)
+
+
 def check_delta_files(paths: Iterable[Path]) -> None:
     """Raises FewshotError for the first that is no delta file; their content is checked when they are read."""
     from fewshot_cli.formats.kinds import DELTA, check_kind
@@ -91,11 +106,20 @@ def check_outputs(paths: Iterable[Path | None]) -> None:
             check_writable(path)
 
 
-def check_class_folders(folder: Path) -> None:
-    """Raises FewshotError unless the folder has classes with files in them."""
-    from fewshot_cli.images.sources.class_folders import read_folder
+def check_there(paths: Iterable[Path]) -> None:
+    """Raises FewshotError for the first that is not there, unless it is the name of the drawn pictures."""
+    from fewshot_cli.errors import FewshotError
 
-    read_folder(folder)
+    for path in paths:
+        if not path.exists() and path != Path(DRAWN):
+            raise FewshotError(f"There is no {path}.", "Check the path; relative paths start at the current folder.")
+
+
+def check_labelled(path: Path, allow_empty: bool = False) -> None:
+    """Raises FewshotError unless the folder, zip or list has classes, with files in them unless `allow_empty`."""
+    from fewshot_cli.images.sources.labelled import read_labelled
+
+    read_labelled(path, allow_empty)
 
 
 def check_scale(factor: float) -> None:
@@ -104,6 +128,13 @@ def check_scale(factor: float) -> None:
 
     if not math.isfinite(factor):
         raise FewshotError(f"A scale of {factor} is no number to multiply by.", "Give another --scale.")
+
+
+def check_adapter(folder: Path) -> None:
+    """Raises FewshotError unless it is a folder that PEFT saved an adapter in."""
+    from fewshot_cli.formats.peft_config import read_config
+
+    read_config(folder)
 
 
 def check_repository(name: str) -> None:

@@ -38,7 +38,7 @@ def ended_by_signals() -> Iterator[None]:
 
 def told(error: FewshotError) -> int:
     """Prints what is wrong and what to do, and gives the exit code."""
-    from fewshot_cli.reports.layout import printable
+    from fewshot_cli.reports.printable import printable
 
     for line in f"Error: {error.problem}\n{error.hint}".rstrip().split("\n"):
         print(printable(line), file=sys.stderr)

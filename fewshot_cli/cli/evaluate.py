@@ -25,7 +25,9 @@ def evaluate(
     context: typer.Context,
     what: Annotated[
         list[str] | None,
-        typer.Argument(metavar="FILE FOLDER | RECIPE...", help="A delta file and a folder, or recipes and --data."),
+        typer.Argument(
+            metavar="FILE FOLDER|ZIP|LIST | RECIPE...", help="A delta file and images, or recipes and --data."
+        ),
     ] = None,
     data: Annotated[
         list[Path] | None,
@@ -136,11 +138,13 @@ def evaluate(
         progress, where, found_on = _started(quiet, offline, weights, device)
         _again(check, data or [], where, found_on, no_cache, progress, json)
     elif data:
+        early.check_there(data)
+        early.check_recipes(what or [], changes or [])
         given = {"way": way, "queries": queries, "base_way": base_way, "sessions": sessions}
         from fewshot_cli.cli.evaluate_asked import PROTOCOL, material, protocols_asked, recipes_asked
 
-        datasets = material(data, split, target or [])
         asked = protocols_asked(protocol, given, shots or [], changes or [])
+        datasets = material(data, split, target or [])
         of_recipes = [change for change in changes or [] if not change.startswith(PROTOCOL)]
         chosen = {"backbone": backbone, "image_size": image_size}
         early.check_banks(bank or [])
@@ -154,7 +158,7 @@ def evaluate(
     elif what:
         file, folder = map(Path, what)
         early.check_delta_files([file])
-        early.check_class_folders(folder)
+        early.check_labelled(folder)
         progress, where, found_on = _started(quiet, offline, weights, device)
         _file(file, folder, where, found_on, no_cache, progress, json, output, html, markdown, threshold)
 

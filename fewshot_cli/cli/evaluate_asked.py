@@ -28,7 +28,8 @@ def recipes_asked(
     `chosen` are fields of every recipe that options set.
     """
     from fewshot_cli.errors import FewshotError
-    from fewshot_cli.recipes import DEFAULT_RECIPE_FROM_BANK, load_recipe
+    from fewshot_cli.recipe_files import DEFAULT_RECIPE_FROM_BANK
+    from fewshot_cli.recipes import load_recipe
 
     given: dict[str, str] = {}
     for name in names or [DEFAULT_RECIPE_FROM_BANK] * bool(banks):

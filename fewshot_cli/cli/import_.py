@@ -52,13 +52,15 @@ def import_(
     """
     early.check_weights(weights)
     early.check_outputs([output])
+    early.check_adapter(folder)
+    names = _names(classes)
     progress = options.start(quiet, offline)
     where = options.source(weights, offline)
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.jobs.interop.peft_import import Wanted, import_adapter
     from fewshot_cli.reports.terminal.peft_import import imported
 
-    wanted = Wanted(backbone, _names(classes), image_size, values)
+    wanted = Wanted(backbone, names, image_size, values)
     show(import_adapter(folder, output, wanted, images, where, progress), json, imported)
 
 

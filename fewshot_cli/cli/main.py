@@ -1,66 +1,76 @@
-"""The command `fewshot`: its commands, one file each. Nothing heavy is imported before a command runs."""
+"""The command `fewshot`: its commands, one file each. Nothing heavy is imported before a command runs.
+
+Only the command that is asked for is imported and built.
+"""
 
 import contextlib
+import os
 import sys
-from typing import Annotated
+from collections.abc import Iterable
+from functools import cache
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
 
-from fewshot_cli.cli import (
-    adapt,
-    add_class,
-    backbones,
-    cache,
-    compose,
-    correct,
-    demo,
-    doctor,
-    evaluate,
-    export,
-    import_,
-    inspect,
-    meta_tune,
-    next_,
-    options,
-    predict,
-    pull,
-    push,
-    recipes,
-    remove_class,
-    rename_class,
-    verify,
-)
+from fewshot_cli.cli.values import Command, Commands
 
-app = typer.Typer(
-    name="fewshot",
-    help="From a few labelled photos to a classifier in a small file.",
-    epilog="Begin with `fewshot demo`, or point `fewshot adapt` at a folder with one sub-folder of photos per class.",
-    no_args_is_help=True,
-    rich_markup_mode=None,  # importing rich takes longer than everything else that --help does
-    pretty_exceptions_enable=False,
-    add_completion=True,
-)
-app.command("adapt")(adapt.adapt)
-app.command("predict")(predict.predict)
-app.command("eval")(evaluate.evaluate)
-app.command("meta-tune")(meta_tune.meta_tune)
-app.command("export")(export.export)
-app.command("import")(import_.import_)
-app.command("compose")(compose.compose)
-app.command("add-class")(add_class.add_class)
-app.command("remove-class")(remove_class.remove_class)
-app.command("rename-class")(rename_class.rename_class)
-app.command("correct")(correct.correct)
-app.command("next")(next_.next_)
-app.command("inspect")(inspect.inspect)
-app.command("push")(push.push)
-app.command("pull")(pull.pull)
-app.command("verify")(verify.verify)
-app.command("doctor")(doctor.doctor)
-app.add_typer(recipes.recipes, name="recipes")
-app.command("backbones")(backbones.backbones)
-app.add_typer(cache.cache, name="cache")
-app.command("demo")(demo.demo)
+COMMANDS = {
+    "adapt": "adapt.adapt",
+    "predict": "predict.predict",
+    "eval": "evaluate.evaluate",
+    "meta-tune": "meta_tune.meta_tune",
+    "export": "export.export",
+    "import": "import_.import_",
+    "compose": "compose.compose",
+    "add-class": "add_class.add_class",
+    "remove-class": "remove_class.remove_class",
+    "rename-class": "rename_class.rename_class",
+    "correct": "correct.correct",
+    "next": "next_.next_",
+    "inspect": "inspect.inspect",
+    "push": "push.push",
+    "pull": "pull.pull",
+    "verify": "verify.verify",
+    "doctor": "doctor.doctor",
+    "recipes": "recipes.recipes",
+    "backbones": "backbones.backbones",
+    "cache": "cache.cache",
+    "demo": "demo.demo",
+}
+"""The module of each command in this folder, and the function or the group of commands in it."""
+
+SPREAD = ("eval", "meta-tune")
+"""The commands of which an option may be followed by several words."""
+
+
+@cache
+def application(names: Iterable[str] = tuple(COMMANDS)) -> typer.Typer:
+    """The command line with the commands of these names."""
+    app = typer.Typer(
+        name="fewshot",
+        cls=Commands,
+        help="From a few labelled photos to a classifier in a small file.",
+        epilog="Begin with `fewshot demo`, or point `fewshot adapt` at a folder with one sub-folder of photos per "
+        "class.",
+        no_args_is_help=True,
+        rich_markup_mode=None,  # importing rich takes longer than everything else that --help does
+        pretty_exceptions_enable=False,
+        add_completion=True,
+    )
+    app.callback()(_about)
+    for name in names:
+        module, _, attribute = COMMANDS[name].partition(".")
+        found = getattr(import_module(f"fewshot_cli.cli.{module}"), attribute)
+        app.add_typer(found, name=name) if isinstance(found, typer.Typer) else app.command(name, cls=Command)(found)
+    return app
+
+
+def __getattr__(name: str) -> Any:
+    """`app` is the command line with every command."""
+    if name == "app":
+        return application()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _version(wanted: bool) -> None:
@@ -71,7 +81,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _about(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
@@ -86,15 +95,21 @@ def main() -> None:
             # a file name that the terminal can't show is no reason to fail
             stream.reconfigure(errors="backslashreplace")
     words = sys.argv[1 : sys.argv.index("--") if "--" in sys.argv else None]
+    is_known = words[:1] != [] and words[0] in COMMANDS and "_FEWSHOT_COMPLETE" not in os.environ
+    app = application((words[0],) if is_known else () if words == ["--version"] else tuple(COMMANDS))
     if "--help" in words:
         with contextlib.suppress(BrokenPipeError):  # whoever reads it has seen enough
-            print(_help(words), flush=True)
+            print(_help(app, words), flush=True)
+    elif words[:1] and words[0] in SPREAD:
+        from fewshot_cli.cli.options import spread
+
+        app(spread(sys.argv[1:]))
     else:
-        app(options.spread(sys.argv[1:]) if words[:1] in (["eval"], ["meta-tune"]) else None)
+        app()
 
 
-def _help(words: list[str]) -> str:
-    """The help of the command that `words` name; parsing them, typer would import pydantic, half of the time."""
+def _help(app: typer.Typer, words: list[str]) -> str:
+    """The help of the command that `words` name, whatever else they say."""
     command = typer.main.get_command(app)
     context = typer.Context(command, info_name="fewshot")
     for word in words:

@@ -65,15 +65,18 @@ def meta_tune(
     BANK.log.jsonl.
     """
     from fewshot_cli.errors import FewshotError
-    from fewshot_cli.recipes import load_meta_recipe
 
     if values not in ("float16", "float32"):
         raise FewshotError(f"--values {values} is none of float16, float32.", "Leave it out for float16.")
-    what = load_meta_recipe(recipe, changes or (), backbone=backbone, image_size=image_size)
+    early.check_there([*data, *(validate or [])])
+    early.check_recipes([recipe], changes or ())
     early.check_device(device)
     early.check_weights(weights)
     early.check_outputs([output])
     early.check_plain_name(tensorboard, "--tensorboard")
+    from fewshot_cli.recipes import load_meta_recipe
+
+    what = load_meta_recipe(recipe, changes or (), backbone=backbone, image_size=image_size)
     practised = _read(data, split)
     validated = _read(validate or [], None) + (_read(data, validation_split) if validation_split else ())
     progress = options.start(quiet, offline)

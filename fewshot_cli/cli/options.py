@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 Folder = Annotated[
     Path,
-    typer.Argument(metavar="FOLDER", help="One sub-folder per class, named after the class, with its images inside."),
+    typer.Argument(
+        metavar="FOLDER|ZIP|LIST",
+        help="One sub-folder per class, named after the class, with its images inside; a zip of such, or a .csv, .tsv "
+        "or .jsonl of path and label.",
+    ),
 ]
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A delta file, as `fewshot adapt` writes it.")]
 Repository = Annotated[
@@ -164,7 +168,7 @@ def start(quiet: bool, offline: bool) -> "Progress":
 def recipe_name(recipe: str | None, method: str | None, from_bank: bool = False) -> str:
     """The recipe asked for, by whichever of the two options. Raises FewshotError where both are given."""
     from fewshot_cli.errors import FewshotError
-    from fewshot_cli.recipes import DEFAULT_RECIPE, DEFAULT_RECIPE_FROM_BANK
+    from fewshot_cli.recipe_files import DEFAULT_RECIPE, DEFAULT_RECIPE_FROM_BANK
 
     if recipe and method:
         raise FewshotError(

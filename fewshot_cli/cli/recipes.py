@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from fewshot_cli.cli import options
+from fewshot_cli.cli import early, options
+from fewshot_cli.cli.values import Command, Commands
 
-recipes = typer.Typer(help="List, show, copy and check recipes.", rich_markup_mode=None)
+recipes = typer.Typer(cls=Commands, help="List, show, copy and check recipes.", rich_markup_mode=None)
 Name = Annotated[str, typer.Argument(metavar="NAME|FILE", help="A recipe's name, or a recipe file.")]
 
 
@@ -17,18 +18,17 @@ def _default(context: typer.Context) -> None:
         list_()
 
 
-@recipes.command("list")
+@recipes.command("list", cls=Command)
 @options.command
 def list_(json: options.Json = False) -> None:
     """List the recipes: name, method, and what it is for."""
-    from fewshot_cli.cli.terminal import show
+    from fewshot_cli.cli.terminal import show_rows
     from fewshot_cli.jobs.recipes import listed
-    from fewshot_cli.reports.layout import facts
 
-    show(listed(), json, lambda report: facts(*((item["name"], item["about"]) for item in report["recipes"])))
+    show_rows(listed(), json, lambda report: [(item["name"], item["about"]) for item in report["recipes"]])
 
 
-@recipes.command("show")
+@recipes.command("show", cls=Command)
 @options.command
 def show_(name: Name) -> None:
     """Print a recipe's file."""
@@ -37,7 +37,7 @@ def show_(name: Name) -> None:
     print(text(name), end="")
 
 
-@recipes.command("copy")
+@recipes.command("copy", cls=Command)
 @options.command
 def copy(name: Name, output: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write.")]) -> None:
     """Copy a recipe, to change it."""
@@ -51,10 +51,11 @@ def copy(name: Name, output: Annotated[Path, typer.Argument(metavar="OUT", help=
     write_atomically(output, text(name))
 
 
-@recipes.command("check")
+@recipes.command("check", cls=Command)
 @options.command
 def check(name: Name, changes: options.Changes = None, json: options.Json = False) -> None:
     """Check a recipe, and print it with every setting it leaves at its default."""
+    early.check_recipes([name], changes or ())
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.jobs.recipes import checked
     from fewshot_cli.reports.layout import as_yaml

@@ -21,15 +21,12 @@ from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.formats.delta.file import HeadValues
 from fewshot_cli.formats.delta.header import Digest, Header
 from fewshot_cli.formats.delta.rounding import Values
+from fewshot_cli.formats.peft_config import CONFIG, TENSORS, read_config, read_json
 from fewshot_cli.formats.tensors import numbers_in, safetensors_bytes
 
-CONFIG = "adapter_config.json"
-TENSORS = "adapter_model.safetensors"
 NOTE = "fewshot.json"
 CARD = "README.md"
 NAMES = frozenset({CONFIG, TENSORS, NOTE, CARD})
-MOST_JSON = 2**24
-"""Bytes of a JSON file that are read."""
 
 
 class Note(BaseModel):
@@ -95,17 +92,7 @@ def read_peft_folder(path: Path) -> PeftFolder:
 
     Nothing is unpickled: an adapter_model.bin is refused.
     """
-    if not path.is_dir():
-        raise FewshotError(f"There is no folder '{path}'.", "Name the folder with an adapter_config.json in it.")
-    config = _json(path / CONFIG)
-    if not (path / TENSORS).is_file():
-        pickled = (path / "adapter_model.bin").exists()
-        raise FewshotError(
-            f"{path} has its tensors as adapter_model.bin, which can run code: only safetensors are read."
-            if pickled
-            else f"{path} has no {TENSORS}.",
-            "Load it in PEFT, and save it again with save_pretrained, which writes safetensors.",
-        )
+    config = read_config(path)
     try:
         content = (path / TENSORS).read_bytes()
         tensors = load(content)
@@ -114,27 +101,11 @@ def read_peft_folder(path: Path) -> PeftFolder:
     return PeftFolder(path, config, numbers_in(path / TENSORS, tensors), digest_of(content), _note(path / NOTE))
 
 
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FewshotError(
-            f"There is no {path.name} in {path.parent}.", "Name the folder that PEFT saved an adapter in."
-        )
-    try:
-        if path.stat().st_size > MOST_JSON:
-            raise ValueError("it is too long")
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("it is no object")
-    except (OSError, ValueError, RecursionError) as error:
-        raise FewshotError(f"{path} can't be read: {error}.", "Fetch it again from where it came.") from None
-    return found
-
-
 def _note(path: Path) -> Note | None:
     if not path.exists():
         return None
     try:
-        note = Note.model_validate(_json(path), strict=False)
+        note = Note.model_validate(read_json(path), strict=False)
         return note.model_copy(update={"header": note.header.model_copy(update={"touched": note.touched})})
     except ValidationError as error:
         first = error.errors()[0]

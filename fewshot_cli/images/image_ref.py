@@ -1,4 +1,4 @@
-"""A picture wherever it lies: what the sources of data sets hand out."""
+"""A picture wherever it lies: what the sources of data sets hand out. NumPy and Pillow are imported to read it."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from fewshot_cli.engine.data.preprocessing import Preprocessing
-from fewshot_cli.images import decode
-from fewshot_cli.images.decode import Pixels
+from fewshot_cli.images import image_bytes
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from fewshot_cli.images.resize import Pixels
 
 LARGEST_IN_MEMORY = 256_000_000  # bytes of a file that are read at once, to be hashed and decoded
 
@@ -22,20 +24,22 @@ class Content:
     """What was read of one picture: its bytes, RGB in 8 bits, or the path of a large file; `hash` names it."""
 
     hash: str
-    source: Path | bytes | Pixels
+    source: "Path | bytes | Pixels"
 
     @classmethod
     def of_bytes(cls, source: bytes) -> "Content":
         """The hash is the SHA-256 in hexadecimal, as of a file of these bytes."""
         return cls(hashlib.sha256(source).hexdigest(), source)
 
-    def picture(self, preprocessing: Preprocessing) -> Pixels:
+    def picture(self, preprocessing: Preprocessing) -> "Pixels":
         """The picture as the backbone sees it, `(3, height, width)`; raises ImageError when there is none."""
-        if isinstance(self.source, np.ndarray):
-            return decode.load_array(self.source, preprocessing)
+        from fewshot_cli.images import decode
+
+        if isinstance(self.source, Path):
+            return decode.load(self.source, preprocessing)
         if isinstance(self.source, bytes):
             return decode.load_bytes(self.source, preprocessing)
-        return decode.load(self.source, preprocessing)
+        return decode.load_array(self.source, preprocessing)
 
 
 class Stored(ABC):
@@ -56,12 +60,12 @@ class Stored(ABC):
         """The SHA-256 of it in hexadecimal."""
         return self.read().hash
 
-    def load(self, preprocessing: Preprocessing) -> Pixels:
+    def load(self, preprocessing: Preprocessing) -> "Pixels":
         """The picture as the backbone sees it, `(3, height, width)`; raises ImageError when there is none."""
         return self.read().picture(preprocessing)
 
     @abstractmethod
-    def opened(self) -> AbstractContextManager[Image.Image]:
+    def opened(self) -> "AbstractContextManager[Image.Image]":
         """The picture as it is stored, no pixel of it read yet; whatever goes wrong inside is raised as ImageError."""
 
 
@@ -78,12 +82,14 @@ class StoredFile(Stored):
 
     def read(self) -> Content:
         """The file; a very large one stays where it is."""
-        content = decode.file_bytes(self.path, LARGEST_IN_MEMORY)
-        return Content(decode.content_hash(self.path), self.path) if content is None else Content.of_bytes(content)
+        content = image_bytes.file_bytes(self.path, LARGEST_IN_MEMORY)
+        return Content(image_bytes.content_hash(self.path), self.path) if content is None else Content.of_bytes(content)
 
-    def opened(self) -> AbstractContextManager[Image.Image]:
+    def opened(self) -> "AbstractContextManager[Image.Image]":
         """The picture as it is stored."""
-        return decode.opened(self.path)
+        from fewshot_cli.images.identify import opened
+
+        return opened(self.path)
 
 
 class StoredPixels(Stored):
@@ -92,7 +98,7 @@ class StoredPixels(Stored):
     __slots__ = ()
 
     @abstractmethod
-    def pixels(self) -> Pixels:
+    def pixels(self) -> "Pixels":
         """RGB in 8 bits, `(height, width, 3)`; raises ImageError when there is none."""
 
     def read(self) -> Content:
@@ -101,6 +107,8 @@ class StoredPixels(Stored):
         return Content(hashlib.sha256(str(picture.shape).encode() + picture.tobytes()).hexdigest(), picture)
 
     @contextmanager
-    def opened(self) -> Iterator[Image.Image]:
+    def opened(self) -> "Iterator[Image.Image]":
         """The picture as it is stored."""
-        yield decode.image_of(self.pixels())
+        from fewshot_cli.images.decode import image_of
+
+        yield image_of(self.pixels())

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from fewshot_cli.engine.data.preprocessing import Preprocessing
-from fewshot_cli.images.decode import ImageError, Pixels, load
+from fewshot_cli.images.decode import load
+from fewshot_cli.images.image_error import ImageError
+from fewshot_cli.images.resize import Pixels
 
 Given = TypeVar("Given")
 Result = TypeVar("Result")

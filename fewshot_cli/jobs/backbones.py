@@ -4,15 +4,18 @@ import json
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from fewshot_cli import __version__
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.jobs.run_record import Report
 from fewshot_cli.storage.atomic import write_atomically
 from fewshot_cli.storage.feature_cache import cache_folder
 
+if TYPE_CHECKING:
+    from fewshot_cli.jobs.run_record import Report
 
-def backbones(pattern: str) -> Report:
+
+def backbones(pattern: str) -> "Report":
     """timm's pre-trained models whose names match the pattern: they contain it; * and ? match as in file names."""
     from fewshot_cli.recipe_files import DEFAULT_BACKBONE
 

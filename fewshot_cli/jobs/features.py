@@ -7,17 +7,19 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from fewshot_cli.engine.adaptation import Images
 from fewshot_cli.engine.model.backbone import Backbone
-from fewshot_cli.images.decode import ImageError
+from fewshot_cli.images.image_error import ImageError
 from fewshot_cli.images.image_ref import Stored
 from fewshot_cli.images.prefetch import decoders, in_order
+from fewshot_cli.images.resize import Pixels
 from fewshot_cli.jobs.pictures import Gallery, Pictures
 from fewshot_cli.jobs.progress import Progress
-from fewshot_cli.storage.feature_cache import FeatureCache, Features, Pixels
+from fewshot_cli.storage.feature_cache import FeatureCache
 
 KEEP_EVERY = (
     256  # pictures after which new features go to the cache, so that an interrupted run has not been for nothing
@@ -26,6 +28,7 @@ DECODE_AT_ONCE = 64  # pictures; at 224 pixels about 10 MB
 MOST_WAITING = 4096  # pictures whose features are known, behind one whose are not
 
 
+Features: TypeAlias = npt.NDArray[np.float32]
 Look: TypeAlias = Callable[[Tensor], Tensor]
 """A way of seeing: from uint8 pictures `(n, 3, height, width)` to features `(n, dim)`."""
 

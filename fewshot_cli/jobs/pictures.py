@@ -11,10 +11,11 @@ from torch import Tensor
 
 from fewshot_cli.engine.data.preprocessing import Preprocessing
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.images.decode import ImageError
+from fewshot_cli.images.image_error import ImageError
 from fewshot_cli.images.image_ref import Stored
 from fewshot_cli.images.prefetch import decoders, in_order
-from fewshot_cli.storage.feature_cache import PictureCache, Pixels
+from fewshot_cli.images.resize import Pixels
+from fewshot_cli.storage.feature_cache import PictureCache
 
 IN_MEMORY = 1 << 30  # bytes of pictures kept by a process
 AT_ONCE = 64  # pictures written to the cache together

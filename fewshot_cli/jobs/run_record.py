@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_cli import __version__
-from fewshot_cli.images.sources.class_folders import Folder
 from fewshot_cli.results import Result, Skipped
 from fewshot_cli.storage.atomic import is_stream, write_atomically
 
 if TYPE_CHECKING:
+    from fewshot_cli.images.sources.class_folders import Folder
     from fewshot_cli.jobs.features import Embedded
 
 Report = dict[str, Any]
@@ -66,7 +66,7 @@ def data_hash(labelled: Iterable[tuple[str, str]]) -> str:
     return hashlib.sha256(json.dumps(sorted(labelled)).encode()).hexdigest()
 
 
-def skipped(labelled: Folder, embedded: "Embedded") -> tuple[Skipped, ...]:
+def skipped(labelled: "Folder", embedded: "Embedded") -> tuple[Skipped, ...]:
     """The files that can't be used, each with the reason."""
     unreadable = [(labelled.items[i].path, problem.reason) for i, problem in sorted(embedded.problems.items())]
     outside = [(path, "lies outside of any class folder") for path in labelled.loose]

@@ -1,17 +1,12 @@
 """How results look in a terminal: the pieces that the reports share."""
 
-import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
-from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from fewshot_cli.results import ExpectedAccuracy, Skipped
-
-Found = TypeVar("Found")
 
 
 def facts(*rows: tuple[str, str | Text]) -> Table:
@@ -84,35 +79,3 @@ def as_yaml(content: dict[str, Any]) -> Text:
     import yaml
 
     return Text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True).rstrip())
-
-
-def names(listed: list[str], remark: str) -> Group:
-    """Names one below the other, and a remark after them."""
-    return Group(*(Text(name) for name in listed), Text(f"{len(listed)} in all; {remark}", style="dim"))
-
-
-NO_LETTERS = "\ufffe\uffff"  # which no XML may hold
-
-
-def printable(found: Found) -> Found:
-    """The text or result with control characters escaped: a file's name must not steer the terminal or break a line."""
-    shown: Any = found
-    if is_dataclass(found) and not isinstance(found, type):
-        shown = replace(found, **{each.name: printable(getattr(found, each.name)) for each in fields(found)})
-    elif isinstance(found, Mapping):
-        shown = {printable(key): printable(value) for key, value in found.items()}
-    elif isinstance(found, tuple):
-        shown = tuple(printable(item) for item in found)
-    elif isinstance(found, list):
-        shown = [printable(item) for item in found]
-    elif isinstance(found, str):
-        shown = "".join(_escaped(character) if _steers(character) else character for character in found)
-    return shown  # type: ignore[no-any-return]
-
-
-def _steers(character: str) -> bool:
-    return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in NO_LETTERS
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode()

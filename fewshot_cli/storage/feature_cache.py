@@ -5,25 +5,30 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
-import platformdirs
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING, TypeAlias
 
 from fewshot_cli.storage.store import Store
 
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from filelock import FileLock
+
+    Features: TypeAlias = npt.NDArray[np.float32]
+    Pixels: TypeAlias = npt.NDArray[np.uint8]
+
 LARGEST_FEATURES = 2 << 30  # bytes
 LARGEST_PICTURES = 20 << 30
-
-Features = npt.NDArray[np.float32]
-Pixels = npt.NDArray[np.uint8]
 
 
 def cache_folder() -> Path:
     """The folder named by FEWSHOT_CACHE, or the user's cache folder."""
     named = os.path.expanduser(os.environ.get("FEWSHOT_CACHE", ""))  # noqa: PTH111  no shell has seen it in some files
-    return Path(named or platformdirs.user_cache_dir("fewshot", appauthor=False))
+    if named:
+        return Path(named)
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("fewshot", appauthor=False))
 
 
 class FeatureCache:
@@ -34,12 +39,14 @@ class FeatureCache:
         self.pictures = PictureCache(self.path.with_name("pictures.sqlite"))
         self.store = Store(self.path, largest)
 
-    def load(self, model: str, contents: Sequence[str]) -> dict[str, Features]:
+    def load(self, model: str, contents: Sequence[str]) -> "dict[str, Features]":
         """The features `(dim,)` float32 known of these contents (hashes of image files) under `model`, by content."""
+        import numpy as np
+
         found = self.store.load(model, contents)
         return {content: np.frombuffer(value, dtype="<f4") for content, value in found.items()}
 
-    def save(self, model: str, features: Mapping[str, Features]) -> None:
+    def save(self, model: str, features: "Mapping[str, Features]") -> None:
         """Keeps the features of these contents."""
         self.store.save(model, {content: values.astype("<f4").tobytes() for content, values in features.items()})
 
@@ -54,6 +61,8 @@ class FeatureCache:
 
         The system frees the lock of a process that dies. Where there are no locks, nobody waits.
         """
+        from filelock import FileLock, Timeout
+
         lock = FileLock(self.path.with_name(f"{name}.lock"))
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,8 +86,10 @@ class PictureCache:
     def __init__(self, path: Path, largest: int = LARGEST_PICTURES) -> None:
         self.store = Store(path, largest)
 
-    def load(self, preparation: str, contents: Sequence[str], shape: tuple[int, ...]) -> dict[str, Pixels]:
+    def load(self, preparation: str, contents: Sequence[str], shape: tuple[int, ...]) -> "dict[str, Pixels]":
         """The pictures of this shape known of these contents, read-only."""
+        import numpy as np
+
         found = self.store.load(preparation, contents)
         return {content: np.frombuffer(value, dtype=np.uint8).reshape(shape) for content, value in found.items()}
 
@@ -86,12 +97,12 @@ class PictureCache:
         """Which of these contents are known."""
         return self.store.holds(preparation, contents)
 
-    def save(self, preparation: str, pictures: Mapping[str, Pixels]) -> bool:
+    def save(self, preparation: str, pictures: "Mapping[str, Pixels]") -> bool:
         """Keeps the pictures of these contents; whether that was possible."""
         return self.store.save(preparation, {content: picture.tobytes() for content, picture in pictures.items()})
 
 
-def _released(lock: FileLock) -> None:
+def _released(lock: "FileLock") -> None:
     """Gives a lock back, and its file away: who waits for it sees that, or at worst does the work again."""
     path = Path(lock.lock_file)
     with contextlib.suppress(OSError):
@@ -108,10 +119,10 @@ class NoCache(FeatureCache):
     def __init__(self) -> None:
         self.pictures = NoPictures()
 
-    def load(self, model: str, contents: Sequence[str]) -> dict[str, Features]:
+    def load(self, model: str, contents: Sequence[str]) -> "dict[str, Features]":
         return {}
 
-    def save(self, model: str, features: Mapping[str, Features]) -> None: ...
+    def save(self, model: str, features: "Mapping[str, Features]") -> None: ...
 
     def close(self) -> None: ...
 
@@ -125,11 +136,11 @@ class NoPictures(PictureCache):
 
     def __init__(self) -> None: ...
 
-    def load(self, preparation: str, contents: Sequence[str], shape: tuple[int, ...]) -> dict[str, Pixels]:
+    def load(self, preparation: str, contents: Sequence[str], shape: tuple[int, ...]) -> "dict[str, Pixels]":
         return {}
 
     def holds(self, preparation: str, contents: Sequence[str]) -> set[str]:
         return set()
 
-    def save(self, preparation: str, pictures: Mapping[str, Pixels]) -> bool:
+    def save(self, preparation: str, pictures: "Mapping[str, Pixels]") -> bool:
         return False

@@ -46,9 +46,9 @@ def test_an_interrupted_run_leaves_the_rows_so_far_and_says_where(file, weights,
     output = tmp_path / "x.csv"
     output.write_text("before")
     script = (  # the last image comes when the others are written, and takes its time
-        "import time\nfrom fewshot_cli.images import decode\nfrom fewshot_cli.cli.main import main\n"
-        "original = decode.file_bytes\n"
-        "decode.file_bytes = lambda path, most: time.sleep(9) if path.name == 'zz.jpg' else original(path, most)\n"
+        "import time\nfrom fewshot_cli.images import image_bytes\nfrom fewshot_cli.cli.main import main\n"
+        "original = image_bytes.file_bytes\n"
+        "image_bytes.file_bytes = lambda path, most: time.sleep(9) if path.name == 'zz.jpg' else original(path, most)\n"
         "main()\n"
     )
     words = ["predict", str(file), str(tmp_path / "in"), "--weights", str(weights), "--csv", str(output)]

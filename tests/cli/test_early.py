@@ -7,6 +7,8 @@ import pytest
 from fewshot_cli.engine.model.timm_names import list_backbones
 
 HEAVY = ("torch", "timm", "scipy", "matplotlib", "huggingface_hub")
+WEIGHTY = (*HEAVY, "pydantic", "numpy", "PIL", "rich", "yaml", "ruamel.yaml", "jinja2")
+"""What takes as long to import as `--help` takes in all, or nearly so."""
 WATCHED = f"""
 import json, sys
 from fewshot_cli.cli.main import main
@@ -14,7 +16,7 @@ try:
     main()
 except SystemExit as stop:
     code = stop.code
-heavy = [name for name in {HEAVY!r} if name in sys.modules]
+heavy = [name for name in {WEIGHTY!r} if name in sys.modules]
 print(json.dumps([code, heavy]), file=sys.stderr)
 """
 
@@ -23,12 +25,12 @@ print(json.dumps([code, heavy]), file=sys.stderr)
 def watched(process, tmp_path):
     """Runs a command as a process: its exit code, what heavy things it imported, and its output."""
 
-    def run(*words: object) -> tuple[int, list[str], str]:
+    def run(*words: object, among: tuple[str, ...] = HEAVY) -> tuple[int, list[str], str]:
         result = process("-c", WATCHED, *words, cwd=tmp_path)
         assert "Traceback" not in result.stderr, result.stderr
         *message, facts = result.stderr.strip().split("\n")
         code, heavy = json.loads(facts)
-        return code or 0, heavy, "\n".join([result.stdout, *message])
+        return code or 0, [name for name in heavy if name in among], "\n".join([result.stdout, *message])
 
     return run
 
@@ -60,8 +62,59 @@ def test_what_needs_no_tensor_imports_none(words, watched):
 @pytest.mark.slow
 def test_names_of_backbones_are_remembered(watched):
     first = watched("backbones", "resnet50", "--json")
-    again = watched("backbones", "resnet50", "--json")
+    again = watched("backbones", "resnet50", "--json", among=WEIGHTY)
     assert again[0] == 0 and again[1] == [] and again[2] == first[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["recipes"], 0),
+        (["recipes", "list", "--json"], 0),
+        (["recipes", "show", "ridge"], 0),
+        (["recipes", "copy", "ridge", "mine.yaml"], 0),
+        (["recipes", "show", "loar"], 2),
+        (["recipes", "check", "loar"], 2),
+        (["cache"], 0),
+        (["cache", "clear"], 0),
+        (["cache", "clear", "nothing"], 2),
+        (["--version"], 0),
+        (["adpat"], 2),
+        (["adapt"], 2),
+        (["adapt", "nowhere", "-o", "x"], 2),
+        (["adapt", "DRAWN", "-o", "x", "--seed", "one"], 2),
+        (["adapt", "DRAWN", "-o", "x", "--recipe", "loar"], 2),
+        (["adapt", "DRAWN", "-o", "x", "--set", "method.rank"], 2),
+        (["adapt", "DRAWN", "-o", "x", "--device", "tpu"], 2),
+        (["adapt", "DRAWN", "-o", "x", "--weights", "words"], 2),
+        (["adapt", "DRAWN", "-o", "empty"], 2),
+        (["doctor", "nowhere"], 2),
+        (["doctor", "empty"], 2),
+        (["predict", "words", "DRAWN"], 2),
+        (["eval", "words", "DRAWN"], 2),
+        (["eval", "loar", "--data", "DRAWN"], 2),
+        (["eval", "ridge", "--data", "nowhere"], 2),
+        (["eval", "--check", "nothing.json"], 2),
+        (["meta-tune", "smat", "--data", "nowhere", "-o", "x"], 2),
+        (["meta-tune", "smta", "--data", "DRAWN", "-o", "x"], 2),
+        (["inspect", "words"], 2),
+        (["verify", "words"], 2),
+        (["export", "words", "-o", "x", "--format", "onnx"], 2),
+        (["export", "words", "-o", "x", "--format", "pdf"], 2),
+        (["compose", "words", "words", "-o", "x"], 2),
+        (["push", "words", "ada/things"], 2),
+        (["pull", "nobody"], 2),
+        (["import", "DRAWN", "-o", "empty"], 2),
+        (["import", "DRAWN", "-o", "x"], 2),
+    ],
+    ids=lambda words: " ".join(words) if isinstance(words, list) else "",
+)
+def test_what_needs_no_recipe_and_no_picture_imports_next_to_nothing(words, code, watched, drawn, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "words").write_text("{no: [yaml")
+    answer, heavy, output = watched(*(str(drawn) if word == "DRAWN" else word for word in words), among=WEIGHTY)
+    assert (answer, heavy) == (code, []), output
+    assert (output.count("Error: ") == 1) == (code == 2), output
 
 
 @pytest.mark.parametrize("pattern", ["", "resnet50", "resnet50.a1", "vit_*_patch1?", "in1k", "RESNET", "[ab]", "none"])

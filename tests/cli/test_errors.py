@@ -33,7 +33,7 @@ def test_folders_that_cannot_be(adapt, drawn, tmp_path):
     (tmp_path / "one" / "cat").mkdir(parents=True)
     shutil.copy(picture, tmp_path / "one" / "cat")
     refused(adapt(folder=tmp_path / "nowhere"), "nowhere")
-    refused(adapt(folder=picture), "a file, not a folder")
+    refused(adapt(folder=picture), "is no data set", "a .zip of class folders")
     refused(adapt(folder=drawn / "cat"), "no sub-folders", "sub-folder per class")
     refused(adapt(folder=tmp_path / "empty"), "no sub-folders")
     refused(adapt(folder=tmp_path / "one"), "single class")

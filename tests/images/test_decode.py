@@ -12,9 +12,11 @@ import pytest
 from PIL import Image, ImageOps
 
 from fewshot_cli.engine.data.preprocessing import Preprocessing
-from fewshot_cli.images import decode as decode_module
-from fewshot_cli.images.decode import ImageError, content_hash, decode, load, load_array, load_bytes
+from fewshot_cli.images import identify
+from fewshot_cli.images.decode import decode, load, load_array, load_bytes
 from fewshot_cli.images.drawing import draw
+from fewshot_cli.images.image_bytes import content_hash
+from fewshot_cli.images.image_error import ImageError
 
 SEEN = Preprocessing((40, 48), 0.9, "center", "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -166,7 +168,7 @@ def test_heic_without_its_reader_says_how_to_get_it(tmp_path, monkeypatch):
     def missing(name):
         raise ImportError(name)
 
-    monkeypatch.setattr(decode_module, "import_module", missing)
+    monkeypatch.setattr(identify, "import_module", missing)
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     with pytest.raises(ImageError, match="HEIC") as caught:
         decode(tmp_path / "a.heic")
@@ -309,7 +311,7 @@ def test_a_bomb_is_refused_by_its_header_and_large_photos_are_not_warned_about(t
         with pytest.raises(ImageError, match="too large: 60000 x 60000 pixels") as caught:
             decode(tmp_path / "bomb.png")
         assert "200 megapixels" in caught.value.remedy
-        with decode_module.opened(tmp_path / "large.png") as image:
+        with identify.opened(tmp_path / "large.png") as image:
             assert image.size == (16320, 12240)
 
 

@@ -8,8 +8,9 @@ import pytest
 
 from fewshot_cli.engine.data.preprocessing import Preprocessing
 from fewshot_cli.images import prefetch as loading
-from fewshot_cli.images.decode import ImageError, load
+from fewshot_cli.images.decode import load
 from fewshot_cli.images.drawing import write_folder
+from fewshot_cli.images.image_error import ImageError
 from fewshot_cli.images.prefetch import LOOK_AHEAD, in_order, load_all
 
 SMALL = Preprocessing((32, 32), 1.0, "center", "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fewshot_cli.engine.data.preprocessing import Preprocessing
-from fewshot_cli.images.decode import decode, load, prepare
+from fewshot_cli.images.decode import decode, load
 from fewshot_cli.images.drawing import draw
+from fewshot_cli.images.resize import prepare
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 SMOOTH = ["bilinear", "bicubic", "lanczos", "hamming"]

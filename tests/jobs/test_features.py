@@ -11,7 +11,7 @@ import torch
 from fewshot_cli.engine.model.chunks import CPU_PICTURES
 from fewshot_cli.engine.model.timm_models import build_backbone
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.images import decode
+from fewshot_cli.images import image_bytes
 from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.images.image_ref import Content, StoredFile
 from fewshot_cli.images.sources.dataset import read_datasets
@@ -36,8 +36,8 @@ def decoded(monkeypatch) -> list[str]:
 def opened(monkeypatch) -> list[Path]:
     """The files that are read."""
     found: list[Path] = []
-    original = decode.file_bytes
-    monkeypatch.setattr(decode, "file_bytes", lambda path, most: found.append(path) or original(path, most))
+    original = image_bytes.file_bytes
+    monkeypatch.setattr(image_bytes, "file_bytes", lambda path, most: found.append(path) or original(path, most))
     return found
 
 

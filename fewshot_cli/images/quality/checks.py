@@ -9,8 +9,9 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from fewshot_cli.images.decode import DAMAGE, BadFile, ImageError, orientation, upright_rgb
+from fewshot_cli.images.decode import orientation, upright_rgb
 from fewshot_cli.images.depth import Levels
+from fewshot_cli.images.image_error import DAMAGE, BadFile, ImageError
 from fewshot_cli.images.prefetch import in_order
 from fewshot_cli.images.quality.near_duplicates import Look, Looks, look
 from fewshot_cli.images.sources.class_folders import Folder, Item, name_is_text

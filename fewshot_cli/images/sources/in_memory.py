@@ -11,9 +11,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.images.decode import DAMAGE, ImageError, Pixels, upright_rgb
+from fewshot_cli.images.decode import upright_rgb
+from fewshot_cli.images.image_error import DAMAGE, ImageError
 from fewshot_cli.images.image_ref import Stored, StoredFile, StoredPixels
-from fewshot_cli.images.sources.class_folders import Folder, Item, find_images, nfc, read_folder
+from fewshot_cli.images.resize import Pixels
+from fewshot_cli.images.sources.class_folders import Folder, Item, find_images, nfc
+from fewshot_cli.images.sources.labelled import read_labelled
 
 Picture: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[Any]
 """The path of a file, a picture of Pillow's, or an array `(height, width, 3)` of uint8; one of two axes is grey."""
@@ -70,7 +73,7 @@ def labelled_pictures(pictures: Labelled) -> Folder:
     Raises FewshotError for a single class, a class without pictures, and labels that don't go with the pictures.
     """
     if isinstance(pictures, str | os.PathLike):
-        return read_folder(Path(pictures))
+        return read_labelled(Path(pictures))
     by_class: dict[str, list[Stored]] = {}
     if isinstance(pictures, Mapping):
         for label, some in pictures.items():

@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypeVar
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.images import decode
-from fewshot_cli.images.decode import ImageError, Pixels
+from fewshot_cli.images.image_error import LARGEST, ImageError
 from fewshot_cli.images.image_ref import Stored, StoredPixels
 from fewshot_cli.images.sources.class_folders import nfc
 from fewshot_cli.images.sources.description import Found, Groups, read_json
+
+if TYPE_CHECKING:
+    from fewshot_cli.images.resize import Pixels
 
 Key = TypeVar("Key")
 PARTS = ("train", "valid", "test")  # of a Meta-Dataset specification, in the order in which it counts classes
@@ -76,12 +76,14 @@ class H5Image(StoredPixels):
         """The file and the number in it."""
         return f"{self.path}: image {self.index}"
 
-    def pixels(self) -> Pixels:
+    def pixels(self) -> "Pixels":
         """What the file holds at this number."""
+        import numpy as np
+
         try:
             with _OPEN.lock:
                 stored = _OPEN.file(self.path)[f"{self.index}/image"]
-                if stored.dtype != np.uint8 or stored.size > 3 * decode.LARGEST:  # looked at before it fills the memory
+                if stored.dtype != np.uint8 or stored.size > 3 * LARGEST:  # looked at before it fills the memory
                     kind = f"{stored.dtype} of shape {stored.shape}"
                     raise ImageError("unreadable", f"not a picture in 8 bits but {kind}", _CONVERT_AGAIN)
                 return np.asarray(stored[()])

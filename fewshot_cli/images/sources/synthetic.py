@@ -3,16 +3,18 @@
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from fewshot_cli.images import drawing
-from fewshot_cli.images.decode import Pixels
 from fewshot_cli.images.image_ref import StoredPixels
 from fewshot_cli.images.sources.description import Found
 
+if TYPE_CHECKING:
+    from fewshot_cli.images.resize import Pixels
+
 DRAWN = "drawn"  # the name under which the drawn pictures are asked for
 DRAWN_PER_CLASS = 20
+REMEMBERED = 1000
+"""Drawings that are kept, more than there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,21 +29,27 @@ class DrawnPicture(StoredPixels):
         """The class and the seed."""
         return f"{DRAWN}: {self.label} {self.seed}"
 
-    def pixels(self) -> Pixels:
+    def pixels(self) -> "Pixels":
         """The drawing."""
         return _drawn(self.label, self.seed)
 
 
 def drawn_pictures() -> Found:
     """The data set of all drawn classes."""
+    from fewshot_cli.images.drawing import CLASSES
+
     return Found(
         DRAWN,
         Path(DRAWN),
-        drawing.CLASSES,
+        CLASSES,
         lambda label: [DrawnPicture(label, seed) for seed in range(DRAWN_PER_CLASS)],
     )
 
 
-@lru_cache(maxsize=DRAWN_PER_CLASS * len(drawing.CLASSES))
-def _drawn(label: str, seed: int) -> Pixels:
-    return np.asarray(drawing.draw(label, seed))
+@lru_cache(maxsize=REMEMBERED)
+def _drawn(label: str, seed: int) -> "Pixels":
+    import numpy as np
+
+    from fewshot_cli.images.drawing import draw
+
+    return np.asarray(draw(label, seed))

@@ -9,17 +9,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
 from threading import Lock
-
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.images import decode
-from fewshot_cli.images.decode import ImageError
+from fewshot_cli.images.image_error import ImageError
 from fewshot_cli.images.image_ref import Content, Stored
 from fewshot_cli.images.sources.class_folders import IMAGE_SUFFIXES, nfc
 from fewshot_cli.images.sources.description import Found
 from fewshot_cli.images.sources.discovery import Tree, are_parts, data_sets_in, reading, role
 from fewshot_cli.images.sources.leftovers import OURS, counted, is_our_name, passed_over
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 LARGEST_MEMBER = 500_000_000  # bytes that one picture in a zip may unfold to
 
@@ -197,7 +198,9 @@ class ZipMember(Stored):
         return Content.of_bytes(self.archive.read(self.member))
 
     @contextmanager
-    def opened(self) -> Iterator[Image.Image]:
+    def opened(self) -> "Iterator[Image.Image]":
         """The picture as it is stored."""
-        with decode.opened(self.archive.read(self.member)) as image:
+        from fewshot_cli.images.identify import opened
+
+        with opened(self.archive.read(self.member)) as image:
             yield image

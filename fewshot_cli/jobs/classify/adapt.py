@@ -12,8 +12,9 @@ from fewshot_cli.engine.trust.metrics import best_sharpening
 from fewshot_cli.formats.delta.file import Expected, Header, Provenance, as_stored
 from fewshot_cli.formats.delta.rounding import Values
 from fewshot_cli.formats.delta.sections import graft_as_stored
-from fewshot_cli.images.sources.class_folders import Folder, read_folder
+from fewshot_cli.images.sources.class_folders import Folder
 from fewshot_cli.images.sources.in_memory import MEMORY
+from fewshot_cli.images.sources.labelled import read_labelled
 from fewshot_cli.jobs.classify.held_out import HeldOut, Lesson, Rounding, held_out
 from fewshot_cli.jobs.classify.proof import Written, rounded, write_proved
 from fewshot_cli.jobs.classify.support_set import SupportSet, check_names, support_set
@@ -45,7 +46,7 @@ class AdaptSettings:
 def adapt(
     images: Path | Folder, output: Path, how: AdaptSettings, means: Means, starts: Starts | None = None
 ) -> AdaptResult:
-    """Learns a classifier from a folder's labelled images, writes it, and proves that it wrote what it learned.
+    """Learns a classifier from a folder, a zip or a list of labelled images, writes it, and proves what it wrote.
 
     `starts` may have backbones that were read already.
     Raises FewshotError for bad input before anything slow is done, and CheckFailed where the file, read back and
@@ -53,7 +54,7 @@ def adapt(
     """
     watch = Stopwatch()
     check_writable(output)
-    labelled = read_folder(images) if isinstance(images, Path) else images
+    labelled = read_labelled(images) if isinstance(images, Path) else images
     check_names(labelled)
     watch.lap("read")
     starts = starts or Starts(means.source, means.device)

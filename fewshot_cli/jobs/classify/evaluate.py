@@ -11,7 +11,8 @@ import torch
 from fewshot_cli.engine.head.transductive import TransductiveHead
 from fewshot_cli.engine.trust.metrics import calibration_error, confusion_matrix, wilson
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.images.sources.class_folders import Folder, read_folder
+from fewshot_cli.images.sources.class_folders import Folder
+from fewshot_cli.images.sources.labelled import read_labelled
 from fewshot_cli.jobs.classify.predict import probabilities_of
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.models import Loaded, load_model
@@ -21,13 +22,13 @@ from fewshot_cli.storage.atomic import write_atomically
 
 
 def evaluate(file: Path, folder: Path, means: Means) -> EvalResult:
-    """Accuracy with its 95 % interval, per class, confusion and calibration of the file's classifier on the folder.
+    """Accuracy with its 95 % interval, per class, confusion and calibration of the file's classifier.
 
-    Classes are matched by name; those the folder lacks are only answers. Raises FewshotError where the folder has a
-    class that the file does not know.
+    `folder` may be a zip or a list, too. Classes are matched by name; those it lacks are only answers. Raises
+    FewshotError where it has a class that the file does not know.
     """
     start = time.perf_counter()
-    labelled = read_folder(folder)
+    labelled = read_labelled(folder)
     model = load_model(file, means.source, means.device)
     result = evaluated(model, str(file), labelled, means)
     return replace(result, seconds=seconds_since(start))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.images.decode import ImageError
+from fewshot_cli.images.image_error import ImageError
 from fewshot_cli.images.image_ref import StoredFile
 from fewshot_cli.images.sources.class_folders import Item
 from fewshot_cli.images.sources.corrections import Correction, corrections

@@ -23,8 +23,8 @@ from fewshot_cli.engine.model.towers import TwoTowers
 from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.formats.onnx import Classifier, onnx_session, write_onnx
 from fewshot_cli.formats.tensors import unshared, write_safetensors
-from fewshot_cli.images.decode import ImageError
 from fewshot_cli.images.drawing import CLASSES, write_folder
+from fewshot_cli.images.image_error import ImageError
 from fewshot_cli.images.prefetch import load_all
 from fewshot_cli.images.sources.class_folders import find_images
 from fewshot_cli.jobs.context import Means

@@ -14,8 +14,9 @@ from urllib.parse import quote, unquote
 import yaml
 
 from fewshot_cli.reports.documents.results_table import escaped
-from fewshot_cli.reports.layout import interval, percent, printable, size
+from fewshot_cli.reports.layout import interval, percent, size
 from fewshot_cli.reports.licences import is_timms_word, licence_metadata, meaning
+from fewshot_cli.reports.printable import printable
 from fewshot_cli.reports.terminal import bank
 from fewshot_cli.reports.terminal.lineage import Report, ancestors, base_line, told
 

@@ -9,7 +9,8 @@ import yaml
 from fewshot_cli.reports import comparison
 from fewshot_cli.reports.figures import bank as bank_plots
 from fewshot_cli.reports.figures import comparison as plots
-from fewshot_cli.reports.layout import expectation, interval, percent, printable, size
+from fewshot_cli.reports.layout import expectation, interval, percent, size
+from fewshot_cli.reports.printable import printable
 from fewshot_cli.reports.terminal import bank
 from fewshot_cli.reports.terminal import evaluate as evaluation
 from fewshot_cli.results import ComparisonResult, EvalResult

@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from fewshot_cli.reports.figures.style import COLOURS, INK, WIDTH, Plot, cut, plot, style
-from fewshot_cli.reports.layout import printable
+from fewshot_cli.reports.printable import printable
 from fewshot_cli.reports.terminal.bank import Report, number, root_mean_square, summary
 
 COLOUR_MAP = "viridis"  # rises evenly in lightness, for the colour-blind and in grey too

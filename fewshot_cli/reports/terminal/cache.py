@@ -2,9 +2,7 @@
 
 from typing import Any
 
-from rich.console import RenderableType
-
-from fewshot_cli.reports.layout import facts
+from fewshot_cli.reports.rows import Rows
 
 ABOUT = {
     "features": "what backbones saw in images",
@@ -14,20 +12,18 @@ ABOUT = {
 }
 
 
-def remembered(report: dict[str, Any]) -> RenderableType:
+def remembered(report: dict[str, Any]) -> Rows:
     """A line for each kind: its size, and how many there are."""
     lines = []
     for kind, held in report["kinds"].items():
         count = f", {held['values']:,}" if "values" in held else ""
         lines.append((kind, f"{_size(held['bytes'])}{count}: {ABOUT[kind]}"))
-    return facts(("folder", report["folder"]), *lines)
+    return [("folder", report["folder"]), *lines]
 
 
-def cleared(report: dict[str, Any]) -> RenderableType:
+def cleared(report: dict[str, Any]) -> Rows:
     """A line for each kind: the bytes that the disk has back."""
-    return facts(
-        ("folder", report["folder"]), *((kind, f"{_size(freed)} freed") for kind, freed in report["freed"].items())
-    )
+    return [("folder", report["folder"]), *((kind, f"{_size(freed)} freed") for kind, freed in report["freed"].items())]
 
 
 def _size(count: int) -> str:

@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fewshot_cli.reports.layout import printable
+from fewshot_cli.reports.printable import printable
 from fewshot_cli.reports.spreadsheet import Sheet
 from fewshot_cli.results import PredictResult
 

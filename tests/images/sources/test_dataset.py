@@ -22,8 +22,10 @@ from PIL import Image
 
 from fewshot_cli.engine.data.preprocessing import Preprocessing
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.images.decode import ImageError, load, prepare
+from fewshot_cli.images.decode import load
 from fewshot_cli.images.drawing import CLASSES, draw, write_folder
+from fewshot_cli.images.image_error import ImageError
+from fewshot_cli.images.resize import prepare
 from fewshot_cli.images.sources import dataset as datasets_module
 from fewshot_cli.images.sources import meta_dataset
 from fewshot_cli.images.sources.class_folders import nfc

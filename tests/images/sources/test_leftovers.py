@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.images.decode import ImageError, decode, opened, upright_rgb
+from fewshot_cli.images.decode import decode, upright_rgb
 from fewshot_cli.images.drawing import CLASSES, draw
+from fewshot_cli.images.identify import opened
+from fewshot_cli.images.image_error import ImageError
 from fewshot_cli.images.quality import near_duplicates as copies_module
 from fewshot_cli.images.quality.checks import checkup
 from fewshot_cli.images.quality.near_duplicates import Looks, copies, look

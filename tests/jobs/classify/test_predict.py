@@ -10,9 +10,10 @@ import torch
 
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.delta.file import read_delta_file
-from fewshot_cli.images import decode
-from fewshot_cli.images.decode import content_hash, load
+from fewshot_cli.images import image_bytes
+from fewshot_cli.images.decode import load
 from fewshot_cli.images.drawing import write_folder
+from fewshot_cli.images.image_bytes import content_hash
 from fewshot_cli.images.image_ref import Content
 from fewshot_cli.jobs.classify import predict as predicting
 from fewshot_cli.jobs.classify.predict import files_and_images, swapping_looks
@@ -124,8 +125,8 @@ def test_rows_come_before_all_images_are_read_and_are_not_kept(file, tmp_path, s
     write_folder(tmp_path / "many", ("cat", "key", "fish"), 60, seed=0, size=32)
     read: list[int] = []
     read_at_first: list[int] = []
-    original = decode.file_bytes
-    monkeypatch.setattr(decode, "file_bytes", lambda path, most: read.append(1) or original(path, most))
+    original = image_bytes.file_bytes
+    monkeypatch.setattr(image_bytes, "file_bytes", lambda path, most: read.append(1) or original(path, most))
     rows: list[Prediction] = []
 
     def write(some):

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from fewshot_cli.reports.documents.page import bank_page
 from fewshot_cli.reports.figures.bank import picture
-from fewshot_cli.reports.layout import printable
+from fewshot_cli.reports.printable import printable
 from fewshot_cli.reports.terminal.describe import inspected
 
 NASTY = "<b>$x_1$</b> \x1b[31m[bold]"
