@@ -19,7 +19,7 @@ from fewshot_cli.engine.head.linear import Head
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats import bank as bank_file
 from fewshot_cli.formats import container as signed
-from fewshot_cli.formats.bank import BankHeader, BankProvenance, read_bank, write_bank
+from fewshot_cli.formats.bank import BankHeader, BankProvenance, read_bank, read_bank_header, write_bank
 from fewshot_cli.formats.coding.position_codec import code_of
 from fewshot_cli.formats.delta.file import BaseFacts, Expected, Header, Provenance, read_delta_file, write_delta_file
 
@@ -489,3 +489,53 @@ def test_memory_that_can_not_be_had_is_said(good, path, monkeypatch):
     monkeypatch.setattr(bank_file, "MOST_VALUES", 2**70)
     vast = tampered(good, path, header=lambda h: (h["base"].update(size=2**60), h["shapes"].update(more=[2**50])))
     assert "GB of memory" in refusal(vast)
+
+
+# --- other kinds -----------------------------------------------------------------------------------------------------
+
+OTHER = {"kind": "learning rates", "experts": 0, "router": {"steps": 3}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "delta", "gates"),
+    [
+        ({"shapes": {}}, None, None),
+        ({}, DELTA, None),
+        ({"experts": EXPERTS}, DELTA, "gates"),
+    ],
+    ids=["neither", "a delta", "experts"],
+)
+def test_a_bank_of_another_kind_holds_what_it_says(changes, delta, gates, path):
+    known = random_gates(0.1, 0) if gates else None
+    facts = header(**OTHER | changes)
+    write_bank(path, facts, delta, known, TENSORS)
+    found = read_bank(path)
+    assert found.header == facts and found.header.settings == {"steps": 3}
+    assert read_bank_header(path) == (facts, found.digest)
+    assert found.delta.shape == (facts.size,) and (found.gates is None) == (known is None)
+    if known is not None:
+        assert torch.equal(found.gates, known)
+    elif delta is not None:
+        assert torch.equal(found.delta, delta)
+    assert all(torch.equal(found.tensors[name], values) for name, values in TENSORS.items())
+
+
+def test_only_other_kinds_are_of_version_2(good, dense, path):
+    """So that whoever reads version 1 reads all that it can say, with the names that it has."""
+    for first in (good, dense):
+        with safe_open(first, "pt") as file:
+            metadata = file.metadata()
+        assert metadata["version"] == "1" and "router" in json.loads(metadata["header"])
+    write_bank(path, header(**OTHER | {"shapes": {}}), None, None, TENSORS)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    assert metadata["version"] == "2" and json.loads(metadata["header"])["settings"] == {"steps": 3}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"kind": "x" * 65}, {"kind": ""}, {"kind": "../x"}, {"shapes": {}, "experts": 2}, {"shapes": {"a": (2001,)}}],
+)
+def test_a_header_of_another_kind_that_can_not_be_is_refused(changes):
+    with pytest.raises(ValueError, match="validation error"):
+        header(**OTHER | changes)

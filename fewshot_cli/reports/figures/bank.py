@@ -50,7 +50,7 @@ def picture_in_page(report: Report) -> Plot:
 
 def caption(report: Report) -> str:
     """What the picture shows."""
-    if report["kind"] == "dense":
+    if not report["experts"]:
         return "the root mean square of each layer's change"
     left = "left: the share of a layer's weights whose gate an expert opens"
     if report["experts"] == 1:
@@ -64,7 +64,7 @@ def drawn(report: Report) -> Figure:
     layers = report["layers"][:MOST_LAYERS]
     layout = ConstrainedLayoutEngine(h_pad=0.1)
     figure = Figure(figsize=(WIDTH, max(3.4, 0.22 * len(layers) + 1.3)), layout=layout)
-    if report["kind"] == "dense":
+    if not report["experts"]:
         _changes(figure.subplots(), layers)
     elif report["experts"] == 1:
         _densities(figure.subplots(), layers)

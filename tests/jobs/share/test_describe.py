@@ -1,15 +1,18 @@
 """inspect of a bank, and its picture."""
 
 import xml.etree.ElementTree as ET
+from io import StringIO
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import save_file
 
 from fewshot_cli.engine.meta.smat.bank_statistics import layer_of
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.formats.bank import read_bank
+from fewshot_cli.formats.bank import read_bank, write_bank
 from fewshot_cli.jobs.share.describe import check_picture, draw, inspect
+from fewshot_cli.reports.terminal.bank import bank_shown, kind
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +109,20 @@ def test_what_can_not_be_drawn_is_told(drawn, tmp_path, learn):
     with pytest.raises(FewshotError, match="only banks"):
         draw(inspect(tmp_path / "x.fewshot"), tmp_path / "x.svg")
     assert not (tmp_path / "x.svg").exists()
+
+
+def test_a_bank_of_another_kind_with_a_change_is_told_of_and_drawn(dense, tmp_path):
+    read = read_bank(dense)
+    header = read.header.model_copy(update={"kind": "warped gradients", "settings": {"steps": 3}})
+    path = tmp_path / "x.bank"
+    write_bank(path, header, read.delta, None, {"rates": torch.ones(2, 3)})
+    report = inspect(path)
+    assert report["layers"] == inspect(dense)["layers"] and report["tensors"] == {"rates": [2, 3]}
+    assert kind(report).startswith("warped gradients: 1 tensor and one change of ")
+    console = Console(width=100, file=StringIO())
+    console.print(bank_shown(report))
+    said = console.file.getvalue()
+    assert "2 x 3" in said and "root mean square" in said and "steps: 3" in said
+    for suffix in (".svg", ".html"):
+        draw(report, tmp_path / f"x{suffix}")
+        assert (tmp_path / f"x{suffix}").stat().st_size > 1000
