@@ -1,22 +1,58 @@
 """`fewshot predict FILE [FILE...] PATH...`"""
 
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fewshot_cli.cli import early, options
+from fewshot_cli.cli.predict_outputs import Outputs, listed_on_standard_input
+from fewshot_cli.errors import FewshotError
+
+if TYPE_CHECKING:
+    from fewshot_cli.results import Prediction
 
 
 @options.command
 def predict(
     file: options.File,
     paths: Annotated[
-        list[Path],
-        typer.Argument(metavar="[FILE...] PATH...", help="More delta files, then images, or folders of images."),
-    ],
+        list[Path] | None,
+        typer.Argument(
+            metavar="[FILE...] PATH...",
+            help="More delta files, then images, or folders of images; - reads a list of paths, one a line.",
+        ),
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option("--top", metavar="K", min=1, help="Say the K likeliest classes of each image, in CSV too."),
+    ] = None,
     csv: Annotated[
         Path | None, typer.Option("--csv", metavar="OUT", help="Write the rows to a CSV file as they come.")
+    ] = None,
+    jsonl: Annotated[
+        Path | None, typer.Option("--jsonl", metavar="OUT", help="Write the rows as JSON, one a line, as they come.")
+    ] = None,
+    probabilities: Annotated[
+        bool,
+        typer.Option("--probabilities", help="Give the probability of every class in --csv, --jsonl and --json."),
+    ] = False,
+    sort_into: Annotated[
+        Path | None,
+        typer.Option(
+            "--sort-into",
+            metavar="DIR",
+            help="Copy each image into a folder in DIR called as its label. Nothing is moved or written over.",
+        ),
+    ] = None,
+    watch: Annotated[
+        Path | None,
+        typer.Option(
+            "--watch", metavar="DIR", help="Go on with every image that comes into DIR, once it is whole, until Ctrl-C."
+        ),
     ] = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
@@ -34,33 +70,50 @@ def predict(
     early.check_device(device)
     early.check_weights(weights)
     early.check_delta_files([file])
-    early.check_outputs([csv])
+    early.check_outputs([csv, jsonl])
+    from fewshot_cli.jobs.classify.asked import check_apart, files_and_images
+
+    if probabilities and not (csv or jsonl or json):
+        raise FewshotError("--probabilities are too many to show.", "Give --csv OUT, --jsonl OUT or --json with it.")
+    if watch is not None and not watch.is_dir():
+        raise FewshotError(f"{watch} is no folder to watch.", "Give --watch a folder that is there.")
+    files, images = files_and_images([file, *listed_on_standard_input(paths or [])], watch is not None)
+    if sort_into is not None:
+        check_apart(sort_into, [*images, *([watch] if watch else [])])
     progress = options.start(quiet, offline)
     means = options.means(weights, offline, device, no_cache, progress)
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.errors import CheckFailed
-    from fewshot_cli.jobs.classify.predict import files_and_images
+    from fewshot_cli.formats.delta.file import read_delta_file
+    from fewshot_cli.jobs.classify.predict import TOP, Asking
     from fewshot_cli.jobs.classify.predict import predict as job
-    from fewshot_cli.reports.terminal.predict import Rows, labelled, predicted
-    from fewshot_cli.storage.atomic import growing, is_stream, partial_path
+    from fewshot_cli.jobs.classify.sorting import Sorting
+    from fewshot_cli.jobs.classify.watch import new_pictures
+    from fewshot_cli.reports.terminal.predict import labelled, predicted, watched
+    from fewshot_cli.storage.atomic import is_stream
 
-    files, images = files_and_images([file, *paths])
-    if csv is None:
-        result = job(files, images, means)
-        show(result, json, predicted)
-    else:
-        try:
-            with growing(csv) as lines:
-                rows = Rows(lines, len(files) > 1)
-                result = job(files, images, means, None if json else rows.add)
-                rows.add(result.predictions or ())
-        except KeyboardInterrupt as stop:
-            if not is_stream(csv) and partial_path(csv).is_file():
-                stop.args = (f"the rows so far are in {partial_path(csv)}.",)
-            raise
-        if json or not is_stream(csv):
-            show(result, json, lambda found: labelled(found, str(csv)))
-    if not result.images:
+    named = {name for each in files for name in read_delta_file(each).header.classes} if probabilities else ()
+    outputs = Outputs(csv, jsonl, len(files) > 1, top, sorted(named))
+    how = Asking(top or TOP, probabilities)
+    sorting = Sorting(sort_into) if sort_into else None
+    kept: list[Prediction] = []
+    with outputs.opened(shown=watch is not None and not outputs.paths and not json) as take:
+
+        def write(rows: Sequence["Prediction"]) -> None:
+            take(rows)
+            if json or (watch is None and not outputs.paths):
+                kept.extend(rows)
+
+        result = job(files, images, means, write, how, new_pictures(watch) if watch else (), sorting)
+    if json or not outputs.paths:
+        result = replace(result, predictions=tuple(kept))
+    if json:
+        show(result, True, predicted)
+    elif not outputs.paths:
+        show(result, False, watched if watch else partial(predicted, top=top or 2))
+    elif not any(map(is_stream, outputs.paths)):
+        show(result, False, partial(labelled, paths=outputs.paths))
+    if not result.images and watch is None:
         places = ", ".join(map(str, images[:3])) + (" and more" if len(images) > 3 else "")
         what = "could be read: every row has its error" if result.unread else "is there"
         raise CheckFailed(

@@ -24,10 +24,6 @@ class Sheet:
         """Takes a line from the writer."""
         self._file.write(line.removesuffix("\r\n") + "\n")
 
-    def add(self, rows: Iterable[Any]) -> None:
-        """Adds these, whose attributes are called as the columns."""
-        self.add_cells([getattr(row, column) for column in self.columns] for row in rows)
-
     def add_cells(self, rows: Iterable[Sequence[Any]]) -> None:
         """Adds rows of as many values as there are columns."""
         self._writer.writerows([[cell(value) for value in row] for row in rows])

@@ -17,6 +17,7 @@ from fewshot_cli.results.classify import (
     Pruning,
     RecordedEvalResult,
     RoundingCost,
+    SortedInto,
 )
 from fewshot_cli.results.comparison import (
     ComparisonResult,
@@ -89,6 +90,7 @@ __all__ = [
     "RowFigures",
     "Share",
     "Skipped",
+    "SortedInto",
     "StoredAs",
     "ToLabel",
     "Validated",

@@ -111,6 +111,19 @@ class Prediction:
     error: str | None
     file: str | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
     """The delta file that answers, where several do."""
+    probabilities: Mapping[str, float] | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    """Of every class, where they were asked for."""
+    copy: str | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    """Where the image was copied to, where images are sorted into folders."""
+
+
+@dataclass(frozen=True)
+class SortedInto:
+    """A folder with a folder for each class, and how many images were copied there; `there` were there already."""
+
+    folder: str
+    copied: Mapping[str, int]
+    there: int
 
 
 @dataclass(frozen=True)
@@ -134,6 +147,7 @@ class PredictResult(Result):
     transductive: bool
     predictions: tuple[Prediction, ...] | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
     files: tuple[AskedFile, ...] | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    sorted_into: SortedInto | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
     seconds: Mapping[str, float]
 
     def __iter__(self) -> Iterator[Prediction]:

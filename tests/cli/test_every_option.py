@@ -129,7 +129,12 @@ EXPECTED: dict[str, dict[str, Expectation]] = {
     "cache show": {},
     "cache clear": {"--unused-for": Changes("--unused-for 1")},
     "predict": {
+        "--top": Changes("--top 1"),
         "--csv": Changes("--csv x.csv"),
+        "--jsonl": Changes("--jsonl x.jsonl"),
+        "--probabilities": Changes("--probabilities"),
+        "--sort-into": Changes("--sort-into sorted"),
+        "--watch": Refused("--watch nowhere", "nowhere"),
         "--offline": Refused("--offline", "--offline", base="predict {file} {drawn} --json"),
     },
     "eval": {

@@ -11,7 +11,7 @@ from fewshot_cli.cli.main import app
 COMMANDS = {
     "adapt": "--output --recipe --method --bank --density --backbone --weights --image-size --set "
     "--device --seed --offline --json --quiet",
-    "predict": "--csv --weights --device --offline --json --quiet",
+    "predict": "--top --csv --jsonl --probabilities --sort-into --watch --weights --device --offline --json --quiet",
     "eval": "--data --bank --density --no-frozen --weights --device --offline --json --quiet",
     "export": "--output --format --weights --device --offline --json --quiet",
     "meta-tune": "--data --output --resume --validate --tensorboard --values --backbone --weights --image-size --set "

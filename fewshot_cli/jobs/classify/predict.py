@@ -1,10 +1,14 @@
 """A label and a probability for every image given, by one classifier or by several on one base."""
 
+from __future__ import annotations
+
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -16,76 +20,82 @@ from fewshot_cli.engine.model.delta_swap import Arena, Prepared
 from fewshot_cli.engine.model.model import Model
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.delta.file import DeltaFile
-from fewshot_cli.formats.kinds import KINDS, format_of
 from fewshot_cli.images.image_ref import Stored, StoredFile
 from fewshot_cli.images.sources.class_folders import find_images
+from fewshot_cli.jobs.classify.sorting import Sorting
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.features import Embedded, Look, Seen, embed, seen_by_each
 from fewshot_cli.jobs.models import Loaded, adapted_of, check_base, load_base, read_on_one_base
 from fewshot_cli.jobs.run_record import seconds_since
 from fewshot_cli.results import AskedFile, Prediction, PredictResult
 
-TOP = 3  # runners-up to name
+TOP = 3  # classes that a row has, the likeliest and the runners-up
 AT_ONCE = 64  # images whose rows come together
 
 
-def files_and_images(given: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """The delta files among what was given, told by their content, the first whatever it is; and the rest.
+@dataclass(frozen=True)
+class Asking:
+    """What a row is to say besides the likeliest class: how many classes in all, and each one's probability."""
 
-    Raises FewshotError where nothing is left to look at.
-    """
-    files = [path for i, path in enumerate(given) if i == 0 or format_of(path) in KINDS]
-    images = [path for i, path in enumerate(given) if i > 0 and path not in files]
-    if not images:
-        raise FewshotError(
-            "No image is given, only delta files.", "Name images, or folders of images, after the delta files."
-        )
-    return files, images
+    top: int = TOP
+    probabilities: bool = False
+
+
+DEFAULT = Asking()
+
+
+Write: TypeAlias = Callable[[Sequence[Prediction]], None]
 
 
 def predict(
     files: Sequence[Path],
     inputs: Sequence[Path],
     means: Means,
-    write: Callable[[Sequence[Prediction]], None] | None = None,
+    write: Write | None = None,
+    how: Asking = DEFAULT,
+    more: Iterable[Sequence[Path]] = (),
+    sorting: Sorting | None = None,
 ) -> PredictResult:
     """One row for every image in `inputs`, in their order; a file that can't be read is a row with its error.
 
     Of several delta files, which are on one base, each gives its row, which names it, in the order of `files`. With
     `write` the rows go there as they come, some at a time, and are not kept: the result only says how many there were.
+    Then come the rows of `more` images, as these come, until there are none or somebody interrupts, which ends it well.
+    With `sorting` every image is copied into the folder of its answer.
     """
     start = time.perf_counter()
-    paths = find_images(inputs)
-    found = read_on_one_base(files)
-    backbone = load_base(found[0], means.source, means.device)
-    models = []
-    for path, file in zip(files, found, strict=True):
-        check_base(file, backbone, path)
-        models.append(Model(backbone, adapted_of(file, path)))
-    names = [_look_of(file) for file in found]
-    looks = swapping_looks(backbone, dict(zip(names, models, strict=True)))
-    seen = seen_by_each(backbone, [StoredFile(path) for path in paths], means.cache, means.progress, looks)
-    several = len(files) > 1
-    answerers = [
-        Answerer(model, file.header.classes, name, path if several else None)
-        for path, file, model, name in zip(files, found, models, names, strict=True)
-    ]
+    if sorting and len(files) > 1:
+        raise FewshotError("Several classifiers give several answers to sort by.", "Give --sort-into with one file.")
+    panel = Panel.of(files, means, how)
     kept: list[Prediction] = []
     images = unread = 0
-    for rows in answers(answerers, [str(path) for path in paths], seen):
-        bad = sum(row.error is not None for row in rows) // len(files)
-        images, unread = images + len(rows) // len(files) - bad, unread + bad
-        (write or kept.extend)(rows)
-    asked = tuple(AskedFile(str(path), file.header.classes) for path, file in zip(files, found, strict=True))
+
+    def take(paths: Sequence[Path]) -> None:
+        nonlocal images, unread
+        for rows in panel.rows(paths, means):
+            bad = sum(row.error is not None for row in rows) // len(files)
+            images, unread = images + len(rows) // len(files) - bad, unread + bad
+            (write or kept.extend)(sorting.rows(rows) if sorting else rows)
+
+    if more:
+        panel.check_can_go_on()
+    take(find_images(inputs))
+    if more:
+        with suppress(KeyboardInterrupt):
+            for paths in more:
+                take(paths)
+    asked = tuple(AskedFile(str(path), file.header.classes) for path, file in zip(files, panel.files, strict=True))
+    several = len(files) > 1
     return PredictResult(
         file=None if several else str(files[0]),
-        backbone=backbone.name,
+        backbone=panel.backbone.name,
         classes=tuple(sorted({name for file in asked for name in file.classes})) if several else asked[0].classes,
         images=images,
         unread=unread,
-        transductive=any(answerer.is_transductive for answerer in answerers),
+        transductive=panel.is_transductive,
         predictions=tuple(kept) if write is None else None,
         files=asked if several else None,
+        sorted_into=sorting.done if sorting else None,
         seconds=seconds_since(start),
     )
 
@@ -108,6 +118,51 @@ def answered(loaded: Loaded, file: str, stored: Sequence[Stored], means: Means) 
         predictions=tuple(rows),
         seconds=seconds_since(start),
     )
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Classifiers on one base that are ready to answer: each with its words, and what each looks through."""
+
+    files: Sequence[DeltaFile]
+    backbone: Backbone
+    looks: Mapping[str, Look]
+    answerers: Sequence[Answerer]
+
+    @classmethod
+    def of(cls, paths: Sequence[Path], means: Means, how: Asking) -> Panel:
+        """Those in the delta files. Raises FewshotError unless all are on one base, which is at hand."""
+        files = read_on_one_base(paths)
+        backbone = load_base(files[0], means.source, means.device)
+        models = []
+        for path, file in zip(paths, files, strict=True):
+            check_base(file, backbone, path)
+            models.append(Model(backbone, adapted_of(file, path)))
+        names = [_look_of(file) for file in files]
+        answerers = [
+            Answerer(model, file.header.classes, name, path if len(paths) > 1 else None, how)
+            for path, file, model, name in zip(paths, files, models, names, strict=True)
+        ]
+        return cls(files, backbone, swapping_looks(backbone, dict(zip(names, models, strict=True))), answerers)
+
+    @property
+    def is_transductive(self) -> bool:
+        """Whether an answer depends on what else is asked."""
+        return any(answerer.is_transductive for answerer in self.answerers)
+
+    def check_can_go_on(self) -> None:
+        """Raises FewshotError where no image can be answered before all are there."""
+        if self.is_transductive:
+            raise FewshotError(
+                "This classifier's head is transductive: it answers about all images at once, so it can't watch.",
+                "Watch with a classifier of another recipe, as ridge.",
+            )
+
+    def rows(self, paths: Sequence[Path], means: Means) -> Iterator[list[Prediction]]:
+        """The rows of the images, some at a time."""
+        stored = [StoredFile(path) for path in paths]
+        seen = seen_by_each(self.backbone, stored, means.cache, means.progress, self.looks)
+        return answers(self.answerers, [str(path) for path in paths], seen)
 
 
 def swapping_looks(backbone: Backbone, models: Mapping[str, Model]) -> dict[str, Look]:
@@ -171,6 +226,7 @@ class Answerer:
     classes: Sequence[str]
     look: str
     file: Path | None = None
+    how: Asking = DEFAULT
 
     @property
     def is_transductive(self) -> bool:
@@ -186,9 +242,17 @@ class Answerer:
         return [
             Prediction(name, None, None, (), one.problem.reason, file)
             if one.problem
-            else _answer(name, self.classes, next(probabilities), file)
+            else self._answer(name, next(probabilities), file)
             for name, one in zip(names, seen, strict=True)
         ]
+
+    def _answer(self, name: str, probabilities: Tensor, file: str | None) -> Prediction:
+        best = probabilities.topk(min(self.how.top, len(self.classes)))
+        shares = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        top = tuple((self.classes[i], round(p, 6)) for p, i in shares)
+        each = [round(p, 6) for p in probabilities.tolist()] if self.how.probabilities else None
+        named = None if each is None else dict(zip(self.classes, each, strict=True))
+        return Prediction(name, *top[0], top, None, file, named)
 
 
 def answers(answerers: Sequence[Answerer], names: Sequence[str], seen: Iterator[Seen]) -> Iterator[list[Prediction]]:
@@ -200,9 +264,3 @@ def answers(answerers: Sequence[Answerer], names: Sequence[str], seen: Iterator[
         of_each = [answerer.rows(some, shown) for answerer in answerers]
         yield [row for rows in zip(*of_each, strict=True) for row in rows]
     next(seen, None)  # so that it ends, and keeps what it has seen
-
-
-def _answer(name: str, classes: Sequence[str], probabilities: Tensor, file: str | None) -> Prediction:
-    best = probabilities.topk(min(TOP, len(classes)))
-    top = tuple((classes[i], round(p, 6)) for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True))
-    return Prediction(name, top[0][0], top[0][1], top, None, file)

@@ -16,7 +16,8 @@ from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.images.image_bytes import content_hash
 from fewshot_cli.images.image_ref import Content
 from fewshot_cli.jobs.classify import predict as predicting
-from fewshot_cli.jobs.classify.predict import files_and_images, swapping_looks
+from fewshot_cli.jobs.classify.asked import files_and_images
+from fewshot_cli.jobs.classify.predict import swapping_looks
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.models import Source, load_model
 from fewshot_cli.jobs.progress import Unseen
