@@ -122,9 +122,15 @@ def table(rows: list[dict[str, Any]], sets: list[str]) -> str:
     return "\n".join([head] + [line for _, line in sorted(lines, reverse=True)])
 
 
+def is_for_the_default_backbone(name: str) -> bool:
+    return name not in NOT_HERE and not load_recipe(name).learner.needs_text
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipes", nargs="+", default=[name for name in recipe_names(Recipe) if name not in NOT_HERE])
+    parser.add_argument(
+        "--recipes", nargs="+", default=[name for name in recipe_names(Recipe) if is_for_the_default_backbone(name)]
+    )
     parser.add_argument("--data", nargs="+", default=list(SETS))
     parser.add_argument("--shots", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=1)

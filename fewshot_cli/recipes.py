@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -15,6 +15,9 @@ from fewshot_cli.methods import AnyHead, AnyMetaMethod, AnyMethod
 from fewshot_cli.methods.base import Learner, Method, MoveThenHead, TransductiveMethod
 from fewshot_cli.methods.ridge import Ridge
 from fewshot_cli.recipe_files import DEFAULT_BACKBONE, installed, parts_of, recipe_content, recipe_path, yaml_value
+
+TWO_TOWERS = "clip:"
+"""How the names of backbones begin that read texts, too."""
 
 
 class Recipe(Settings):
@@ -31,8 +34,27 @@ class Recipe(Settings):
     """The file of the bank to begin from, whose backbone and image size it takes."""
     density: float | None = Field(default=None, gt=0, le=1)
     """The share of all weights that the bank may move, those it moves furthest; None lets it move all it does."""
+    template: tuple[Annotated[str, Field(max_length=1000)], ...] = ()
+    """Sentences with {} for the name of a class, which a text tower reads; several are averaged. () is "a photo of a
+    {}."."""
     method: AnyMethod | None = None
     head: AnyHead | None = None
+
+    @field_validator("template", mode="before")
+    @classmethod
+    def _one_or_many(cls, template: Any) -> Any:
+        return (template,) if isinstance(template, str) else template
+
+    @field_validator("template")
+    @classmethod
+    def _of_a_text_tower(cls, template: tuple[str, ...], given: ValidationInfo) -> tuple[str, ...]:
+        for sentence in template:
+            if "{}" not in sentence:
+                raise ValueError(f"{sentence!r} has no {{}} for the name of a class")
+        backbone, bank = given.data.get("backbone", ""), given.data.get("bank")
+        if template and bank is None and not backbone.startswith(TWO_TOWERS):
+            raise ValueError(f"would do nothing: {backbone} reads no texts; clip:MODEL/TAG does")
+        return template
 
     @model_validator(mode="before")
     @classmethod

@@ -44,7 +44,25 @@ VALUES: dict[str, Any] = {
     "TIM.scale": 5.0,
     "TIM.lr": 1e-2,
     "TIM.steps": 20,
+    "ZeroShot.scale": 5.0,
+    "GDA.alpha": 3.0,
+    "GDA.scale": 5.0,
+    "LPPlusPlus.steps": 3,
+    "LPPlusPlus.accumulate": True,
+    "TaskRes.share": 1.0,
+    "TaskRes.lr": 1e-2,
+    "TaskRes.weight_decay": 0.5,
+    "TaskRes.steps": 3,
+    "TaskRes.scale": 5.0,
     # what moves the backbone
+    "ProLIP.lr": 1e-2,
+    "ProLIP.steps": 3,
+    "ProLIP.views": 3,
+    "ProLIP.pull": 10.0,
+    "ProLIP.scale": 5.0,
+    "TwoStage.targets": "norm1",
+    "TwoStage.first": 0.4,
+    "LoRA.up_blocks": 2,
     "Finetune.targets": "norm",
     "LoRA.targets": "fc1",
     "LoRA.parts": ["k"],
@@ -78,6 +96,7 @@ VALUES: dict[str, Any] = {
     "Optim.lr": 3e-3,
     "Optim.steps": 2,
     "Optim.epochs": 2.0,
+    "Optim.steps_per_shot": 2,
     "Optim.batch": 4,
     "Optim.weight_decay": 0.3,
     "Optim.momentum": 0.5,
@@ -174,6 +193,7 @@ ELSEWHERE = {
     "Recipe.image_size": "tests/jobs/share/test_compose.py",
     "Recipe.bank": "tests/jobs/test_initialisation.py",
     "Recipe.density": "tests/jobs/test_initialisation.py",
+    "Recipe.template": "tests/jobs/classify/test_from_names.py",
     "MetaRecipe.backbone": "tests/jobs/meta/test_tune.py",
     "MetaRecipe.image_size": "tests/jobs/meta/test_tune.py",
 }
@@ -185,7 +205,7 @@ SECTIONS = {
     "MetaRecipe.training",
     "Training.validation",
 }
-TUNED = ("Finetune", "LoRA", "SAFT", "SHiRA", "KAdaptation", "MoA", "TSA", "MAMF")
+TUNED = ("Finetune", "LoRA", "SAFT", "SHiRA", "KAdaptation", "MoA", "TSA", "TwoStage", "MAMF")
 SECTIONS |= {f"{name}.tuning" for name in TUNED} | {"Tuning.optim"}
 """What holds other settings and is none itself."""
 
@@ -304,8 +324,22 @@ def quick(model: type[BaseModel]) -> dict[str, Any]:
     return {"name": model.model_fields["name"].default} | tuning
 
 
-@pytest.mark.parametrize(("method", "entry", "path"), [case for case in cases(METHODS) if case[1] not in SECTIONS])
-def test_settings_of_methods(method, entry, path, vit, easy, pictures):
+REFUSED = [("2sfs", "Tuning.head")]
+"""What a method settles itself."""
+
+
+@pytest.mark.parametrize(("method", "entry"), REFUSED)
+def test_what_a_method_settles_is_refused(method, entry):
+    with pytest.raises(ValidationError, match="would do nothing"):
+        METHODS[method].model_validate({"name": method, "tuning": {entry.partition(".")[2]: VALUES[entry]}})
+
+
+@pytest.mark.parametrize(
+    ("method", "entry", "path"),
+    [case for case in cases(METHODS) if case[1] not in SECTIONS and case[:2] not in REFUSED],
+)
+def test_settings_of_methods(method, entry, path, vit, clip, easy, pictures):
+    vit = clip if METHODS[method]().needs_text else vit
     support, (queries, _) = easy(vit), pictures((2, 2, 2), seed=2)
 
     def outcome(content: dict[str, Any]) -> list[bytes]:

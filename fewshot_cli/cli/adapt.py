@@ -1,16 +1,29 @@
-"""`fewshot adapt FOLDER|ZIP|LIST -o FILE`"""
+"""`fewshot adapt FOLDER|ZIP|LIST -o FILE`, or `--names A,B,C` in the place of the images"""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fewshot_cli.cli import early, options
+from fewshot_cli.errors import FewshotError
+
+BY_NAMES = "zero-shot"
+"""The recipe of --names, if none is given."""
 
 
 @options.command
 def adapt(
-    folder: options.Folder,
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="FOLDER|ZIP|LIST",
+            help="One sub-folder per class, named after the class, with its images inside; a zip of such, or a .csv, "
+            ".tsv or .jsonl of path and label. Not with --names.",
+        ),
+    ] = None,
+    *,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The delta file to write.")],
     recipe: options.Recipe = None,
     method: options.Method = None,
@@ -27,6 +40,22 @@ def adapt(
     weights: options.Weights = None,
     image_size: options.ImageSize = None,
     changes: options.Changes = None,
+    names: Annotated[
+        str | None,
+        typer.Option(
+            "--names",
+            metavar="A,B,C",
+            help="Classes to tell apart by their names alone, without images; needs --backbone clip:MODEL/TAG.",
+        ),
+    ] = None,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--template",
+            metavar="TEXT",
+            help="A sentence with {} for the name of a class, for backbones that read texts; repeated, their mean.",
+        ),
+    ] = None,
     folds: Annotated[
         int | None,
         typer.Option(
@@ -61,11 +90,18 @@ def adapt(
 
     Writes it to a small file, proves that file, and says what accuracy to expect.
     """
+    if names is not None:
+        _check_names_alone({"FOLDER": folder, "--bank": bank, "--folds": folds, "--keep-support": keep_support or None})
+        recipe = recipe or (None if method else BY_NAMES)
+    elif folder is None:
+        raise FewshotError(
+            "There is neither a FOLDER of images nor --names.", "For example: fewshot adapt photos -o my.fewshot"
+        )
     named = options.recipe_name(recipe, method, bank is not None)
     early.check_device(device)
     early.check_weights(weights)
     early.check_recipes([named], changes or ())
-    early.check_there([folder])
+    early.check_there([folder] if folder else [])
     early.check_outputs([output])
     from fewshot_cli.recipes import folds_asked, load_recipe
 
@@ -76,9 +112,11 @@ def adapt(
         image_size=image_size,
         bank=bank and str(bank),
         density=density,
+        template=template,
     )
     asked = folds_asked(what, folds)
-    early.check_labelled(folder)
+    if folder is not None:
+        early.check_labelled(folder)
     early.check_banks([Path(what.bank)] if what.bank else [])
     progress = options.start(quiet, offline)
     means = options.means(weights, offline, device, no_cache, progress)
@@ -88,4 +126,18 @@ def adapt(
     from fewshot_cli.reports.terminal.adapt import adapted
 
     how = AdaptSettings(what, seed, asked, values, keep_support)
-    show(job(folder, output, how, means), json, adapted)
+    if folder is not None:
+        show(job(folder, output, how, means), json, adapted)
+        return
+    from fewshot_cli.jobs.classify.from_names import adapt_to_names
+
+    show(adapt_to_names((names or "").split(","), output, how, means), json, adapted)
+
+
+def _check_names_alone(given: Mapping[str, object]) -> None:
+    """Raises FewshotError for what is of images, where there are names only."""
+    for option, value in given.items():
+        if value is not None:
+            raise FewshotError(
+                f"{option} is of images, and --names learns from none.", f"Leave {option} or --names out."
+            )

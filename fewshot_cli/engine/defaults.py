@@ -4,6 +4,8 @@ from typing import Literal, TypeAlias
 
 COSINE_SCALE = 10.0
 """P>M>F, SMAT and TSA all use 10 x cosine."""
+TEXT_SCALE = 100.0
+"""Of cosines between images and texts: what CLIP's own scale is after its training."""
 RIDGE_STRENGTH = 0.3
 RIDGE_SCALE = 10.0
 TRAINING_BETA = 2 / 3

@@ -9,6 +9,7 @@ import torch
 
 from fewshot_cli.engine.delta.change import Delta
 from fewshot_cli.engine.model.backbone import Backbone
+from fewshot_cli.engine.model.clip_names import is_two_towers
 from fewshot_cli.engine.model.model import moved_backbone
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.bank import Bank, read_bank, read_bank_header
@@ -51,6 +52,12 @@ class Starts:
 
         Raises FewshotError for a backbone or bank that can't be had, or a bank of another backbone.
         """
+        if recipe.learner.needs_text and recipe.bank is None and not is_two_towers(recipe.backbone):
+            raise FewshotError(
+                f"The recipe {recipe.method_name} takes the names of the classes for knowledge, and "
+                f"{recipe.backbone} reads no texts.",
+                "Give --backbone clip:MODEL/TAG, such as clip:ViT-B-16/openai.",
+            )
         if recipe.bank is None:
             which = recipe.backbone, recipe.image_size
             if which not in self._backbones:

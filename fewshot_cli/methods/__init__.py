@@ -10,22 +10,28 @@ from pydantic import Field
 from fewshot_cli.methods.base import GraftSettings, TransductiveMethod
 from fewshot_cli.methods.dense import FOMAML, Dense
 from fewshot_cli.methods.finetune import Finetune
+from fewshot_cli.methods.gda import GDA
 from fewshot_cli.methods.kadaptation import KAdaptation
 from fewshot_cli.methods.lda import LDA
 from fewshot_cli.methods.logistic import Logistic
 from fewshot_cli.methods.lora import LoRA
+from fewshot_cli.methods.lp_plus_plus import LPPlusPlus
 from fewshot_cli.methods.mamf import MAMF
 from fewshot_cli.methods.moa import MoA, TokenMixture
+from fewshot_cli.methods.prolip import ProLIP
 from fewshot_cli.methods.protonet import ProtoNet
 from fewshot_cli.methods.ridge import Ridge
 from fewshot_cli.methods.saft import SAFT
 from fewshot_cli.methods.shira import SHiRA
 from fewshot_cli.methods.smat import SMAT
+from fewshot_cli.methods.taskres import TaskRes
 from fewshot_cli.methods.tim import TIM
 from fewshot_cli.methods.tsa import TSA, FeatureMap
+from fewshot_cli.methods.two_stage import TwoStage
+from fewshot_cli.methods.zero_shot import ZeroShot
 
-Move: TypeAlias = Finetune | LoRA | SAFT | SHiRA | KAdaptation | MoA | TSA
-HeadAlone: TypeAlias = ProtoNet | Ridge | Logistic | LDA | TIM
+Move: TypeAlias = Finetune | LoRA | SAFT | SHiRA | KAdaptation | MoA | TSA | ProLIP | TwoStage
+HeadAlone: TypeAlias = ProtoNet | Ridge | Logistic | LDA | TIM | ZeroShot | GDA | LPPlusPlus | TaskRes
 
 AnyMethod: TypeAlias = Annotated[HeadAlone | Move, Field(discriminator="name")]
 AnyHead: TypeAlias = Annotated[HeadAlone, Field(discriminator="name")]

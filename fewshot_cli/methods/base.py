@@ -134,6 +134,8 @@ class TextHead(HeadMethod):
                 f"{self.name} takes the names of the classes for knowledge, which this backbone can't read.",
                 "Give --backbone clip:MODEL/TAG, such as clip:ViT-B-16/openai.",
             )
+        support = support.in_order()
+        assert support.vectors is not None
         return self.with_text(support.features, support.labels, support.vectors)
 
     def head(self, features: Tensor, labels: Tensor, way: int) -> Head:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from fewshot_cli.engine.train.settings import Tuning
 from fewshot_cli.errors import FewshotError
@@ -33,6 +33,8 @@ class LoRA(Method):
     Where one matrix makes query, key and value, each of the `parts` gets a pair (A, B) of its own, as LoRA on separate
     projections has. A convolution's kernel counts as the matrix (out, in x height x width).
     `factor` is alpha / rank, or alpha / sqrt(rank) as CLIP-LoRA (arXiv:2405.18541) and rsLoRA have it.
+    Block-LoRA (Zhou et al., 2025, arXiv:2501.16720) shares A between `up_blocks` B. These start alike and get one
+    gradient, so that this is LoRA of rank / `up_blocks` with a B that moves `up_blocks` times as far in a step.
     Differs from the paper: no dropout on the input of A, since the change is merged into the weight in every step.
     """
 
@@ -42,7 +44,16 @@ class LoRA(Method):
     rank: int = Field(default=8, ge=1)
     alpha: float = Field(default=8.0, gt=0)
     scaling: Literal["alpha/rank", "alpha/sqrt(rank)"] = "alpha/rank"
+    up_blocks: int = Field(default=1, ge=1)
+    """So many B share one A of rank / `up_blocks`, and are added up, as Block-LoRA has it."""
     tuning: Tuning = Tuning()
+
+    @field_validator("up_blocks")
+    @classmethod
+    def _divides_the_rank(cls, up_blocks: int, given: ValidationInfo) -> int:
+        if (rank := given.data.get("rank", up_blocks)) % up_blocks:
+            raise ValueError(f"does not divide the rank {rank}")
+        return up_blocks
 
     _pattern = field_validator("targets")(check_pattern)
 
@@ -87,9 +98,11 @@ class LoRA(Method):
             columns = weight[0].numel()
             for block, rows in blocks[name].items():
                 bound = 1 / math.sqrt(columns)  # kaiming_uniform(a=sqrt(5)), the published initialisation
-                a = torch.empty(min(self.rank, columns), columns).uniform_(-bound, bound, generator=rng)
+                rank = min(self.rank // self.up_blocks, columns)
+                a = torch.empty(rank, columns).uniform_(-bound, bound, generator=rng)
                 params[f"{name}/{block}/A"] = a.to(weight)
-                params[f"{name}/{block}/B"] = torch.zeros(len(rows), len(a)).to(weight)
+                for up in self._ups(f"{name}/{block}"):
+                    params[up] = torch.zeros(len(rows), len(a)).to(weight)
         return params
 
     def delta(self, params: Params, base: Params, blocks: Mapping[str, Rows]) -> dict[str, LowRank]:
@@ -101,10 +114,15 @@ class LoRA(Method):
         changes = {}
         for name, weight in base.items():
             parts = blocks[name].items()
-            lefts = [_placed(self.factor * params[f"{name}/{part}/B"], rows, len(weight)) for part, rows in parts]
+            ups = {part: torch.stack([params[up] for up in self._ups(f"{name}/{part}")]).sum(0) for part, _ in parts}
+            lefts = [_placed(self.factor * ups[part], rows, len(weight)) for part, rows in parts]
             rights = [params[f"{name}/{part}/A"] for part, _ in parts]
             changes[name] = LowRank(tuple(weight.shape), torch.cat(lefts, dim=1), torch.cat(rights))
         return changes
+
+    def _ups(self, block: str) -> list[str]:
+        """What B is called, or are."""
+        return [f"{block}/B"] if self.up_blocks == 1 else [f"{block}/B{i}" for i in range(self.up_blocks)]
 
     def _blocks(self, height: int, rows: Rows) -> Rows:
         """The rows of each pair of factors: those of `parts` where the matrix makes several of q, k and v, else all."""

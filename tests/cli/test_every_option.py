@@ -123,6 +123,8 @@ EXPECTED: dict[str, dict[str, Expectation]] = {
         "--folds": Changes(f"{TRAINED} --folds 3", f"{TRAINED} --folds 2"),
         "--values": Changes("--method ridge --values float32", "--method ridge"),
         "--keep-support": Changes("--method ridge --keep-support", "--method ridge"),
+        "--names": Changes("--names cat,house", "--names cat,star", "adapt -o x.fewshot {clip} --json"),
+        "--template": Changes("--template {{}}", "", "adapt {drawn} -o x.fewshot {clip} --method zero-shot --json"),
         "--seed": Changes("--method ridge --seed 1", "--method ridge"),
         "--offline": Refused(OFFLINE, "--offline", base="adapt {drawn} -o x.fewshot --json"),
     },
@@ -303,7 +305,7 @@ def test_what_is_seen_elsewhere_is_there():
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory, file, other, drawn, weights, vit, random_bank) -> dict[str, str]:
+def inputs(tmp_path_factory, file, other, drawn, weights, vit, random_bank, write_towers) -> dict[str, str]:
     """What the commands are about, by the names that they have in EXPECTED."""
     from typer.testing import CliRunner
 
@@ -336,6 +338,7 @@ def inputs(tmp_path_factory, file, other, drawn, weights, vit, random_bank) -> d
         "day": folder / "things",
         "from_bank": folder / "from.fewshot",
         "tiny": " ".join(tiny),
+        "clip": f"--backbone clip:tiny --weights {write_towers(folder / 'towers')}",
     }
     return {name: str(value) for name, value in names.items()}
 

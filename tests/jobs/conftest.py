@@ -47,6 +47,12 @@ def weights(tmp_path_factory, vit, conv) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
+def towers_file(tmp_path_factory, write_towers) -> Path:
+    """The weights of two tiny towers, with what open_clip writes beside them."""
+    return Path(write_towers(tmp_path_factory.mktemp("towers")))
+
+
+@pytest.fixture(scope="session")
 def drawn(tmp_path_factory) -> Path:
     """Four pictures each of three things; not to be changed."""
     folder = tmp_path_factory.mktemp("drawn")

@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.delta.file import read_delta_file
-from fewshot_cli.jobs.classify.predict import predict as predicting
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.interop.export import export
 from fewshot_cli.jobs.models import Source, load_backbone, load_model, parameter_shapes_of, shapes_of
@@ -21,11 +20,6 @@ from fewshot_cli.jobs.share.verify import verify
 from fewshot_cli.storage.feature_cache import NoCache
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="session")
-def towers_file(tmp_path_factory, write_towers):
-    return write_towers(tmp_path_factory.mktemp("towers"))
 
 
 @pytest.fixture
@@ -39,13 +33,16 @@ def learn_clip(learn, towers_file):
 
 
 @pytest.mark.parametrize("recipe", ["ridge", "bitfit", "lora", "saft", "moa"])
-def test_a_classifier_on_two_towers_answers_as_it_was_learned(recipe, learn_clip, drawn, unseen, tmp_path, towers_file):
+def test_a_classifier_on_two_towers_answers_as_it_was_learned(
+    recipe, learn_clip, drawn, unseen, tmp_path, towers_file, predict
+):
     steps = [] if recipe == "ridge" else ["method.tuning.optim.steps=2"]
     report = learn_clip(drawn, tmp_path / "a.fewshot", recipe, *steps)
     assert report["backbone"] == "clip:tiny"
     assert report["max_abs_diff"] < 1e-4
     where = Source(towers_file, offline=True)
-    assert len(predicting([tmp_path / "a.fewshot"], [unseen], Means(where, CPU, NoCache(), Unseen()))) == 15
+    answered = predict(tmp_path / "a.fewshot", unseen, where=where)
+    assert len(answered["predictions"]) == 15
     if recipe != "moa":  # a graft is no change of weights
         changed = read_delta_file(tmp_path / "a.fewshot").delta
         assert all(name.startswith("visual.") for name in changed)

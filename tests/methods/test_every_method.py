@@ -15,6 +15,7 @@ from fewshot_cli.engine.model.model import Model
 from fewshot_cli.engine.model.towers import TwoTowers
 from fewshot_cli.methods import AnyMethod
 from fewshot_cli.methods.base import Learner, MoveThenHead
+from fewshot_cli.methods.prolip import ProLIP
 from fewshot_cli.recipes import Recipe, load_recipe, recipe_names
 
 REGISTRY = get_args(get_args(AnyMethod)[0])
@@ -29,8 +30,11 @@ def trained(method: Learner, steps: int, batch: int | None) -> Learner:
         settings["tuning"]["optim"] |= {
             "steps": steps,
             "epochs": 0,
+            "steps_per_shot": 0,
             "batch": settings["tuning"]["optim"]["batch"] and batch,
         }
+    elif isinstance(method, ProLIP):
+        settings["steps"] = steps
     return type(method).model_validate(settings)
 
 

@@ -1,17 +1,23 @@
 """What a text tower is told of classes: their names in sentences."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 PHOTO = "a photo of a {}."
 """What CoOp and CLIP-LoRA put the names of most data sets into."""
 
 
 def class_texts(
-    classes: Sequence[str], templates: Sequence[str] = (PHOTO,), descriptions: Mapping[str, str] | None = None
+    classes: Sequence[str],
+    templates: Sequence[str] = (),
+    descriptions: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> tuple[tuple[str, ...], ...]:
-    """The sentences `(templates,)` of each class: its description, or else its name, in the place of each "{}".
+    """The sentences of each class: every template with each of its descriptions, or else its name, in place of "{}".
 
-    Names come from folders, so that an underscore is read as a space.
+    Names come from folders, so that an underscore is read as a space. Without templates it is `PHOTO`.
     """
-    told = [(descriptions or {}).get(name, name).replace("_", " ") for name in classes]
-    return tuple(tuple(template.replace("{}", one) for template in templates) for one in told)
+    told = [descriptions.get(name) or (name.replace("_", " "),) for name in classes]
+    return tuple(
+        tuple(template.replace("{}", one) for template in templates or (PHOTO,) for one in of_class)
+        for of_class in told
+    )

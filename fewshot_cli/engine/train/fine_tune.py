@@ -17,7 +17,7 @@ from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.engine.model.passes import Passes, features_in_chunks
 from fewshot_cli.engine.params import Params
 from fewshot_cli.engine.train.objectives import HEAD, Objective, Part, class_vectors, prototypes
-from fewshot_cli.engine.train.settings import Tuning
+from fewshot_cli.engine.train.settings import Optim, Tuning
 from fewshot_cli.engine.train.text import Texts
 from fewshot_cli.engine.train.train import fit
 
@@ -32,6 +32,13 @@ def first_vectors(backbone: Backbone, support: Support) -> Tensor:
     if support.vectors is not None:
         return support.vectors
     return class_means(support.features, support.labels, support.way)
+
+
+def steps_of(optim: Optim, support: Support, batch: int | None = None) -> int:
+    """How many steps are made, in batches of this size, or of the settings'."""
+    batch = batch or min(optim.batch or len(support), len(support))
+    passes = math.ceil(optim.epochs * len(support) / batch)
+    return max(optim.steps, passes, optim.steps_per_shot * math.ceil(len(support) / support.way))
 
 
 def tune(
@@ -72,8 +79,7 @@ def tune(
         if vectors is not None and vectors.made.requires_grad:
             yield vectors.rest()
 
-    passes = math.ceil(tuning.optim.epochs * len(support) / batches.batch)
-    optim = tuning.optim.model_copy(update={"steps": max(tuning.optim.steps, passes)})
+    optim = tuning.optim.model_copy(update={"steps": steps_of(tuning.optim, support, batches.batch)})
     rates: Mapping[str, float] = lr_scale
     if tuning.head == "cosine":
         # Unit vectors, so that one learning rate means the same whatever the norm of a backbone's features.

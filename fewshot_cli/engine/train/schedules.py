@@ -68,6 +68,14 @@ class Schedule(Settings):
         return lr if self.name == "constant" or left <= 0 else lr * _half_cosine((epoch - self.warmup) / left)
 
 
+def prompt_lr(epoch: int, lr: float, epochs: int, first: float = 1e-5) -> float:
+    """The learning rate of CoOp's code (Zhou et al., 2022, arXiv:2109.01134): `first` in epoch 0, then half a cosine.
+
+    The cosine is counted from epoch 1 and as long as the run, so that it never gets to 0.
+    """
+    return first if epoch == 0 else lr * _half_cosine((epoch - 1) / epochs)
+
+
 def warm_cosine_lr(epoch: int, lr: float, epochs: int = 100, warmup: int = 5, low: float = FIRST_LR) -> float:
     """timm's cosine schedule: from `low` up a line for `warmup` epochs, then down half a cosine to `low` at `epochs`.
 

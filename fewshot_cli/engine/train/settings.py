@@ -18,6 +18,8 @@ class Optim(Settings):
     steps: int = Field(default=50, ge=0)
     epochs: float = Field(default=0.0, ge=0)
     """At least as many passes over the support set are made, even where that takes more than `steps`."""
+    steps_per_shot: int = Field(default=0, ge=0)
+    """At least so many steps for each image of a class, as some papers count them."""
     batch: int | None = Field(default=32, ge=1)
     """Images in a step, drawn without putting back; None takes the whole support set in every step."""
     weight_decay: float = Field(default=0.0, ge=0)

@@ -111,6 +111,12 @@ class Provenance(BaseModel):
     """The digest of the bank that it was adapted from."""
     parents: tuple[Digest, ...] = ()
     """The digests of the delta files that it was composed from, or of the one whose classes or labels were changed."""
+    texts: dict[str, tuple[str, ...]] = {}
+    """What a text tower was told of each class."""
+
+    @model_serializer(mode="wrap")
+    def _without_texts_of_none(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in plain(self).items() if name != "texts" or value}
 
 
 class Header(BaseModel):

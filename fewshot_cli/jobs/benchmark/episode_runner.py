@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -51,6 +51,9 @@ class Ground:
     delta: Delta = field(default_factory=dict)
     left_out: tuple[dict[str, str], ...] = ()
     """The pictures that are not learned from since a copy is asked about, with the reason."""
+    texts: tuple[tuple[str, ...], ...] = ()
+    vectors: Tensor | None = None
+    """What a text tower is told of each class of the pool, and the mean directions `(classes, dim)` of that."""
 
     @cached_property
     def _delta_bytes(self) -> int:
@@ -114,6 +117,9 @@ def _single(method: Learner, ground: Ground, episode: Episode, run: Run) -> dict
     rows = torch.from_numpy(session.support)
     labels = torch.from_numpy(session.support_labels).to(device)
     support = Support(Chosen(ground.images, rows), labels, ground.features[rows.to(device)], session.way, names)
+    if ground.vectors is not None:
+        chosen = [int(c) for c in episode.classes[: session.way]]
+        support = replace(support, texts=tuple(ground.texts[c] for c in chosen), vectors=ground.vectors[chosen])
     model = Model(backbone, method.adapt(backbone, support, run))
     query = torch.from_numpy(session.query)
     answers = torch.from_numpy(session.query_labels).to(device)

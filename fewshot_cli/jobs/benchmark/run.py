@@ -13,9 +13,11 @@ import numpy as np
 import torch
 
 from fewshot_cli.engine.adaptation import JoinedImages
+from fewshot_cli.engine.data.class_texts import class_texts
 from fewshot_cli.engine.data.domain_pairs import PoolPlan
 from fewshot_cli.engine.data.episode import join
 from fewshot_cli.engine.data.episode_samplers import AnyProtocol, Incremental
+from fewshot_cli.engine.model.towers import TwoTowers
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.kinds import DELTA as DELTA_FILE
 from fewshot_cli.images.sources.dataset import Dataset
@@ -119,7 +121,7 @@ def _jobs(recipes: Mapping[str, Recipe], question: Question, means: Means) -> tu
     data: dict[str, Data] = {}
     jobs = []
     for name, start in begun.items():
-        which = model_key(start.backbone, "")
+        which = f"{model_key(start.backbone, '')} {start.recipe.template}"
         if which not in grounds:
             data = {
                 dataset.name: load_data(dataset, start.backbone, means.cache, pictures, means.progress)
@@ -147,7 +149,17 @@ def _grounds(question: Question, data: Mapping[str, Data], start: Start) -> Iter
             images = JoinedImages(tuple(part.images for part in parts))
             rows = _row_names(plan, protocol, question)
             contents = digest([part.hash for part in parts])
-            yield Ground(pool, protocol, rows, start.backbone, features, images, contents, start.delta, tuple(left_out))
+            seen = pool, protocol, rows, start.backbone, features, images, contents
+            yield _told(Ground(*seen, start.delta, tuple(left_out)), start)
+
+
+@torch.no_grad()
+def _told(ground: Ground, start: Start) -> Ground:
+    """The ground with what is said of its classes, where the backbone reads that."""
+    if not isinstance(start.backbone, TwoTowers):
+        return ground
+    texts = class_texts(ground.pool.classes, start.recipe.template)
+    return replace(ground, texts=texts, vectors=start.backbone.class_vectors(texts))
 
 
 def _row_names(plan: PoolPlan, protocol: AnyProtocol, question: Question) -> tuple[str, ...]:

@@ -60,7 +60,8 @@ def adapt(
     starts = starts or Starts(means.source, means.device)
     start = starts.of(how.recipe)
     watch.lap("load")
-    known = support_set(labelled, start.backbone, means, decode=not start.learner.head_only)
+    decode, templates = not start.learner.head_only, how.recipe.template
+    known = support_set(labelled, start.backbone, means, decode, templates)
     watch.lap("read")
     learned = learn(start, known.support, how, means.progress)
     stored = _moves_as_stored(learned.adapted.after(start.delta), how)
@@ -71,11 +72,11 @@ def adapt(
         watch.lap("pruning")
     live = Model(start.backbone, learned.adapted).logits_of(known.support)
     model = rounded(start.base, stored, live, how.values, known.support)
-    header = _header(start, stored, learned, known, how)
+    header = header_of(start, stored, learned, known, how)
     written = write_proved(output, header, model, known.support, learned.asked, how.keep_support)
     watch.lap("prove")
     result = replace(
-        _result(start, stored, known, header, written),
+        result_of(start, stored, known, header, written),
         left_out=dict(labelled.left_out),
         folder=None if labelled.root == MEMORY else str(labelled.root.absolute()),
         file=str(output),
@@ -154,7 +155,7 @@ def _pruning(
     )
 
 
-def _header(start: Start, stored: Adapted, learned: Learned, known: SupportSet, how: AdaptSettings) -> Header:
+def header_of(start: Start, stored: Adapted, learned: Learned, known: SupportSet, how: AdaptSettings) -> Header:
     """What the file says of itself."""
     provenance = Provenance(
         seed=how.seed,
@@ -164,6 +165,7 @@ def _header(start: Start, stored: Adapted, learned: Learned, known: SupportSet, 
         expected_accuracy=learned.expected,
         versions=versions(),
         bank=start.bank,
+        texts=dict(zip(known.support.classes, known.support.texts, strict=False)),
     )
     return Header(
         base=facts_of(start.base),
@@ -181,7 +183,7 @@ def _without_folders(recipe: Recipe) -> Recipe:
     return recipe if recipe.bank is None else recipe.model_copy(update={"bank": Path(recipe.bank).name})
 
 
-def _result(start: Start, stored: Adapted, known: SupportSet, header: Header, written: Written) -> AdaptResult:
+def result_of(start: Start, stored: Adapted, known: SupportSet, header: Header, written: Written) -> AdaptResult:
     """What was learned and written, so far as that does not depend on where and when."""
     recipe, provenance = start.recipe, header.provenance
     return AdaptResult(

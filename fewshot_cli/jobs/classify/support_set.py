@@ -6,10 +6,14 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from fewshot_cli.engine.adaptation import Chosen, Support
+from fewshot_cli.engine.data.class_texts import class_texts
 from fewshot_cli.engine.model.backbone import Backbone
+from fewshot_cli.engine.model.towers import TwoTowers
+from fewshot_cli.engine.train.text import told
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.images.image_ref import Stored
 from fewshot_cli.images.sources.class_folders import Folder, Item, name_is_text
+from fewshot_cli.images.sources.class_names import descriptions
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.features import Embedded, embed
 from fewshot_cli.jobs.run_record import data_hash, skipped
@@ -42,12 +46,15 @@ class SupportSet:
     def seen_by(self, backbone: Backbone, means: Means) -> Support:
         """The same task under another frozen backbone, which prepares images alike."""
         seen = embed(backbone, self.stored, means.cache, means.progress)
-        return replace(self.support, features=seen.features)
+        return told(backbone, replace(self.support, features=seen.features), self.support.texts)
 
 
-def support_set(labelled: Folder, backbone: Backbone, means: Means, decode: bool) -> SupportSet:
+def support_set(
+    labelled: Folder, backbone: Backbone, means: Means, decode: bool, templates: Sequence[str] = ()
+) -> SupportSet:
     """The support set that the labelled images are under this backbone; with `decode` they are decoded now.
 
+    A backbone with a text tower is told what the classes are called, in `templates`.
     Raises FewshotError where the same picture is in two classes, and where a class has no image that can be read.
     """
     stored = [item.stored for item in labelled.items]
@@ -64,12 +71,20 @@ def support_set(labelled: Folder, backbone: Backbone, means: Means, decode: bool
         labelled.classes,
     )
     return SupportSet(
-        support,
+        _told(support, labelled, backbone, templates),
         tuple(item.label for item in items),
         tuple(embedded.contents[row] for row in used),
         skipped(labelled, embedded) + copies,
         tuple(item.stored for item in items),
     )
+
+
+def _told(support: Support, labelled: Folder, backbone: Backbone, templates: Sequence[str]) -> Support:
+    """The task with what is said of its classes, where the backbone reads that."""
+    if not isinstance(backbone, TwoTowers):
+        return support
+    known = descriptions(labelled.root, labelled.classes)
+    return told(backbone, support, class_texts(labelled.classes, templates, known))
 
 
 def check_names(labelled: Folder) -> None:

@@ -30,7 +30,7 @@ def adapted(result: AdaptResult) -> RenderableType:
     seconds = result.seconds
     return facts(
         ("classes", classes(result.classes)),
-        ("images", f"{result.images}, {spread} a class"),
+        ("images", f"{result.images}, {spread} a class" if result.images else "none: the names say it all"),
         *skipped_files(result.skipped),
         *left_out(result.left_out),
         ("method", f"{_named(result)} on {result.backbone}; {moved}"),

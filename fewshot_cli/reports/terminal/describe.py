@@ -13,6 +13,7 @@ from fewshot_cli.reports.terminal.lineage import chain_shown
 from fewshot_cli.results import ExpectedAccuracy
 
 MOST_CHANGES = 24
+MOST_TEXTS = 3
 
 
 def inspected(report: dict[str, Any]) -> RenderableType:
@@ -42,6 +43,7 @@ def _delta_shown(report: dict[str, Any]) -> RenderableType:
             + f", {report['head']['values']}",
         ),
         ("changes", _changed(report)),
+        *_told(report),
         *_sections(report),
         (
             "learned from",
@@ -55,6 +57,14 @@ def _delta_shown(report: dict[str, Any]) -> RenderableType:
         ("made with", ", ".join(f"{name} {number}" for name, number in report.get("versions", {}).items())),
     )
     return Group(rows, Text(), _changes(report["changes"])) if report["changes"] else rows
+
+
+def _told(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """What a text tower was told of the first classes, where there is one."""
+    texts = report.get("texts") or {}
+    some = [f"{name}: {' | '.join(told[:MOST_TEXTS])}" for name, told in list(texts.items())[:MOST_TEXTS]]
+    more = [f"... and of {len(texts) - MOST_TEXTS} more"] if len(texts) > MOST_TEXTS else []
+    return [("texts", "\n".join(some + more))] if some else []
 
 
 def _transductive(head: dict[str, Any]) -> str:

@@ -9,8 +9,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from fewshot_cli.engine.adaptation import Run, Support
+from fewshot_cli.engine.data.class_texts import class_texts
 from fewshot_cli.engine.head.linear import Head
 from fewshot_cli.engine.model.model import Model
+from fewshot_cli.engine.train.text import told
 from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.formats.delta.file import read_delta_file, write_delta_file
 from fewshot_cli.formats.delta.sections import KeptHead
@@ -24,6 +26,7 @@ from fewshot_cli.recipes import DEFAULT_BACKBONE, Recipe, load_recipe, recipe_na
 from fewshot_cli.storage.feature_cache import FeatureCache
 
 QUICK = "method.tuning.optim.steps=2"
+ONLY = (QUICK, "method.tuning.optim.epochs=0", "method.tuning.optim.steps_per_shot=0")
 
 
 def trained(name: str) -> bool:
@@ -34,30 +37,37 @@ def trained(name: str) -> bool:
 
 
 @pytest.mark.parametrize("name", recipe_names(Recipe))
-def test_every_recipe_writes_a_file_that_gives_what_it_learned(name, drawn, tmp_path, learn, predict, vit):
+def test_every_recipe_writes_a_file_that_gives_what_it_learned(
+    name, drawn, tmp_path, learn, predict, vit, towers_file, source
+):
     """Against the definition: the method on the pictures' features, and its answers sharpened by the file's factor."""
     file = tmp_path / "deep" / "x.fewshot"
-    changes = [QUICK] if trained(name) else []
-    report = learn(drawn, file, name, *changes)
+    changes = ONLY if trained(name) else ()
+    recipe, backbone, which, where = load_recipe(name, changes), vit, {}, source
+    if recipe.learner.needs_text:
+        where = Source(towers_file, offline=True)
+        backbone = load_backbone("clip:tiny", where, None, torch.device("cpu"))
+        which = {"backbone": backbone.name, "weights_file": towers_file, "image_size": None}
+    report = learn(drawn, file, name, *changes, **which)
 
-    recipe = load_recipe(name, changes)
-    backbone = vit
     paths = sorted(drawn.glob("*/*.jpg"))
     images = torch.from_numpy(np.stack([load(path, backbone.preprocessing) for path in paths]))
     labels = torch.arange(3).repeat_interleave(4)
-    adapted = recipe.learner.adapt(backbone, Support(images, labels, backbone.frozen_features(images), 3), Run(0))
+    support = Support(images, labels, backbone.frozen_features(images), 3)
+    support = told(backbone, support, class_texts(["cat", "house", "star"]))
+    adapted = recipe.learner.adapt(backbone, support, Run(0))
     logits = Model(backbone, adapted).logits(images)
     written = read_delta_file(file)
     head = written.head
     factor = head.factor if isinstance(head, KeptHead) else float(head.weight.norm() / adapted.head.weight.norm())
     expected = (factor * logits).softmax(1).max(1)
 
-    rows = predict(file, drawn)["predictions"]
+    rows = predict(file, drawn, where=where)["predictions"]
     assert [row["path"] for row in rows] == [str(path) for path in paths]
     assert [row["label"] for row in rows] == [report["classes"][i] for i in expected.indices.tolist()]
     assert [row["probability"] for row in rows] == pytest.approx(expected.values.tolist(), abs=2e-4)
     assert (report["density"] > 0) == bool(adapted.delta)
-    assert adapted.moves == trained(name)
+    assert adapted.moves == (recipe.learner.head_only is None)
     assert report["max_abs_diff"] <= proof.TOLERANCE * max(1.0, float(factor * logits.abs().max()))
     assert report["bytes"] == file.stat().st_size
 

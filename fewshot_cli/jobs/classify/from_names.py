@@ -1,0 +1,93 @@
+"""From the names of classes alone to a classifier in a small file: zero-shot, without an image."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fewshot_cli.engine.adaptation import Run, Support
+from fewshot_cli.engine.data.class_texts import class_texts
+from fewshot_cli.engine.model.backbone import Backbone
+from fewshot_cli.engine.model.model import Model
+from fewshot_cli.engine.train.text import told
+from fewshot_cli.errors import FewshotError
+from fewshot_cli.images.decode import load_array
+from fewshot_cli.images.drawing import CLASSES, draw
+from fewshot_cli.images.sources.class_folders import name_is_text, nfc
+from fewshot_cli.jobs.classify.adapt import AdaptSettings, Learned, header_of, result_of
+from fewshot_cli.jobs.classify.proof import rounded, write_proved
+from fewshot_cli.jobs.classify.support_set import SupportSet
+from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.initialisation import Starts
+from fewshot_cli.jobs.run_record import Stopwatch, data_hash, write_run
+from fewshot_cli.methods.zero_shot import ZeroShot
+from fewshot_cli.recipes import Recipe
+from fewshot_cli.results import AdaptResult
+from fewshot_cli.storage.atomic import check_writable
+
+NO_IMAGE = "no image was learned from, so that none could be left out"
+
+
+def adapt_to_names(names: Sequence[str], output: Path, how: AdaptSettings, means: Means) -> AdaptResult:
+    """Writes the classifier that tells classes of these names apart, and proves on drawn pictures what it wrote.
+
+    Raises FewshotError for names that are no classes, and for a recipe that learns from images.
+    """
+    watch = Stopwatch()
+    check_writable(output)
+    check_recipe(how.recipe)
+    classes = checked_names(names)
+    start = Starts(means.source, means.device).of(how.recipe)
+    watch.lap("load")
+    support = told(start.backbone, _drawn(start.backbone, classes), class_texts(classes, how.recipe.template))
+    learned = Learned(start.learner.adapt(start.backbone, support, Run(how.seed)), NO_IMAGE)
+    adapted = learned.adapted.after(start.delta)
+    watch.lap("adapt")
+    known = SupportSet(support, (), (), (), ())
+    header = header_of(start, adapted, learned, known, how)
+    unseen = header.provenance.model_copy(update={"images": 0, "data": data_hash(())})
+    header = header.model_copy(update={"provenance": unseen})
+    live = Model(start.backbone, learned.adapted).logits_of(support)
+    model = rounded(start.base, adapted, live, how.values, support)
+    written = write_proved(output, header, model, support, NO_IMAGE, keep_support=False)
+    watch.lap("prove")
+    result = replace(
+        result_of(start, adapted, known, header, written),
+        file=str(output),
+        seconds=watch.rounded(),
+        device=str(means.device),
+    )
+    write_run(output, result)
+    return result
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raises FewshotError for a recipe that learns from images."""
+    if not isinstance(recipe.learner, ZeroShot):
+        raise FewshotError(
+            f"The recipe {recipe.method_name} learns from images, and --names gives none.",
+            "Leave the recipe out, or give a folder of images in place of --names.",
+        )
+
+
+def checked_names(names: Sequence[str]) -> tuple[str, ...]:
+    """The names of the classes, sorted. Raises FewshotError where they are no two classes."""
+    classes = sorted(nfc(name.strip()) for name in names)
+    if len(set(classes)) < 2 or not all(classes) or not all(map(name_is_text, classes)):
+        raise FewshotError(
+            f"--names {','.join(names)} does not name two classes or more.", "For example: --names hawk,kite,owl"
+        )
+    if len(set(classes)) < len(classes):
+        twice = next(name for name in classes if classes.count(name) > 1)
+        raise FewshotError(f"--names has '{twice}' twice.", "Name each class once.")
+    return tuple(classes)
+
+
+def _drawn(backbone: Backbone, classes: tuple[str, ...]) -> Support:
+    """Drawn pictures to prove the file on; nothing is learned from them, and they are of no class."""
+    pixels = [load_array(np.asarray(draw(name, 0)), backbone.preprocessing) for name in CLASSES]
+    pictures = torch.from_numpy(np.stack(pixels))
+    labels = torch.zeros(len(pictures), dtype=torch.long, device=backbone.device)
+    return Support(pictures, labels, backbone.frozen_features(pictures), len(classes), classes)
