@@ -41,7 +41,7 @@ from fewshot_cli.formats.checkpoint import Checkpoint, read_checkpoint, write_ch
 from fewshot_cli.images.sources.dataset import read_datasets
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.data import Data, load_data
-from fewshot_cli.jobs.meta.tasks import task_source
+from fewshot_cli.jobs.meta.tasks import arithmetic, task_source
 from fewshot_cli.jobs.models import Source, load_backbone
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.recipes import MetaRecipe, load_meta_recipe
@@ -146,10 +146,12 @@ def tune(tasks: int, place: Path, names: Sequence[str]) -> None:
         sets = [dataset for path in paths for dataset in read_datasets(path)]
         return [load_data(dataset, backbone, means.cache, True, means.progress) for dataset in sets]
 
-    sources = {
-        name: task_source(recipe_of(WAYS[name]), backbone, domains(WAYS[name].sources), [], 0, means) for name in names
-    }
-    asked = task_source(recipe_of(WAYS["dense-1e-3"]), backbone, domains("test"), [], 0, means).domains
+    def source_of(name: str, part: str) -> TaskSource:
+        recipe = recipe_of(WAYS[name])
+        return task_source(recipe, backbone, domains(part), [], 0, means, arithmetic(recipe, means.device, print))
+
+    sources = {name: source_of(name, WAYS[name].sources) for name in names}
+    asked = source_of("dense-1e-3", "test").domains
     if "frozen" not in read_record():
         keep("frozen", 0, answered(exact, asked, exact.base), 0.0)
     for end in range(SLICE, tasks + 1, SLICE):

@@ -196,6 +196,7 @@ ELSEWHERE = {
     "Recipe.template": "tests/jobs/classify/test_from_names.py",
     "MetaRecipe.backbone": "tests/jobs/meta/test_tune.py",
     "MetaRecipe.image_size": "tests/jobs/meta/test_tune.py",
+    "Training.fast_path": "tests/jobs/meta/test_tune.py",
 }
 """Settings of whole jobs, and the tests that have them change a result."""
 SECTIONS = {
@@ -369,7 +370,7 @@ def practised(content: dict[str, Any], vit: Any, whole: dict[str, Domain]) -> An
     recipe = MetaRecipe.model_validate(content)
     method, training = recipe.method, recipe.training
     domains, validation = kept_apart(list(whole.values()), training, 0)
-    source = TaskSource(vit, domains, validation, precision=precision(recipe, CPU))
+    source = TaskSource(vit, domains, validation, precision=precision(recipe, CPU, pytest.fail))
     practice = Practice.start(method, training, source)
     while practice.step < min(practice.ends[-1], 4):
         practice.advance()
@@ -416,7 +417,7 @@ OF_PROTOCOLS = {cls.__name__ for cls in PROTOCOLS.values()}
 TRAINED = [
     (entry, path)
     for entry, path in settings_of(TRAINING)
-    if entry not in SECTIONS and entry.partition(".")[0] not in OF_PROTOCOLS
+    if entry not in SECTIONS | ELSEWHERE.keys() and entry.partition(".")[0] not in OF_PROTOCOLS
 ]
 
 
@@ -427,6 +428,7 @@ def test_settings_of_training(entry, path, vit, whole):
 
 IDLE = [
     *(("mamf", {}, f"training.{name}") for name in ("sampler", "episodes", "batch", "schedule", "views", "precision")),
+    *((method, {}, "training.fast_path") for method in ("mamf", "dense", "fomaml")),
     *(("smat", {"method.kd": 0}, f"method.{name}") for name in ("teacher_lr", "kd_temperature", "kd_direction")),
     *(("smat", {"method.masks": "random"}, f"method.{name}") for name in ("mask_lr", "mask_clip", "multiplier_lr")),
     ("smat", {"method.masks": "magnitude"}, "method.binary"),
@@ -440,6 +442,8 @@ IDLE = [
 """Of meta-tuning: what would do nothing beside which settings."""
 FORMER = {"mask_lr": 2.0, "mask_clip": 2.0, "multiplier_lr": 2.0}
 """What learned masks' settings were called beside `masks`."""
+IN_WORDS = {"fast_path": "off"}
+"""Of settings that change no result where they do something."""
 
 
 @pytest.mark.parametrize(("method", "beside", "path"), IDLE)
@@ -447,7 +451,7 @@ def test_what_would_do_nothing_is_refused(method, beside, path):
     name = path.rpartition(".")[2]
     of = {"inner": "InnerLoop", "validation": "Validation", "schedule": "Schedule", "training": "Training"}
     model = of.get(path.split(".")[-2], "SMATSettings")
-    value = FORMER.get(name, VALUES.get(f"{model}.{name}"))
+    value = (FORMER | IN_WORDS).get(name, VALUES.get(f"{model}.{name}"))
     before = changed(recipe_of(method), beside)
     MetaRecipe.model_validate(before)
     with pytest.raises(ValidationError, match="would do nothing"):

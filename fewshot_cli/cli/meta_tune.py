@@ -46,6 +46,14 @@ def meta_tune(
     tensorboard: Annotated[
         Path | None, typer.Option("--tensorboard", metavar="DIR", help="Write scalars for TensorBoard there, too.")
     ] = None,
+    fast_path: Annotated[
+        str | None,
+        typer.Option(
+            "--fast-path",
+            metavar="auto|on|off",
+            help="Whether SMAT takes CUDA graphs and kernels of its own on a GPU; auto does where they work.",
+        ),
+    ] = None,
     backbone: options.Backbone = None,
     weights: options.Weights = None,
     image_size: options.ImageSize = None,
@@ -68,15 +76,18 @@ def meta_tune(
 
     if values not in ("float16", "float32"):
         raise FewshotError(f"--values {values} is none of float16, float32.", "Leave it out for float16.")
+    if fast_path not in (None, "auto", "on", "off"):
+        raise FewshotError(f"--fast-path {fast_path} is none of auto, on, off.", "Leave it out for auto.")
+    changes = [*(changes or ()), *([f"training.fast_path={fast_path}"] if fast_path else [])]
     early.check_there([*data, *(validate or [])])
-    early.check_recipes([recipe], changes or ())
+    early.check_recipes([recipe], changes)
     early.check_device(device)
     early.check_weights(weights)
     early.check_outputs([output])
     early.check_plain_name(tensorboard, "--tensorboard")
     from fewshot_cli.recipes import load_meta_recipe
 
-    what = load_meta_recipe(recipe, changes or (), backbone=backbone, image_size=image_size)
+    what = load_meta_recipe(recipe, changes, backbone=backbone, image_size=image_size)
     practised = _read(data, split)
     validated = _read(validate or [], None) + (_read(data, validation_split) if validation_split else ())
     progress = options.start(quiet, offline)

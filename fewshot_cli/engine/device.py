@@ -159,6 +159,11 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "MPS backend out of memory" in str(error)
 
 
+def pinned(size: int) -> Tensor:
+    """So many bytes, uint8, that a GPU reads by itself."""
+    return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+
+
 def sent(values: Tensor, device: torch.device) -> Tensor:
     """The values of the CPU on the device; for a GPU Python does not wait until they are there."""
     if device.type != "cuda" or values.device.type != "cpu":

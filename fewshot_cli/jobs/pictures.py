@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from threading import RLock
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ class Gallery:
         self._preparation = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
         self._held: dict[str, Pixels] = {}
         self._new: dict[str, Pixels] = {}
+        self._lock = RLock()  # a thread may ask for the next pictures while these are looked at
 
     def has(self, content: str) -> bool:
         """Whether the picture need not be decoded."""
@@ -53,6 +55,10 @@ class Gallery:
 
         Raises FewshotError where one has changed meanwhile.
         """
+        with self._lock:
+            return self._pictures(stored, contents)
+
+    def _pictures(self, stored: Sequence[Stored], contents: Sequence[str]) -> Pixels:
         found = np.empty((len(contents), *self.shape), dtype=np.uint8)
         missing = []
         for row, content in enumerate(contents):

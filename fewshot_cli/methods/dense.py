@@ -50,16 +50,22 @@ class Dense(MetaMethod):
         from fewshot_cli.engine.meta.episodes import EpisodeDescent, EpisodeTrainer
         from fewshot_cli.engine.meta.practice_task import MetaLoss
         from fewshot_cli.engine.model.flat_params import gradient_of
-        from fewshot_cli.engine.train.optimiser import Group
+        from fewshot_cli.engine.train.optimiser import Group, add_gradients
 
         compared = last_matrix(source.backbone.params)
 
         def step(bank: Params) -> TaskStep:
             def of_task(task: FeaturedTask, tasks: int, rng: torch.Generator, share: float) -> MetaLoss:
-                outcome = self.outcome(bank, source.passes, task)
-                (share * outcome.loss).backward()  # type: ignore[no-untyped-call]
-                loss = outcome.loss.detach()
-                return MetaLoss(loss, outcome.accuracy, {"query_ce": loss})
+                backbone, images = source.backbone, len(task.support_labels) + len(task.query_labels)
+
+                def in_chunks(chunk: int) -> MetaLoss:
+                    outcome = self.outcome(bank, source.passes, task, chunk)
+                    add_gradients(share * outcome.loss, bank)
+                    loss = outcome.loss.detach()
+                    return MetaLoss(loss, outcome.accuracy, {"query_ce": loss})
+
+                what = f"of a task through {backbone.name}, with a gradient"
+                return backbone.trained_limit.tried(in_chunks, images, backbone.device, what)
 
             return of_task
 
@@ -70,11 +76,11 @@ class Dense(MetaMethod):
         )
         return EpisodeTrainer(bank, source, training, how)
 
-    def outcome(self, bank: Params, passes: Passes, task: FeaturedTask) -> Outcome:
-        """The loss of a task, differentiable in the bank."""
+    def outcome(self, bank: Params, passes: Passes, task: FeaturedTask, chunk: int) -> Outcome:
+        """The loss of a task, differentiable in the bank, with so many images at a time."""
         from fewshot_cli.engine.meta.prototype_loss import prototype_loss
 
-        return prototype_loss(bank, passes, task)
+        return prototype_loss(bank, passes, task, chunk)
 
     def learner(self, bank: Params, passes: Passes, tasks: int) -> TaskLearner:
         from fewshot_cli.engine.meta.prototype_loss import weights_of
@@ -103,7 +109,7 @@ class FOMAML(Dense):
     name: Literal["fomaml"] = "fomaml"  # type: ignore[assignment]
     inner: InnerLoop = InnerLoop()
 
-    def outcome(self, bank: Params, passes: Passes, task: FeaturedTask) -> Outcome:
+    def outcome(self, bank: Params, passes: Passes, task: FeaturedTask, chunk: int) -> Outcome:
         from fewshot_cli.engine.meta.prototype_loss import fomaml_loss
 
-        return fomaml_loss(bank, passes, task, self.inner)
+        return fomaml_loss(bank, passes, task, self.inner, chunk)

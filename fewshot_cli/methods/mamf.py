@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fewshot_cli.engine.model.passes import Passes
     from fewshot_cli.engine.params import Params
 
-OF_EPISODES = ("sampler", "target", "episodes", "batch", "schedule", "views", "precision")
+OF_EPISODES = ("sampler", "target", "episodes", "batch", "schedule", "views", "precision", "fast_path")
 """The settings of training that only methods read which practise on episodes."""
 
 

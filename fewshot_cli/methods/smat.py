@@ -11,12 +11,16 @@ from fewshot_cli.engine.train.schedules import FIRST_LR
 from fewshot_cli.methods.meta import Kept, MetaMethod
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
     from fewshot_cli.engine.meta.episodes import TaskStep
     from fewshot_cli.engine.meta.loop import Trainer
     from fewshot_cli.engine.meta.practice_task import MetaLoss
     from fewshot_cli.engine.meta.settings import Training
+    from fewshot_cli.engine.meta.smat.fast_path import Choice as FastPathChoice
+    from fewshot_cli.engine.meta.smat.fast_path import FastPath
     from fewshot_cli.engine.meta.smat.loss import FeaturedTask
     from fewshot_cli.engine.meta.task_source import TaskSource
     from fewshot_cli.engine.meta.validation import TaskLearner
@@ -106,7 +110,7 @@ class SMAT(SMATSettings, MetaMethod):
         compared = net.layout.slices[last_matrix(source.backbone.params)]
         how = EpisodeDescent(
             groups=self.groups(bank),
-            step=lambda bank: self.step(bank, net),
+            step=lambda bank: self.step(bank, net, source.fast),
             compared=lambda bank: gradient_of(bank[DELTA])[compared],
             passed=passed,
             settle_=lambda bank: clamp_logits_(bank[LOGITS]),
@@ -129,12 +133,20 @@ class SMAT(SMATSettings, MetaMethod):
         of_multipliers = Group((MULTIPLIERS,), "sgd", self.masks.multiplier_lr, first_lr=FIRST_LR)
         return of_delta, of_masks, of_multipliers, of_router
 
-    def step(self, bank: Params, net: FlatBackbone) -> TaskStep:
+    def unread(self, training: Training) -> tuple[str, ...]:
+        return ()
+
+    def fast_path(self, wanted: FastPathChoice, device: torch.device, told: Callable[[str], None]) -> FastPath | None:
+        from fewshot_cli.engine.meta.smat.fast_path import fast_path
+
+        return fast_path(wanted, device, self.experts, told)
+
+    def step(self, bank: Params, net: FlatBackbone, fast: FastPath | None = None) -> TaskStep:
         """What adds the gradients of tasks' losses to those of the bank."""
         from fewshot_cli.engine.meta.practice_task import MetaLoss
         from fewshot_cli.engine.meta.smat.step import SMATStep
 
-        recorded = SMATStep(bank, net, self)
+        recorded = SMATStep(bank, net, self, fast)
 
         def step(task: FeaturedTask, tasks: int, rng: torch.Generator, share: float) -> MetaLoss:
             found = recorded(task, self.temperature(tasks), rng, share)

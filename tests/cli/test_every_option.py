@@ -173,6 +173,7 @@ EXPECTED: dict[str, dict[str, Expectation]] = {
         "--resume": Elsewhere("test_meta_tune.py::test_killed_and_resumed_it_ends_in_the_same_bank"),
         "--values": Changes("--values float32"),
         "--tensorboard": Changes("--tensorboard board"),
+        "--fast-path": Refused("--fast-path on", "would do nothing"),
         "--backbone": Refused("--backbone no_such_net", "no_such_net"),
         "--image-size": Changes("--image-size 48"),
         "--set": Changes("--set training.episodes=3"),

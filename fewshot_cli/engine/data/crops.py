@@ -78,5 +78,6 @@ def _coloured(images: Tensor, brightness: Tensor, contrast: Tensor, saturation: 
 
 
 def _grey(images: Tensor) -> Tensor:
-    weights = torch.tensor(GREY, device=images.device).to(images.dtype).view(1, 3, 1, 1)
+    # One by one, since a GPU would be waited for while it copies a list.
+    weights = torch.stack([images.new_full((), weight) for weight in GREY]).view(1, 3, 1, 1)
     return (images * weights).sum(1, keepdim=True)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from fewshot_cli.engine.adaptation import Images
-from fewshot_cli.engine.data.crops import draw_views, viewed
+from fewshot_cli.engine.data.crops import draw_views
 from fewshot_cli.engine.data.episode import Pool
 from fewshot_cli.engine.data.episode_samplers import AnyProtocol
+from fewshot_cli.engine.meta.drawn_task import DrawnTask
 from fewshot_cli.engine.meta.settings import LARGEST_SHARE, Views
 from fewshot_cli.engine.meta.smat.loss import FeaturedTask
 from fewshot_cli.engine.model.backbone import Backbone
@@ -72,36 +73,25 @@ class Domain:
         )
         return Domain(pool, self.features, self.images, self.rows[kept])
 
-    def task(
-        self, protocol: AnyProtocol, backbone: Backbone, seed: int, number: int, views: Views | None
-    ) -> FeaturedTask:
-        """Episode `number` as tensors on the backbone's device.
+    def drawn(self, protocol: AnyProtocol, seed: int, number: int, views: Views | None) -> DrawnTask:
+        """Episode `number`, on the CPU.
 
         `views` vary the pictures, not their features: those are the plain pictures', so that they never need a pass.
         """
         (session,) = protocol.episode(self.pool, seed, number).sessions
         rows = torch.from_numpy(self.rows[np.concatenate([session.support, session.query])])
-        images = self.images[rows].to(backbone.device, non_blocking=True)
+        varied = None
         if views:
-            drawn = draw_views(
-                Draws(seed, f"views {self.pool.name}", number), len(rows), views.scale, views.ratio, views.jitter
-            )
-            images = 255 * viewed(images.float() / 255, drawn)
-        sizes = [len(session.support), len(session.query)]
-        support, query = torch.split(backbone.normalised(images), sizes)
-        support_features, query_features = torch.split(self.features[rows.to(self.features.device)], sizes)
-        support_labels, query_labels = (
-            torch.from_numpy(labels).to(backbone.device) for labels in (session.support_labels, session.query_labels)
-        )
-        return FeaturedTask(
-            support_images=support,
-            support_labels=support_labels,
-            query_images=query,
-            query_labels=query_labels,
-            way=session.way,
-            support_features=support_features,
-            query_features=query_features,
-        )
+            draws = Draws(seed, f"views {self.pool.name}", number)
+            varied = draw_views(draws, len(rows), views.scale, views.ratio, views.jitter)
+        labels = torch.from_numpy(np.concatenate([session.support_labels, session.query_labels]))
+        return DrawnTask(self.images[rows], rows, labels, len(session.support), session.way, varied)
+
+    def task(
+        self, protocol: AnyProtocol, backbone: Backbone, seed: int, number: int, views: Views | None
+    ) -> FeaturedTask:
+        """Episode `number` as tensors on the backbone's device, its pictures varied as `drawn` has it."""
+        return self.drawn(protocol, seed, number, views).on(backbone, self.features)
 
 
 def parted(domain: Domain, protocol: AnyProtocol, share: float, seed: int) -> tuple[Domain, Domain | None]:

@@ -17,6 +17,7 @@ from fewshot_cli.engine.data.domain_sampling import AnyState
 from fewshot_cli.engine.data.rewards import alignment
 from fewshot_cli.engine.distributed import Processes
 from fewshot_cli.engine.meta.domain import Domain
+from fewshot_cli.engine.meta.drawn_task import Ahead, DrawnTask
 from fewshot_cli.engine.meta.practice_task import MetaLoss, Practised
 from fewshot_cli.engine.meta.settings import Training
 from fewshot_cli.engine.meta.smat.loss import FeaturedTask
@@ -73,6 +74,7 @@ class EpisodeTrainer:
         self.source, self.training, self.how = source, training, how
         self.descent = Descent(bank, how.groups)
         self.sampler: AnyState | None = training.sampler.start(len(source.domains))
+        self._drawn = Ahead(self._draw, with_thread=source.backbone.device.type != "cpu")
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -93,7 +95,8 @@ class EpisodeTrainer:
                 self.descent.write_(how.passed(bank))
                 continue
             domain = source.domains[which]
-            task = domain.task(training.protocol, source.backbone, source.seed, number, training.views)
+            drawn = self._drawn.take((number, which), self._likely_next(number))
+            task = drawn.on(source.backbone, domain.features)
             loss = self._task_step(task, number, _generator(source.seed, number), 1 / training.batch)
             self.descent.write_(loss.state)
             if rewarded:
@@ -115,6 +118,25 @@ class EpisodeTrainer:
         assert self.sampler is not None
         which, self.sampler = self.sampler.choose(Draws(self.source.seed, "domain", number))
         return which
+
+    def _draw(self, of: tuple[int, int]) -> DrawnTask:
+        """An episode by its number and its domain's."""
+        number, which = of
+        training = self.training
+        return self.source.domains[which].drawn(training.protocol, self.source.seed, number, training.views)
+
+    def _likely_next(self, number: int) -> tuple[int, int] | None:
+        """The next episode that this process practises on; None where the rewards of this step decide it."""
+        batch, processes, sampler = self.training.batch, self.source.processes, self.sampler
+        assert sampler is not None
+        step = number // batch
+        while True:
+            number += 1
+            if self.training.sampler.reward and number // batch != step:
+                return None
+            which, sampler = sampler.choose(Draws(self.source.seed, "domain", number))
+            if number % batch % processes.world == processes.rank:
+                return number, which
 
     def _learning_rates(self, step: int) -> list[float]:
         """Of each group in this step."""

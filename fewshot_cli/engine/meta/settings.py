@@ -77,7 +77,10 @@ class Training(Settings):
     views: Views | None = None
     """None shows the pictures as they are."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the backbone's passes; `auto` is bfloat16 on a GPU and float32 on a CPU."""
+    """Of the backbone's passes; `auto` is bfloat16 on a GPU that has it in hardware, else float32."""
+    fast_path: Literal["auto", "on", "off"] = "auto"
+    """Whether SMAT's steps on a GPU are CUDA graphs with kernels of our own: `auto` takes them where they work and the
+    plain steps where they don't, `on` refuses to go on without, `off` never tries."""
     validation: Validation = Validation()
 
     @field_validator("protocol")

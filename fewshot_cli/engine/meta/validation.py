@@ -31,7 +31,12 @@ def prototypes_under(passes: Passes, weights_for: Callable[[FeaturedTask], Param
     def logits(task: FeaturedTask) -> Tensor:
         weights = weights_for(task)
         images = torch.cat([task.support_images, task.query_images])
-        features = torch.cat([passes.features(part, weights) for part in torch.split(images, passes.backbone.chunk)])
+        backbone = passes.backbone
+
+        def embedded(chunk: int) -> Tensor:
+            return torch.cat([passes.features(part, weights) for part in torch.split(images, chunk)])
+
+        features = backbone.frozen_limit.tried(embedded, backbone.chunk, backbone.device, f"through {backbone.name}")
         support, query = torch.split(features, [len(task.support_images), len(task.query_images)])
         return cosine_head(class_means(support, task.support_labels, task.way)).logits(query)
 

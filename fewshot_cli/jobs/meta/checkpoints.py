@@ -18,9 +18,9 @@ from fewshot_cli.recipes import MetaRecipe
 def what_is_asked(
     recipe: MetaRecipe, backbone: Backbone, data: Sequence[Data], kept: Sequence[Data], seed: int
 ) -> dict[str, Any]:
-    """Everything that decides what comes out."""
+    """Everything that decides what comes out; with or without a fast path it is the same run."""
     return {
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": recipe.model_dump(mode="json", exclude={"training": {"fast_path"}}),
         "seed": seed,
         "weights": backbone.fingerprint,
         "data": {part.dataset.name: part.hash for part in data},

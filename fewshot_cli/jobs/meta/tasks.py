@@ -1,13 +1,16 @@
 """What meta-tuning practises on, and what of it is kept to validate on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from fewshot_cli.engine.adaptation import JoinedImages
 from fewshot_cli.engine.data.episode import join
+from fewshot_cli.engine.device import has_bfloat16, home_of
 from fewshot_cli.engine.meta.domain import Domain
 from fewshot_cli.engine.meta.settings import Validation
+from fewshot_cli.engine.meta.smat.fast_path import FastPath
 from fewshot_cli.engine.meta.task_source import TaskSource, kept_apart
 from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.errors import FewshotError
@@ -16,8 +19,22 @@ from fewshot_cli.jobs.data import Data, pool_of
 from fewshot_cli.recipes import MetaRecipe
 
 
+@dataclass(frozen=True)
+class Arithmetic:
+    """How a run computes on its device: the precision of the backbone's passes, and the fast path if one is taken."""
+
+    precision: torch.dtype = torch.float32
+    fast: FastPath | None = None
+
+
 def task_source(
-    recipe: MetaRecipe, backbone: Backbone, data: Sequence[Data], kept: Sequence[Data], seed: int, means: Means
+    recipe: MetaRecipe,
+    backbone: Backbone,
+    data: Sequence[Data],
+    kept: Sequence[Data],
+    seed: int,
+    means: Means,
+    how: Arithmetic,
 ) -> TaskSource:
     """The domains of the data sets, and what is kept for validation: `kept`, or a part of each domain.
 
@@ -32,14 +49,28 @@ def task_source(
             training.protocol.check(domain.pool)
     else:
         domains, validation = kept_apart(domains, training, seed)
-    return TaskSource(backbone, domains, validation, seed, precision(recipe, means.device), means.processes)
+    processes = means.processes
+    return TaskSource(backbone, domains, validation, seed, how.precision, processes, how.fast)
 
 
-def precision(recipe: MetaRecipe, device: torch.device) -> torch.dtype:
+def arithmetic(recipe: MetaRecipe, device: torch.device, told: Callable[[str], None]) -> Arithmetic:
+    """What the recipe asks for, as far as the device has it; `told` hears in a sentence what it has not.
+
+    Raises FewshotError where the recipe insists on what the device has not.
+    """
+    fast = recipe.method.fast_path(recipe.training.fast_path, device, told)
+    return Arithmetic(precision(recipe, device, told), fast)
+
+
+def precision(recipe: MetaRecipe, device: torch.device, told: Callable[[str], None]) -> torch.dtype:
     """That of the backbone's passes."""
     match recipe.training.precision:
         case "auto":
-            return torch.float32 if device.type == "cpu" else torch.bfloat16
+            if has_bfloat16(device):
+                return torch.bfloat16
+            if home_of(device).type != "cpu":
+                told("Passes are done in float32, since this GPU has no bfloat16 in hardware.")
+            return torch.float32
         case "float32":
             return torch.float32
         case "bfloat16":

@@ -1,5 +1,6 @@
 """From many data sets to a bank: practise, validate, keep the best, and be ready to stop at any moment."""
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -15,13 +16,14 @@ from fewshot_cli.jobs.graceful_stop import Interrupts
 from fewshot_cli.jobs.meta.checkpoints import circumstances_of, restore, save, what_is_asked
 from fewshot_cli.jobs.meta.log import Log, check_tensorboard, log_path
 from fewshot_cli.jobs.meta.results import Material, Output, report_of, write_result
-from fewshot_cli.jobs.meta.tasks import task_source
+from fewshot_cli.jobs.meta.tasks import arithmetic, task_source
 from fewshot_cli.jobs.models import load_backbone
 from fewshot_cli.jobs.progress import Advance
 from fewshot_cli.jobs.run_record import Report, write_run
 from fewshot_cli.recipes import MetaRecipe
 from fewshot_cli.storage.atomic import check_writable
 
+log = logging.getLogger("fewshot")
 CHECKPOINT_EVERY = 300.0  # seconds, and after every epoch
 
 
@@ -39,11 +41,13 @@ def meta_tune(recipe: MetaRecipe, material: Material, output: Output, seed: int,
     _check_unfinished(output)
     _check_names(material)
     _check_processes(recipe, means.processes)
+    notes = Notes()
+    how = arithmetic(recipe, means.device, notes.take)
     backbone = load_backbone(recipe.backbone, means.source, recipe.image_size, means.device)
     data = [load_data(each, backbone, means.cache, True, means.progress) for each in material.datasets]
     kept = [load_data(each, backbone, means.cache, True, means.progress) for each in material.validation]
-    source = task_source(recipe, backbone, data, kept, seed, means)
-    run = _Run(recipe, source, output, what_is_asked(recipe, backbone, data, kept, seed), means)
+    source = task_source(recipe, backbone, data, kept, seed, means, how)
+    run = _Run(recipe, source, output, what_is_asked(recipe, backbone, data, kept, seed), means, notes)
     try:
         run.go()
     except Diverged as error:
@@ -99,13 +103,37 @@ def _with_smaller_rates(error: Diverged, recipe: MetaRecipe) -> FewshotError:
     return FewshotError(error.problem, f"{error.hint.removesuffix('.')}: {tries}." if tries else error.hint)
 
 
+class Notes:
+    """What is told of a run in a sentence, as it is told: on standard error, in the log, and in the report."""
+
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+        self._written = 0
+
+    def take(self, note: str) -> None:
+        """Notes it, and shows it."""
+        self.taken.append(note)
+        log.warning(note)
+
+    def unwritten(self) -> list[str]:
+        """What has been told since this was asked last."""
+        since, self._written = self.taken[self._written :], len(self.taken)
+        return since
+
+
 class _Run:
     """A run from its start, or its checkpoint, to its end: what is written and said on the way."""
 
     def __init__(
-        self, recipe: MetaRecipe, source: TaskSource, output: Output, asked: dict[str, Any], means: Means
+        self,
+        recipe: MetaRecipe,
+        source: TaskSource,
+        output: Output,
+        asked: dict[str, Any],
+        means: Means,
+        notes: "Notes",
     ) -> None:
-        self.recipe, self.output, self.asked, self.means = recipe, output, asked, means
+        self.recipe, self.output, self.asked, self.means, self.notes = recipe, output, asked, means, notes
         self.practice = Practice.start(recipe.method, recipe.training, source)
         self.circumstances = circumstances_of(means)
         self.checkpoint = checkpoint_path(output.path)
@@ -131,6 +159,7 @@ class _Run:
     def finished(self, material: Material) -> Report:
         """What the run found; leaves it beside the bank, and removes the checkpoint."""
         report = report_of(self.output, self.recipe, self.practice, material, self.asked["data"], self.seconds)
+        report["notes"] = self.notes.taken
         if self.is_first:
             write_run(self.output.path, report)
             self.checkpoint.unlink(missing_ok=True)
@@ -158,7 +187,7 @@ class _Run:
     def _read(self) -> None:
         records = self.practice.read()
         if self.log:
-            self.log.write(records)
+            self.log.write([{"step": self.practice.step, "note": note} for note in self.notes.unwritten()] + records)
 
     def _save(self) -> None:
         """Writes the checkpoint."""

@@ -28,6 +28,7 @@ def meta_tuned(report: dict[str, Any]) -> RenderableType:
     if "sparsity" in best:
         rows.append(("sparsity", _shares(best["sparsity"]) + "  of the experts' masks"))
         rows.append(("router", _shares(best["router"]) + "  of each expert in the last task"))
+    rows += [("note", note) for note in report["notes"]]
     rows.append(("time", f"{report['seconds']['total'] / 60:.1f} min"))
     after = Text(f"\nNext: fewshot adapt FOLDER --bank {report['file']} -o FILE", style="dim")
     table: list[RenderableType] = [Text(), _validation(report)] if best["validation"] else []

@@ -1,8 +1,10 @@
 """Meta-tuning from start to bank: every method, every sampler, and a run that is stopped wherever it may be."""
 
+import io
 import json
 import shutil
 import signal
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +12,14 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from fewshot_cli.engine.distributed import Processes
-from fewshot_cli.engine.meta import mamf
+from fewshot_cli.engine.meta import episodes, mamf
 from fewshot_cli.engine.meta import prototype_loss as meta_losses
 from fewshot_cli.engine.meta.loop import Practice
+from fewshot_cli.engine.meta.smat import fast_path
+from fewshot_cli.engine.meta.smat.gates import IN_CHUNKS
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats import checkpoint as checkpoints
 from fewshot_cli.formats.bank import read_bank
@@ -23,6 +28,7 @@ from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.images.sources.dataset import read_datasets
 from fewshot_cli.jobs import context
 from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.meta import tasks as tasks_module
 from fewshot_cli.jobs.meta.checkpoints import check_circumstances
 from fewshot_cli.jobs.meta.log import log_path
 from fewshot_cli.jobs.meta.results import Material, Output
@@ -30,6 +36,7 @@ from fewshot_cli.jobs.meta.tune import meta_tune
 from fewshot_cli.jobs.models import Source
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.recipes import load_meta_recipe
+from fewshot_cli.reports.terminal.meta_tune import meta_tuned
 from fewshot_cli.storage.feature_cache import FeatureCache
 
 CPU = torch.device("cpu")
@@ -476,3 +483,106 @@ def test_a_data_set_with_brackets_in_its_name_can_be_the_target(tune, sets, tmp_
         shutil.copytree(sets / name, tmp_path / "sets" / f"{name} (old)")
     changes = ("training.sampler.name=ucb1", "training.target=night (old)")
     assert tune("dense", *changes, data=tmp_path / "sets")["episodes"] == 8
+
+
+# --- the fast path, without the GPU that it is for ---
+
+
+class Graphs:
+    """Records by doing the work again, but for the first recording of a real step, which fails."""
+
+    def __init__(self, fails: bool) -> None:
+        self.recordings, self.fails = 0, fails
+
+    def run(self, work: Callable[[], Any]) -> Any:
+        return work()
+
+    def record(self, work: Callable[[], Any]) -> Callable[[], Any]:
+        self.recordings += 1
+        if self.fails and self.recordings > 1:  # the first is that of the trial
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return work
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_fast_path_is_taken_and_what_becomes_of_it_is_told(fails, tune, tmp_path, monkeypatch, caplog):
+    graphs = Graphs(fails)
+    monkeypatch.setattr(fast_path, "available", lambda device: (IN_CHUNKS, graphs))
+    plain, fast = tmp_path / "plain.bank", tmp_path / "fast.bank"
+    assert tune("smat", "training.fast_path=off", output=plain)["notes"] == []
+    assert graphs.recordings == 0
+    report = tune("smat", output=fast)
+    assert graphs.recordings == 2
+    notes = [line["note"] for line in lines(fast) if "note" in line]
+    assert notes == report["notes"] == [record.message for record in caplog.records]
+    assert len(notes) == fails
+    if fails:
+        assert "without the fast path" in notes[0]
+        console = Console(width=400, record=True, file=io.StringIO())
+        console.print(meta_tuned(report))
+        assert notes[0] in console.export_text()
+    for name, values in bits(plain).items():
+        torch.testing.assert_close(bits(fast)[name], values, rtol=1e-2, atol=1e-3)
+
+
+def test_a_fast_path_that_fails_at_the_start_is_told_or_refused(tune, monkeypatch, sets, tmp_path):
+    def broken(device: torch.device) -> None:
+        raise RuntimeError("ptxas was not found")
+
+    monkeypatch.setattr(fast_path, "available", broken)
+    (note,) = tune("smat")["notes"]
+    assert note.startswith("Training takes the plain path") and "ptxas" in note
+    read = []
+    monkeypatch.setattr("fewshot_cli.jobs.meta.tune.load_backbone", lambda *given: read.append(given))
+    with pytest.raises(FewshotError, match="ptxas was not found"):
+        tune("smat", "training.fast_path=on", output=tmp_path / "y.bank")
+    assert not read  # before anything large
+    monkeypatch.undo()
+    with pytest.raises(FewshotError, match="would do nothing"):
+        tune("smat", "training.fast_path=on", output=tmp_path / "y.bank")
+
+
+def test_a_run_can_go_on_without_the_fast_path_that_stopped_it(tune, stop, tmp_path):
+    straight, stopped = tmp_path / "straight.bank", tmp_path / "stopped.bank"
+    tune("smat", output=straight)
+    stop(3)
+    with pytest.raises(KeyboardInterrupt):
+        tune("smat", output=stopped)
+    tune("smat", "training.fast_path=off", output=stopped, resume=True)
+    assert same(straight, stopped)
+
+
+@pytest.mark.parametrize(("device", "has", "found"), [("cuda", True, "bfloat16"), ("cuda", False, "float32")])
+def test_bfloat16_is_for_gpus_that_have_it_and_others_are_told(device, has, found, monkeypatch):
+    monkeypatch.setattr(tasks_module, "has_bfloat16", lambda device: has)
+    told: list[str] = []
+    recipe = load_meta_recipe("dense", SMALL)
+    assert tasks_module.precision(recipe, torch.device(device), told.append) == getattr(torch, found)
+    assert len(told) == (not has) and all("no bfloat16" in sentence for sentence in told)
+    monkeypatch.undo()
+    assert tasks_module.precision(recipe, CPU, pytest.fail) == torch.float32
+    assert (
+        tasks_module.precision(load_meta_recipe("dense", ["training.precision=bfloat16"]), CPU, pytest.fail) is not None
+    )
+
+
+@pytest.mark.parametrize("sampler", ["uniform", "exp3"])
+def test_tasks_drawn_ahead_by_a_thread_lead_to_the_same_bank(sampler, tune, tmp_path, monkeypatch):
+    ahead = episodes.Ahead
+    threads = []
+
+    def threaded(make: Callable[..., Any], with_thread: bool) -> Any:
+        assert not with_thread  # on a CPU
+
+        def noted(key: Any) -> Any:
+            threads.append(threading.current_thread().name)
+            return make(key)
+
+        return ahead(noted, with_thread=True)
+
+    changes = (f"training.sampler={{name: {sampler}}}", "training.batch=2", "training.views={}")
+    tune("smat", *changes, output=tmp_path / "straight.bank")
+    monkeypatch.setattr(episodes, "Ahead", threaded)
+    tune("smat", *changes, output=tmp_path / "ahead.bank")
+    assert same(tmp_path / "straight.bank", tmp_path / "ahead.bank")
+    assert sum(name.startswith("next task") for name in threads) >= 4

@@ -49,13 +49,7 @@ def available(device: torch.device) -> tuple[Passes, Recorder] | None:
     return gates_triton, recorded_by
 
 
-def fast_path(
-    wanted: Choice,
-    device: torch.device,
-    experts: int,
-    told: Callable[[str], None],
-    found: Callable[[torch.device], tuple[Passes, Recorder] | None] = available,
-) -> FastPath | None:
+def fast_path(wanted: Choice, device: torch.device, experts: int, told: Callable[[str], None]) -> FastPath | None:
     """The fast path, proved on a few thousand weights, or None for the plain one.
 
     `told` hears in one sentence why the fast path is not taken, where it should be and does not work. Raises
@@ -64,7 +58,7 @@ def fast_path(
     if wanted == "off":
         return None
     try:
-        parts = found(device)
+        parts = available(device)
         if parts is not None:
             _prove(*parts, device, experts)
             return FastPath(*parts, told)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fewshot_cli.engine.meta.settings import SMATSettings
+from fewshot_cli.engine.meta.smat import fast_path as module
 from fewshot_cli.engine.meta.smat.fast_path import FastPath, Fault, available, check_near, fast_path
 from fewshot_cli.engine.meta.smat.gates import InChunks
 from fewshot_cli.engine.meta.smat.loss import DELTA, LOGITS, MULTIPLIERS, FeaturedTask, start_bank, trained
@@ -82,23 +83,29 @@ KERNELS = ("compile forward", "compile backward", "wrong weights", "wrong gradie
 GRAPHS = ("run half", "run", "record", "record memory", "replay", "replay twice")
 
 
-def tried(wanted: Any, kernels: str = "", graphs: str = "") -> tuple[FastPath | None, list[str]]:
-    told: list[str] = []
-    found = fast_path(wanted, CPU, 3, told.append, lambda device: (Kernels(kernels), Graphs(graphs)))
-    return found, told
+@pytest.fixture
+def tried(monkeypatch) -> Callable[..., tuple[FastPath | None, list[str]]]:
+    """The fast path of a GPU with these kernels and this recorder, and what is told of it."""
+
+    def tried(wanted: Any, kernels: str = "", graphs: str = "") -> tuple[FastPath | None, list[str]]:
+        told: list[str] = []
+        monkeypatch.setattr(module, "available", lambda device: (Kernels(kernels), Graphs(graphs)))
+        return fast_path(wanted, CPU, 3, told.append), told
+
+    return tried
 
 
 # --- at the start ---
 
 
-def test_what_works_is_taken_without_a_word():
+def test_what_works_is_taken_without_a_word(tried):
     for wanted in ("auto", "on"):
         found, told = tried(wanted)
         assert found is not None and told == []
 
 
 @pytest.mark.parametrize(("kernels", "graphs"), [*((at, "") for at in KERNELS), *(("", at) for at in GRAPHS)])
-def test_what_fails_at_the_start_is_told_in_a_sentence_and_left(kernels, graphs):
+def test_what_fails_at_the_start_is_told_in_a_sentence_and_left(kernels, graphs, tried):
     found, (sentence,) = tried("auto", kernels, graphs)
     assert found is None
     assert sentence.startswith("Training takes the plain path") and sentence.endswith(".") and "\n" not in sentence
@@ -106,22 +113,17 @@ def test_what_fails_at_the_start_is_told_in_a_sentence_and_left(kernels, graphs)
         tried("on", kernels, graphs)
 
 
-def test_off_tries_nothing():
-    def never(device: torch.device) -> None:
-        pytest.fail("it was tried")
-
-    assert fast_path("off", CPU, 3, pytest.fail, never) is None
+def test_off_tries_nothing(monkeypatch):
+    monkeypatch.setattr(module, "available", lambda device: pytest.fail("it was tried"))
+    assert fast_path("off", CPU, 3, pytest.fail) is None
 
 
 def test_a_gpu_without_triton_takes_the_plain_path(monkeypatch):
-    def without(device: torch.device) -> None:
-        raise Fault("Triton is not installed")
-
+    monkeypatch.setattr(module, "recorder", lambda device: Graphs())  # and no kernel runs on this machine's device
     told: list[str] = []
-    assert fast_path("auto", CPU, 3, told.append, without) is None
+    assert fast_path("auto", CPU, 3, told.append) is None
     assert "Triton is not installed" in told[0]
-    monkeypatch.setattr("fewshot_cli.engine.meta.smat.fast_path.recorder", lambda device: Graphs())
-    with pytest.raises(Fault, match="Triton"):  # this machine's device runs none
+    with pytest.raises(Fault, match="Triton"):
         available(CPU)
 
 
