@@ -8,6 +8,8 @@ from typing import Annotated, TypeAlias
 from pydantic import Field
 
 from fewshot_cli.methods.base import GraftSettings, TransductiveMethod
+from fewshot_cli.methods.clip_adapter import Blend, CLIPAdapter
+from fewshot_cli.methods.coop import CoOp
 from fewshot_cli.methods.dense import FOMAML, Dense
 from fewshot_cli.methods.finetune import Finetune
 from fewshot_cli.methods.gda import GDA
@@ -30,13 +32,13 @@ from fewshot_cli.methods.tsa import TSA, FeatureMap
 from fewshot_cli.methods.two_stage import TwoStage
 from fewshot_cli.methods.zero_shot import ZeroShot
 
-Move: TypeAlias = Finetune | LoRA | SAFT | SHiRA | KAdaptation | MoA | TSA | ProLIP | TwoStage
+Move: TypeAlias = Finetune | LoRA | SAFT | SHiRA | KAdaptation | MoA | TSA | ProLIP | TwoStage | CoOp | CLIPAdapter
 HeadAlone: TypeAlias = ProtoNet | Ridge | Logistic | LDA | TIM | ZeroShot | GDA | LPPlusPlus | TaskRes
 
 AnyMethod: TypeAlias = Annotated[HeadAlone | Move, Field(discriminator="name")]
 AnyHead: TypeAlias = Annotated[HeadAlone, Field(discriminator="name")]
 TRANSDUCTIVE: tuple[type[TransductiveMethod], ...] = (TIM,)
 """The heads that answer from all queries at once."""
-GRAFTS: tuple[type[GraftSettings], ...] = (TokenMixture, FeatureMap)
+GRAFTS: tuple[type[GraftSettings], ...] = (TokenMixture, FeatureMap, Blend)
 """The kinds of graft that files may hold."""
 AnyMetaMethod: TypeAlias = Annotated[SMAT | Dense | FOMAML | MAMF, Field(discriminator="name")]

@@ -16,6 +16,8 @@ from fewshot_cli.engine.train.schedules import prompt_lr
 from fewshot_cli.engine.train.settings import Optim, Tuning
 from fewshot_cli.engine.train.text import told
 from fewshot_cli.errors import FewshotError
+from fewshot_cli.methods.clip_adapter import Blend, CLIPAdapter
+from fewshot_cli.methods.coop import CoOp, Prompts
 from fewshot_cli.methods.finetune import Finetune
 from fewshot_cli.methods.gda import ALPHAS, GDA
 from fewshot_cli.methods.lora import LoRA
@@ -134,6 +136,78 @@ def test_the_schedule_of_prompts_is_coops(golden):
     numbers, _ = golden("coop")
     rates = torch.tensor([prompt_lr(epoch, 2e-3, 50) for epoch in range(50)])
     close(rates, numbers["schedule.ep50_lr2e-3"])
+
+
+def test_clip_adapter_is_its_authors(golden):
+    numbers, _ = golden("clip_adapter")
+    params = {"down": numbers["w1"].clone().requires_grad_(), "up": numbers["w2"].clone().requires_grad_()}
+    support = Support(numbers["x"], numbers["y"], numbers["x"], 5, vectors=numbers["base_text"])
+    adapted = Blend(share=1.0).output("", params, numbers["x"], numbers["x"])
+    close(adapted.detach(), numbers["adapter_out"])
+    loss = CLIPAdapter().loss(params, support)
+    loss.backward()
+    close(loss.detach().reshape(1), numbers["loss"].reshape(1))
+    for name, of in (("down", "grad_w1"), ("up", "grad_w2")):
+        close(params[name].grad, numbers[of], rtol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def prompted(golden):
+    """open_clip's tiny towers with QuickGELU, as CoOp's numbers are of, and their task."""
+    numbers, config = golden("coop")
+    tiny, about = golden("clip_zero_shot")
+    weights = {name[2:]: values for name, values in tiny.items() if name.startswith("w.")}
+    towers = build_towers(Description("clip:golden", {**about["model"], "quick_gelu": True}, {}), weights)
+    features = towers.features(tiny["images"])
+    return towers, Support(tiny["images"], tiny["labels"], features, 5), numbers, config
+
+
+def names_of(tokens, length):
+    """The ids of the names in CoOp's placeholder strings: after the Xs, before the full stop."""
+    return [row[1 : int(row.argmax()) - 1].tolist()[-n:] for row, n in zip(tokens, length, strict=True)]
+
+
+@pytest.mark.parametrize("case", ["end", "middle", "front", "csc_end", "init_words"])
+def test_coop_is_its_authors(prompted, case):
+    towers, support, numbers, config = prompted
+    context, tokens = numbers[f"{case}.ctx"], numbers[f"{case}.tokens"]
+    names = names_of(tokens, config["name_lengths"])
+    position = case if case in ("middle", "front") else "end"
+    prompts = Prompts.of(names, (62, 6, 63), context, position, 12)
+    table = prompts.table(towers, context)
+    expected = numbers[f"{case}.prompts"]
+    close(table[prompts.ids][: len(expected)], expected)
+    close(prompts.features(towers, context), numbers[f"{case}.text_features"])
+    method, trained = CoOp(scale=towers.scale), context.clone().requires_grad_()
+    loss = method.loss(towers, prompts, trained, support)
+    loss.backward()
+    close(loss.detach().reshape(1), numbers[f"{case}.loss"].reshape(1))
+    close(trained.grad, numbers[f"{case}.grad_ctx"], rtol=1e-3)
+
+
+def test_coops_training_is_its_authors(prompted):
+    towers, support, numbers, config = prompted
+    names = names_of(numbers["end.tokens"], config["name_lengths"])
+    context = numbers["end.ctx"]
+    prompts = Prompts.of(names, (62, 6, 63), context, "end", 12)
+    rates = [prompt_lr(epoch, 2e-3, 6) for epoch in range(6)]
+    close(torch.tensor(rates), numbers["train.lrs"])
+    trained = CoOp(scale=towers.scale).trained(towers, prompts, context, support, rates, Run())
+    close(trained, numbers["train.ctx_epoch6"])
+
+
+def test_coop_begins_with_its_words(clip, easy):
+    """Words in the place of the context are the texts that zero-shot reads."""
+    support = easy(clip)
+    begun = CoOp(context="a photo of a", steps=0).move(clip, support, Run()).head
+    close(begun.weight, ZeroShot().fitted(support).weight)
+    assert CoOp(steps=2, lr=0.1).move(clip, support, Run()).delta == {}
+
+
+def test_a_name_that_leaves_no_place_for_the_context_is_refused(clip, easy):
+    support = replace(easy(clip), classes=("a very long name of a class " * 2, "b", "c"))
+    with pytest.raises(FewshotError, match="16 tokens that are read"):
+        CoOp(context=8).move(clip, support, Run())
 
 
 # --- both towers ------------------------------------------------------------------------------------------------------
