@@ -44,7 +44,7 @@ MAY_IMPORT = {
 
 FLOORS = {
     "engine": (
-        *("params", "rng", "settings", "defaults", "mistakes", "device", "distributed", "grafts"),
+        *("params", "rng", "settings", "defaults", "mistakes", "timm_spelling", "device", "distributed", "grafts"),
         *("data", "head", "delta", "adaptation", "trust", "model", "train", "meta"),
     ),
     "images": (

@@ -115,6 +115,7 @@ def adapt(
         template=template,
     )
     asked = folds_asked(what, folds)
+    early.check_backbone(what.backbone)
     if folder is not None:
         early.check_labelled(folder)
     early.check_banks([Path(what.bank)] if what.bank else [])

@@ -137,6 +137,24 @@ def check_adapter(folder: Path) -> None:
     read_config(folder)
 
 
+def check_export(output: Path, format_: str) -> None:
+    """Raises FewshotError where what is exported in this format can't be written."""
+    if format_ == "peft":
+        from fewshot_cli.formats.peft_config import check_folder
+
+        check_folder(output)
+    else:
+        check_outputs([output])
+
+
+def check_backbone(name: str | None) -> None:
+    """Raises FewshotError for a name that timm has not, if one is given; those with a colon are of other libraries."""
+    if name is not None and ":" not in name:
+        from fewshot_cli.engine.timm_spelling import check_spelling
+
+        check_spelling(name)
+
+
 def check_repository(name: str) -> None:
     """Raises FewshotError for what is no name of a repository on the hub."""
     from fewshot_cli.storage.hub import check_repository

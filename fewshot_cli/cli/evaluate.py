@@ -140,6 +140,7 @@ def evaluate(
     elif data:
         early.check_there(data)
         early.check_recipes(what or [], changes or [])
+        early.check_backbone(backbone)
         given = {"way": way, "queries": queries, "base_way": base_way, "sessions": sessions}
         from fewshot_cli.cli.evaluate_asked import PROTOCOL, material, protocols_asked, recipes_asked
 

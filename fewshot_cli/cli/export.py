@@ -39,6 +39,8 @@ def export(
     early.check_device(device)
     early.check_weights(weights)
     early.check_delta_files([file])
+    early.check_export(output, format_)
+    early.check_there([images] if images else [])
     progress = options.start(quiet, offline)
     means = options.means(weights, offline, device, True, progress)
     from fewshot_cli.cli.terminal import show

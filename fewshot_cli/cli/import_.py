@@ -53,6 +53,7 @@ def import_(
     early.check_weights(weights)
     early.check_outputs([output])
     early.check_adapter(folder)
+    early.check_backbone(backbone)
     names = _names(classes)
     progress = options.start(quiet, offline)
     where = options.source(weights, offline)

@@ -88,6 +88,7 @@ def meta_tune(
     from fewshot_cli.recipes import load_meta_recipe
 
     what = load_meta_recipe(recipe, changes, backbone=backbone, image_size=image_size)
+    early.check_backbone(what.backbone)
     practised = _read(data, split)
     validated = _read(validate or [], None) + (_read(data, validation_split) if validation_split else ())
     progress = options.start(quiet, offline)

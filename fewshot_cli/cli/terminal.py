@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeVar
 from fewshot_cli.jobs.progress import Progress, Unseen
 from fewshot_cli.reports.printable import printable
 from fewshot_cli.reports.rows import Rows, in_columns
-from fewshot_cli.results import Result
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-Shown = TypeVar("Shown", bound=Result | dict[str, Any])
+    from fewshot_cli.results import Result
+
+Shown = TypeVar("Shown", bound="Result | dict[str, Any]")
 
 PLAIN_WIDTH = 10_000
 """Characters in a line where no terminal is: what reads them wants no line broken, however long a path is."""
@@ -33,7 +34,7 @@ def progress_on(quiet: bool) -> Progress:
 def show(result: Shown, as_json: bool, picture: "Callable[[Shown], RenderableType]") -> None:
     """Prints the result: as one JSON object, or as `picture` lays it out for people."""
     if as_json:
-        _print_json(result.report() if isinstance(result, Result) else result)
+        _print_json(result if isinstance(result, dict) else result.report())
     else:
         console = _console(sys.stdout)
         with console.capture() as printed:

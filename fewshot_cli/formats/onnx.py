@@ -100,11 +100,11 @@ def _no_onnx(problem: str, error: Exception) -> FewshotError:
 
 
 def _reason(error: Exception) -> str:
-    """The first words of the error at the root, since the exporter's own are advice for developers."""
+    """The first words of the error at the root as a sentence, since the exporter's own are advice for developers."""
     while error.__cause__ is not None and isinstance(error.__cause__, Exception):
         error = error.__cause__
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return line if len(line) < MOST_WORDS else line[:MOST_WORDS] + " ..."
+    return line.rstrip(". ") + "." if len(line) < MOST_WORDS else line[:MOST_WORDS].rstrip(". ") + " ..."
 
 
 def _check_installed() -> None:

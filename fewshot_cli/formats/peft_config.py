@@ -1,13 +1,18 @@
-"""What a folder that PEFT saved says in JSON. Without torch, so that a wrong folder is told at once."""
+"""A folder that PEFT saved, as far as it can be seen without torch, so that a wrong one is told at once."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from fewshot_cli.errors import FewshotError
+from fewshot_cli.storage.atomic import check_parent_writable
 
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
+NOTE = "fewshot.json"
+CARD = "README.md"
+NAMES = frozenset({CONFIG, TENSORS, NOTE, CARD})
 MOST_JSON = 2**24
 """Bytes of a JSON file that are read."""
 
@@ -43,3 +48,32 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise FewshotError(f"{path} can't be read: {error}.", "Fetch it again from where it came.") from None
     return found
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether nothing is lost with the folder but an adapter that we wrote: or it is empty."""
+    names = {path.name for path in folder.iterdir()}
+    return not names or (NOTE in names and names <= NAMES)
+
+
+def peft_is_installed() -> bool:
+    return find_spec("peft") is not None
+
+
+def check_peft_installed() -> None:
+    """Raises FewshotError where PEFT is not there."""
+    if not peft_is_installed():
+        raise FewshotError("PEFT is not installed.", "Install it: pip install 'fewshot-cli[peft]'")
+
+
+def check_folder(output: Path) -> None:
+    """Raises FewshotError unless PEFT is there and an adapter can take the place of what is at `output`."""
+    check_peft_installed()
+    if output.exists() and not output.is_dir():
+        raise FewshotError(f"{output} is a file; an adapter is a folder.", "Choose another output with -o.")
+    if output.is_dir() and not is_ours(output):
+        raise FewshotError(
+            f"{output} is a folder with other things in it than an adapter that fewshot wrote.",
+            f"Choose another output with -o, for example {output / 'adapter'}.",
+        )
+    check_parent_writable(output)

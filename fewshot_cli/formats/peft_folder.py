@@ -8,7 +8,6 @@ import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,12 +20,16 @@ from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.formats.delta.file import HeadValues
 from fewshot_cli.formats.delta.header import Digest, Header
 from fewshot_cli.formats.delta.rounding import Values
-from fewshot_cli.formats.peft_config import CONFIG, TENSORS, read_config, read_json
+from fewshot_cli.formats.peft_config import (
+    CARD,
+    CONFIG,
+    NOTE,
+    TENSORS,
+    check_peft_installed,
+    read_config,
+    read_json,
+)
 from fewshot_cli.formats.tensors import numbers_in, safetensors_bytes
-
-NOTE = "fewshot.json"
-CARD = "README.md"
-NAMES = frozenset({CONFIG, TENSORS, NOTE, CARD})
 
 
 class Note(BaseModel):
@@ -81,12 +84,6 @@ def write_peft_folder(folder: Path, config: Mapping[str, Any], tensors: bytes, n
     (folder / CARD).write_text(card, encoding="utf-8")
 
 
-def is_ours(folder: Path) -> bool:
-    """Whether nothing is lost with the folder but an adapter that we wrote: or it is empty."""
-    names = {path.name for path in folder.iterdir()}
-    return not names or (NOTE in names and names <= NAMES)
-
-
 def read_peft_folder(path: Path) -> PeftFolder:
     """The adapter in the folder. Raises FewshotError, in one sentence, where there is none, or it is damaged.
 
@@ -114,16 +111,6 @@ def _note(path: Path) -> Note | None:
             f"{path} is damaged: it is wrong at {place}: {first['msg']}.",
             "Fetch it again, or remove it and give --backbone and --classes.",
         ) from None
-
-
-def peft_is_installed() -> bool:
-    return find_spec("peft") is not None
-
-
-def check_peft_installed() -> None:
-    """Raises FewshotError where PEFT is not there."""
-    if not peft_is_installed():
-        raise FewshotError("PEFT is not installed.", "Install it: pip install 'fewshot-cli[peft]'")
 
 
 def with_adapter(model: nn.Module, folder: Path) -> nn.Module:

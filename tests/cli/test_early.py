@@ -158,13 +158,26 @@ def test_remembered_names_are_found_as_timm_finds_them(fewshot, pattern):
         (["eval", "ridge", "--data", "DRAWN", "--set", "protocol.x=["], "x"),
         (["eval", "words", "DRAWN"], "not a delta file"),
         (["recipes", "check", "ridge", "--set", "method.strength=-1"], "method.strength"),
+        (["adapt", "DRAWN", "-o", "x", "--backbone", "resnet51"], "resnet50"),
+        (["adapt", "DRAWN", "-o", "x", "--set", "backbone=resnet51.a1_in1k"], "no model called 'resnet51.a1_in1k'"),
+        (["eval", "ridge", "--data", "DRAWN", "--backbone", "vit_smal_patch16_224"], "vit_small_patch16_224"),
+        (["meta-tune", "smat", "--data", "DRAWN", "-o", "x", "--backbone", "resnet51"], "resnet51"),
+        (["import", "ADAPTER", "-o", "x", "--backbone", "resnet51"], "resnet51"),
+        (["export", "FILE", "-o", "empty", "--format", "onnx"], "is a folder"),
+        (["export", "FILE", "-o", "words", "--format", "peft"], "an adapter is a folder"),
+        (["export", "FILE", "-o", "x", "--format", "onnx", "--images", "nowhere"], "nowhere"),
+        (["compose", "FILE", "FILE", "-o", "x", "--density", "0.5"], "density"),
+        (["compose", "FILE", "FILE", "-o", "x", "--rule", "ties", "--density", "2"], "density"),
     ],
     ids=lambda words: " ".join(words) if isinstance(words, list) else "",
 )
 def test_a_mistake_is_told_before_torch_is_imported(words, says, watched, drawn, file, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "words").write_text("{no: [yaml")
-    here = {"DRAWN": str(drawn), "FILE": str(file)}
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter" / "adapter_model.safetensors").touch()
+    here = {"DRAWN": str(drawn), "FILE": str(file), "ADAPTER": "adapter"}
     code, heavy, output = watched(*(here.get(word, word) for word in words))
     assert (code, heavy) == (2, []), output
     assert says in output and not (tmp_path / "x").exists()

@@ -44,6 +44,7 @@ def test_a_network_that_cannot_be_exported_is_told_in_a_sentence(tmp_path):
     with pytest.raises(FewshotError, match="PyTorch can't export this network to ONNX: ") as caught:
         write_onnx(tmp_path / "x.onnx", Classifier(Undecided(), HEAD), (8, 8), {})
     assert "\n" not in caught.value.problem and len(caught.value.problem) < 250
+    assert caught.value.problem.endswith(".") and not caught.value.problem.endswith("..")
     assert "--format safetensors" in caught.value.hint
     assert not list(tmp_path.iterdir())
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.formats.peft_folder import CONFIG, NOTE, TENSORS, adapter_bytes, is_ours, read_peft_folder
+from fewshot_cli.formats.peft_config import CONFIG, NOTE, TENSORS, is_ours
+from fewshot_cli.formats.peft_folder import adapter_bytes, read_peft_folder
 
 
 @pytest.fixture

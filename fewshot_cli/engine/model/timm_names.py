@@ -1,20 +1,14 @@
 """What timm says of its models, by their names: which there are, and where their weights come from."""
 
-from difflib import get_close_matches
-
 import timm
 
-from fewshot_cli.errors import FewshotError
+from fewshot_cli.engine.timm_spelling import unknown
 
 
 def check_name(name: str) -> None:
     """Raises FewshotError with the nearest names unless timm has a model of this name."""
     if not timm.is_model(name):
-        near = get_close_matches(name.partition(".")[0], timm.list_models(), n=3)
-        raise FewshotError(
-            f"timm has no model called '{name}'.",
-            f"Did you mean {' or '.join(near)}? " * bool(near) + "`fewshot backbones PATTERN` lists what there is.",
-        )
+        raise unknown(name, timm.list_models())
 
 
 def hub_repository(name: str) -> str | None:

@@ -22,13 +22,14 @@ from fewshot_cli.engine.model.timm_models import plain_timm_model
 from fewshot_cli.engine.model.towers import TwoTowers
 from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.formats.onnx import Classifier, onnx_session, write_onnx
+from fewshot_cli.formats.peft_config import check_folder
 from fewshot_cli.formats.tensors import unshared, write_safetensors
 from fewshot_cli.images.drawing import CLASSES, write_folder
 from fewshot_cli.images.image_error import ImageError
 from fewshot_cli.images.prefetch import load_all
 from fewshot_cli.images.sources.class_folders import find_images
 from fewshot_cli.jobs.context import Means
-from fewshot_cli.jobs.interop.peft_export import check_folder, write_adapter
+from fewshot_cli.jobs.interop.peft_export import write_adapter
 from fewshot_cli.jobs.interop.towers_export import check_towers, timm_call, towers_as_timm
 from fewshot_cli.jobs.models import Loaded, load_model, plain_head
 from fewshot_cli.jobs.run_record import run_path, seconds_since, write_run

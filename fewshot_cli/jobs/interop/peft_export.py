@@ -17,29 +17,13 @@ from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.peft_folder import (
     Note,
     adapter_bytes,
-    check_peft_installed,
     digest_of,
-    is_ours,
     with_adapter,
     write_peft_folder,
 )
 from fewshot_cli.formats.weights import PACKAGED
 from fewshot_cli.jobs.models import Loaded, Source
 from fewshot_cli.reports.documents.peft_readme import Adapted, peft_readme
-from fewshot_cli.storage.atomic import check_parent_writable
-
-
-def check_folder(output: Path) -> None:
-    """Raises FewshotError unless PEFT is there and an adapter can take the place of what is at `output`."""
-    check_peft_installed()
-    if output.exists() and not output.is_dir():
-        raise FewshotError(f"{output} is a file; an adapter is a folder.", "Choose another output with -o.")
-    if output.is_dir() and not is_ours(output):
-        raise FewshotError(
-            f"{output} is a folder with other things in it than an adapter that fewshot wrote.",
-            f"Choose another output with -o, for example {output / 'adapter'}.",
-        )
-    check_parent_writable(output)
 
 
 def write_adapter(draft: Path, model: Loaded, name: str, source: Source) -> Callable[[Tensor], Tensor]:

@@ -30,7 +30,8 @@ from fewshot_cli.formats.delta.file import (
     write_delta_file,
 )
 from fewshot_cli.formats.delta.rounding import Values
-from fewshot_cli.formats.peft_folder import Note, PeftFolder, peft_is_installed, read_peft_folder, with_adapter
+from fewshot_cli.formats.peft_config import peft_is_installed
+from fewshot_cli.formats.peft_folder import Note, PeftFolder, read_peft_folder, with_adapter
 from fewshot_cli.jobs.classify.proof import MOST_CHANGED
 from fewshot_cli.jobs.interop.export import TOLERANCE, proof_pictures
 from fewshot_cli.jobs.interop.peft_export import answers_of, with_base

@@ -10,9 +10,11 @@ from safetensors.torch import load_file
 from fewshot_cli.engine.head.linear import Head
 from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.formats.delta.file import read_delta_file, write_delta_file
+from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.interop import export as exporting
 from fewshot_cli.jobs.models import Source, load_model
 from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.storage.feature_cache import NoCache
 
 CPU = torch.device("cpu")
 QUICK = "method.tuning.optim.steps=2"
@@ -21,7 +23,8 @@ QUICK = "method.tuning.optim.steps=2"
 @pytest.fixture
 def export(weights):
     def export(file: Path, output: Path, format_: str, images: Path | None = None, backbone: str = "test_vit"):
-        return exporting.export(file, output, format_, images, Source(weights[backbone], offline=True), CPU, Unseen())
+        means = Means(Source(weights[backbone], offline=True), CPU, NoCache(), Unseen())
+        return exporting.export(file, output, format_, images, means).report()
 
     return export
 

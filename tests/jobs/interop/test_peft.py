@@ -259,7 +259,7 @@ def test_without_peft_an_import_says_that_it_is_not_proved_and_an_export_stops(
 ):
     folder, logits = trained(peft.LoraConfig(r=1, **LINEAR))
     shutil.copy(learned, tmp_path / "x.fewshot")
-    monkeypatch.setattr("fewshot_cli.formats.peft_folder.find_spec", lambda name: None)
+    monkeypatch.setattr("fewshot_cli.formats.peft_config.find_spec", lambda name: None)
     report = back(folder, tmp_path / "y.fewshot", backbone="test_vit", classes=NAMES, image_size=SIZE)
     assert not report["proved"] and report["peft"] is None
     found = logits_of(tmp_path / "y.fewshot", weights["test_vit"], pictures)
