@@ -37,6 +37,7 @@ MAY_IMPORT = {
     ),
     "__main__": ("cli",),
     "api": ("api", "jobs", "recipes", "recipe_files", "engine.device", "images", *DISK, "results", "errors"),
+    "sklearn": ("api", "jobs", "methods", "engine", "errors"),
     "__init__": ("api", "errors"),
 }
 """Which rooms a room may import from; the package's own name and version are open to all."""

@@ -9,17 +9,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fewshot_cli.api.asked import AnyPath
+from fewshot_cli.api.asked import AnyPath, means_of
 from fewshot_cli.images.sources.in_memory import Labelled, Picture, labelled_pictures, stored_pictures
 from fewshot_cli.jobs.classify.evaluate import evaluated
 from fewshot_cli.jobs.classify.predict import answered, probabilities_of
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.interop.export import Format
 from fewshot_cli.jobs.interop.export import export as export_job
-from fewshot_cli.jobs.models import Loaded
+from fewshot_cli.jobs.models import Loaded, load_model
 from fewshot_cli.jobs.run_record import write_run
 from fewshot_cli.results import AdaptResult, EvalResult, ExpectedAccuracy, ExportResult, PredictResult
 from fewshot_cli.storage.atomic import check_writable, write_atomically
+from fewshot_cli.storage.feature_cache import NoCache
 
 IN_MEMORY = "a classifier in memory"
 
@@ -102,5 +103,25 @@ class Classifier:
     def _called(self) -> str:
         return self.file or IN_MEMORY
 
-    def __getstate__(self) -> Any:
-        raise TypeError("A classifier is saved by its method save, and read by fewshot_cli.load.")
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For copies and for other processes: the file, and where its backbone comes from."""
+        source, no_cache = self.means.source, isinstance(self.means.cache, NoCache)
+        given = (source.weights, str(self.means.device), source.offline, no_cache)
+        return restored, (self.content, self.file, self.result, *given)
+
+
+def restored(
+    content: bytes,
+    file: str | None,
+    result: AdaptResult | None,
+    weights: Path | None,
+    device: str,
+    offline: bool,
+    no_cache: bool,
+) -> Classifier:
+    """The classifier that the content of a delta file is, its backbone read again."""
+    means = means_of(weights, device, offline, no_cache)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "classifier.fewshot"
+        path.write_bytes(content)
+        return Classifier(content, load_model(path, means.source, means.device), means, file, result)

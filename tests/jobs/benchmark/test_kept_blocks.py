@@ -12,6 +12,7 @@ from fewshot_cli.engine.distributed import Processes
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.images.sources.dataset import read_datasets
+from fewshot_cli.jobs import context
 from fewshot_cli.jobs.benchmark import blocks
 from fewshot_cli.jobs.benchmark import run as comparing
 from fewshot_cli.jobs.benchmark.protocols import protocols
@@ -102,9 +103,9 @@ def test_a_run_of_other_circumstances_is_not_gone_on_with(change, run, done, mon
     before = run("protonet")
     done.clear()
     if change == "torch":
-        monkeypatch.setattr(comparing, "versions", lambda: {"torch": "99.0"})
+        monkeypatch.setattr(context, "versions", lambda: {"torch": "99.0"})
     elif change == "code":
-        monkeypatch.setattr(comparing, "code_digest", lambda: "other code")
+        monkeypatch.setattr(context, "code_digest", lambda: "other code")
     else:
         monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     after = run("protonet", episodes=120)
