@@ -15,6 +15,16 @@ class ClassSize:
 
 
 @dataclass(frozen=True)
+class Doubt:
+    """An image whose label is likely wrong, with what probability, and which other class it is most likely of."""
+
+    path: str
+    label: str
+    probably: str
+    probability: float
+
+
+@dataclass(frozen=True)
 class ClassAccuracy:
     """How many images of a class were asked about, and the share answered right."""
 
@@ -91,6 +101,8 @@ class AdaptResult(Result):
     pruning: Pruning | None
     seconds: Mapping[str, float]
     expected_accuracy: ExpectedAccuracy
+    doubts: tuple[Doubt, ...]
+    """The images whose labels are likely wrong, the likeliest first."""
     max_abs_diff: float
     values: RoundingCost
     device: str
@@ -213,6 +225,31 @@ class Problem:
     """The image that it is a copy of."""
 
 
+@dataclass(frozen=True)
+class Neighbour:
+    """An image that looks like another: the cosine of their features around the mean of all."""
+
+    path: str
+    label: str = field(metadata=called("class"))
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """What held-out answers say against images: `kind` is label, classes, hurts or burst."""
+
+    kind: str
+    paths: tuple[str, ...]
+    classes: tuple[str, ...]
+    """That they are in; of a wrong label its class, and then the one it is most likely of."""
+    probability: float | None
+    """That a label is wrong."""
+    problem: str
+    remedy: str
+    neighbours: tuple[Neighbour, ...]
+    """The images that look most like the first of `paths`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DoctorResult(Result):
     """Every image of a folder that needs a look."""
@@ -224,6 +261,10 @@ class DoctorResult(Result):
     left_out: Mapping[str, int]
     counts: Mapping[str, int]
     findings: tuple[Problem, ...]
+    learned: tuple[Suspect, ...] | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    """What learning from the images says of them, where that was asked for."""
+    not_learned: str | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    """Why nothing could be learned from them."""
 
 
 @dataclass(frozen=True, kw_only=True)

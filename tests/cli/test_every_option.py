@@ -243,7 +243,15 @@ EXPECTED: dict[str, dict[str, Expectation]] = {
         "--json": Elsewhere("test_hub.py::test_what_is_pushed_is_pulled"),
     },
     "verify": {"--offline": Refused("--offline", "--offline", base="verify {file}")},
-    "doctor": {},
+    "doctor": {
+        "--learn": Changes("--learn {tiny}"),
+        "--backbone": Refused("--backbone no_such_net --learn", "no_such_net"),
+        "--weights": Refused("--weights nowhere.safetensors --learn", "nowhere.safetensors"),
+        "--image-size": Changes("--learn {tiny} --image-size 32", "--learn {tiny}"),
+        "--device": Refused("--learn --device tpu", "tpu"),
+        "--offline": Refused("--learn --backbone vit_small_patch16_224 --offline", "--offline"),
+        "--no-cache": NoCache(),
+    },
     "backbones": {},
     "demo": {
         "--output": Elsewhere("test_output.py::test_the_demo_goes_the_whole_way"),
@@ -437,7 +445,7 @@ def test_quiet_decides_about_progress(command, seen, monkeypatch):
 
 @pytest.mark.parametrize("command", [command for command, option in EVERY if option == "--no-cache"])
 def test_without_a_cache_none_is_kept(command, seen, monkeypatch, tmp_path):
-    base = BASES[command] + (" --method ridge" if command == "adapt" else "")
+    base = BASES[command] + {"adapt": " --method ridge", "doctor": " --learn {tiny}"}.get(command, "")
     for name, options in (("kept", ""), ("none", "--no-cache")):
         monkeypatch.setenv("FEWSHOT_CACHE", str(tmp_path / name))
         status, _, message, _ = seen(base, options, again=True)

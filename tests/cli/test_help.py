@@ -27,7 +27,7 @@ COMMANDS = {
     "push": "--private --revision --message --run --offline --json --quiet",
     "pull": "--output --file --revision --offline --json --quiet",
     "verify": "--weights --device --offline --json",
-    "doctor": "--json --quiet",
+    "doctor": "--learn --backbone --weights --image-size --device --offline --no-cache --json --quiet",
     "backbones": "--json",
     "cache": "",
     "cache show": "--json",

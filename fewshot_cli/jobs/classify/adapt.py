@@ -18,6 +18,7 @@ from fewshot_cli.images.sources.labelled import read_labelled
 from fewshot_cli.jobs.classify.held_out import HeldOut, Lesson, Rounding, held_out
 from fewshot_cli.jobs.classify.proof import Written, rounded, write_proved
 from fewshot_cli.jobs.classify.support_set import SupportSet, check_names, support_set
+from fewshot_cli.jobs.classify.suspects import doubts
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.initialisation import Start, Starts
 from fewshot_cli.jobs.models import facts_of
@@ -207,6 +208,7 @@ def result_of(start: Start, stored: Adapted, known: SupportSet, header: Header, 
         pruning=None,
         seconds={},
         expected_accuracy=ExpectedAccuracy(**provenance.expected_accuracy.model_dump()),
+        doubts=doubts(known),
         max_abs_diff=written.max_abs_diff,
         values=written.cost,
         device=str(start.base.device),

@@ -36,6 +36,7 @@ def adapted(result: AdaptResult) -> RenderableType:
         ("method", f"{_named(result)} on {result.backbone}; {moved}"),
         *bank,
         ("expect", accuracy),
+        *_doubts(result),
         *pruned(result.pruning),
         ("wrote", f"{result.file}, {size(result.bytes)}, proved: read back, it gives the same answers"),
         *_rounded(result.values),
@@ -45,6 +46,18 @@ def adapted(result: AdaptResult) -> RenderableType:
             + "".join(f", {name} {spent:.1f}" for name, spent in seconds.items() if name != "total"),
         ),
     )
+
+
+def _doubts(result: AdaptResult) -> list[tuple[str, Text]]:
+    """How many labels are likely wrong, and where more is said of them; nothing where none is."""
+    if not result.doubts:
+        return []
+    first = result.doubts[0]
+    count = "1 label is" if len(result.doubts) == 1 else f"{len(result.doubts)} labels are"
+    where = "" if result.folder is None else f"; `fewshot doctor {result.folder} --learn` says why"
+    return [
+        ("look at", Text(f"{count} likely wrong: {first.path} looks like '{first.probably}'{where}", style="yellow"))
+    ]
 
 
 def _rounded(values: RoundingCost) -> list[tuple[str, str]]:
