@@ -106,6 +106,18 @@ def check_outputs(paths: Iterable[Path | None]) -> None:
             check_writable(path)
 
 
+def check_regular(output: Path) -> None:
+    """Raises FewshotError where the output is a pipe or a device, beside which no log and no checkpoint can lie."""
+    from fewshot_cli.errors import FewshotError
+    from fewshot_cli.storage.atomic import is_stream
+
+    if is_stream(output):
+        raise FewshotError(
+            f"{output} is a pipe or a device; a bank is a file, with its log and its checkpoint beside it.",
+            "Choose another output with -o.",
+        )
+
+
 def check_there(paths: Iterable[Path]) -> None:
     """Raises FewshotError for the first that is not there, unless it is the name of the drawn pictures."""
     from fewshot_cli.errors import FewshotError

@@ -247,13 +247,15 @@ def _compare(
     from fewshot_cli.jobs.benchmark.run import compare
     from fewshot_cli.jobs.context import Means
     from fewshot_cli.reports.terminal.comparison import compared
-    from fewshot_cli.storage.atomic import write_atomically
+    from fewshot_cli.storage.atomic import is_stream, write_atomically
 
     with joined() as processes:
         try:
             means = Means(where, device, options.feature_cache(no_cache), progress, processes)
             result, written = compare(recipes, question, means, output)
         except KeyboardInterrupt as stop:
+            if output is not None and is_stream(output):  # no journal lies beside it
+                raise
             raise type(stop)("the same command goes on where this one stopped.") from None
     if processes.is_first:
         if html is not None:

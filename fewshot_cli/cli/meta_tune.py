@@ -84,6 +84,7 @@ def meta_tune(
     early.check_device(device)
     early.check_weights(weights)
     early.check_outputs([output])
+    early.check_regular(output)
     early.check_plain_name(tensorboard, "--tensorboard")
     from fewshot_cli.recipes import load_meta_recipe
 

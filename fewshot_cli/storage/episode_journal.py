@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from fewshot_cli.errors import FewshotError
+from fewshot_cli.storage.atomic import is_stream
 
 Results: TypeAlias = list[dict[str, list[float]]]
 """For each session of some consecutive episodes: the episodes' values by metric, in order."""
@@ -30,7 +31,10 @@ def episodes_in(results: Results) -> int:
 
 @dataclass(frozen=True)
 class Journal:
-    """Lines of JSON beside an output, one for each block of episodes; every process has its own file."""
+    """Lines of JSON beside an output, one for each block of episodes; every process has its own file.
+
+    Beside a pipe or a device nothing is kept, and nothing found.
+    """
 
     output: Path
     rank: int = 0
@@ -41,6 +45,8 @@ class Journal:
 
     def write(self, key: str, start: int, results: Results) -> None:
         """Adds one block. Raises FewshotError where the disk is full or read-only."""
+        if is_stream(self.output):
+            return
         line = json.dumps({"key": key, "start": start, "results": results})
         try:
             with self.path.open("ab+") as file:
@@ -73,6 +79,8 @@ class Journal:
 
     def _files(self) -> list[Path]:
         """The files of this output's journal that are there, and no other file, however its name begins."""
+        if is_stream(self.output):
+            return []
         ours = re.compile(re.escape(f"{self.output.name}.partial") + r"(-[1-9]\d*)?")
         try:
             return sorted(path for path in self.output.parent.iterdir() if ours.fullmatch(path.name))

@@ -7,15 +7,20 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from fewshot_cli.errors import FewshotError
+from fewshot_cli.storage.atomic import is_stream
 
 
 @contextlib.contextmanager
 def one_writer(output: Path) -> Iterator[None]:
     """Held by the one command that writes `output`, however its path is spelled.
 
-    Raises FewshotError where another command holds it. A command that was killed holds nothing. Where the file system
-    has no locks, or the folder can't be written, nothing is held: writing will tell.
+    Raises FewshotError where another command holds it; several may write to a pipe or a device. A command that was
+    killed holds nothing. Where the file system has no locks, or the folder can't be written, nothing is held: writing
+    will tell.
     """
+    if is_stream(output):
+        yield
+        return
     path = _lock_path(output)
     missing = [folder for folder in path.parents if not folder.exists()]
     lock = _acquired(path)

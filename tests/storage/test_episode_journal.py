@@ -1,5 +1,7 @@
 """Results of episodes, as they come in."""
 
+import os
+
 import pytest
 
 from fewshot_cli.errors import FewshotError
@@ -51,3 +53,12 @@ def test_a_journal_that_cannot_be_read_is_a_sentence(tmp_path):
     (tmp_path / "run.json.partial").mkdir()
     with pytest.raises(FewshotError, match=r"run\.json\.partial can't be read"):
         Journal(tmp_path / "run.json").read()
+
+
+def test_nothing_lies_beside_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "run")
+    journal = Journal(tmp_path / "run")
+    journal.write("a", 0, RESULTS)
+    assert journal.read() == {}
+    journal.remove()
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
