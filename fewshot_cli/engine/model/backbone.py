@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fewshot_cli.engine.data.preprocessing import Preprocessing
+from fewshot_cli.engine.device import sent
 from fewshot_cli.engine.model.chunks import Limit, frozen_chunk, trained_chunk
 from fewshot_cli.engine.params import Params
 
@@ -111,7 +112,7 @@ class Backbone:
     def normalised(self, images: Tensor) -> Tensor:
         """What the model expects, float32 `(n, 3, height, width)`, of uint8 pictures of the same shape."""
         mean, std = self._scale
-        return (images.to(self.device).float() / 255 - mean) / std
+        return (sent(images, self.device).float() / 255 - mean) / std
 
     def features(self, images: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
         """Features `(n, dim)` of normalised images `(n, 3, height, width)`, with `weights` in place of the base's."""

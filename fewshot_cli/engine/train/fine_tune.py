@@ -86,14 +86,23 @@ def tune(
         start = start | {HEAD: F.normalize(first_vectors(backbone, support), dim=1)}
         rates = {f"^{HEAD}$": tuning.head_lr, **lr_scale}
     trained = fit(loss, start, optim, run.watch, rates, smaller=lambda: steps.halve(batches.batch))
-    if tuning.head == "cosine":
-        return trained, cosine_head(trained.pop(HEAD), tuning.scale)
-    with torch.no_grad():
-        moved = weights(trained)
-        if read:
-            return trained, cosine_head(read.vectors(moved).made, tuning.scale)
-    features = backbone.frozen_features(support.pictures(), moved)
-    return trained, cosine_head(class_means(features, support.labels, support.way), tuning.scale)
+    vectors = trained.pop(HEAD) if tuning.head == "cosine" else _vectors(backbone, support, weights, trained, read)
+    return trained, cosine_head(vectors, tuning.scale)
+
+
+@torch.no_grad()
+def _vectors(
+    backbone: Backbone,
+    support: Support,
+    weights: Callable[[Params], Mapping[str, Tensor]],
+    trained: Params,
+    read: Texts | None,
+) -> Tensor:
+    """The class vectors of the trained weights: what the texts give, or else the prototypes."""
+    moved = weights(trained)
+    if read:
+        return read.vectors(moved).made
+    return class_means(backbone.frozen_features(support.pictures(), moved), support.labels, support.way)
 
 
 def _held(support: Support, backbone: Backbone) -> Images:

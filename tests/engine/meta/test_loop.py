@@ -1,20 +1,23 @@
 """The loop of meta-tuning as a library: what docs/meta-tuning.md shows, and a run that another one takes up."""
 
+import traceback
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fewshot_cli.engine.data.episode_samplers import Fixed
 from fewshot_cli.engine.meta.domain import Domain
 from fewshot_cli.engine.meta.loop import Diverged, Practice, epochs
-from fewshot_cli.engine.meta.settings import Training, Validation
+from fewshot_cli.engine.meta.settings import Training, Validation, Views
 from fewshot_cli.engine.meta.task_source import TaskSource, kept_apart
 from fewshot_cli.engine.meta.validation import best, is_out_of_patience
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.methods.dense import Dense
 from fewshot_cli.methods.mamf import MAMF
+from fewshot_cli.methods.smat import SMAT
 
 DOCS = Path(__file__).parents[3] / "docs" / "meta-tuning.md"
 TRAINING = Training(protocol=Fixed(way=3, shots=1, queries=2), epochs=2, episodes=4)
@@ -100,3 +103,31 @@ def test_which_bank_is_kept_and_when_a_run_ends(accuracies, select, kept, ends):
     assert best(accuracies, settings) == kept
     assert is_out_of_patience(accuracies, settings) == ends
     assert not is_out_of_patience((), settings)
+
+
+class Waits(TorchDispatchMode):
+    """Counts the numbers that leave the device; an optimiser's count of its steps lies on the CPU in any case."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero", "masked_select", "equal"):
+            callers = [frame.filename for frame in traceback.extract_stack()]
+            self.count += not any("torch/optim" in name for name in callers)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", [SMAT(experts=2), Dense(), Dense(clip=1.0)], ids=["smat", "dense", "clipped"])
+def test_no_step_of_practice_reads_a_number_from_the_device(method, source, monkeypatch):
+    """Only `read` does, now and then."""
+    monkeypatch.setattr("fewshot_cli.engine.meta.smat.gates.is_closing", lambda shares: True)  # as on a GPU
+    practice = Practice.start(method, TRAINING.model_copy(update={"views": Views()}), source)
+    practice.advance()
+    with Waits() as waits:
+        practice.advance()
+    assert waits.count == 0
+    with Waits() as waits:
+        practice.read()
+    assert waits.count > 0

@@ -1,5 +1,8 @@
 """The fast path is taken where it works, and where any part of it fails one sentence says so and training goes on."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -228,3 +231,27 @@ def test_where_nothing_fails_each_bucket_is_compared_twice_in_a_run(net, plain, 
     monkeypatch.setattr(near, lambda what, *given: (compared.append(what), check_near(what, *given)))
     assert_plain(gradients(net, FastPath(Kernels(), Graphs(), pytest.fail)), plain)
     assert len(compared) == 4  # two buckets, each at its first step and at its first recording
+
+
+def test_a_loss_that_is_no_number_is_not_the_fast_paths_fault(net):
+    """The run breaks off at it, by whichever path."""
+    settings = SMATSettings(experts=2)
+    bank, task = bank_of(net, settings), tasks_of(net)[0]
+    with torch.no_grad():
+        bank[DELTA].fill_(torch.nan)
+    step = SMATStep(bank, net, settings, FastPath(Kernels(), Graphs(), pytest.fail))
+    assert all(step(task, 2.0).total.isnan() for _ in range(4))
+
+
+def test_the_kernels_themselves_pass_the_trial_in_tritons_interpreter():
+    pytest.importorskip("triton", reason="Triton is not installed")
+    script = """
+import runpy, sys, torch
+from fewshot_cli.engine.meta.smat import fast_path, gates_triton
+Graphs = runpy.run_path(sys.argv[1])["Graphs"]
+fast_path.available = lambda device: (gates_triton, Graphs())
+told = []
+assert fast_path.fast_path("auto", torch.device("cpu"), 3, told.append) is not None, told
+"""
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", script, __file__], env=environment, check=True)
