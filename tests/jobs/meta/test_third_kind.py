@@ -165,7 +165,7 @@ def test_adapt_and_eval_begin_from_it(tuned, known, learn, drawn, sets, source, 
         "mine": load_recipe("ridge", bank=str(path)),
         "ridge": load_recipe("ridge", backbone="test_vit", image_size=64),
     }
-    found = compare(recipes, question, means, tmp_path / "run.json")[0]["results"]
+    found = compare(recipes, question, means, tmp_path / "run.json")[0].report()["results"]
     assert found["mine"]["day"]["nll"] != found["ridge"]["day"]["nll"]
 
 
