@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from fewshot_cli.engine.data.episode_samplers import Fixed
 from fewshot_cli.engine.data.preprocessing import Preprocessing
 from fewshot_cli.engine.meta import prototype_loss as meta_losses
+from fewshot_cli.engine.meta.domain import Domain
 from fewshot_cli.engine.meta.prototype_loss import (
     SCALE,
     Task,
@@ -24,10 +26,10 @@ from fewshot_cli.engine.meta.prototype_loss import (
     start,
     weights_of,
 )
-from fewshot_cli.engine.meta.settings import InnerLoop
+from fewshot_cli.engine.meta.settings import InnerLoop, Training
 from fewshot_cli.engine.meta.smat.loss import FeaturedTask
+from fewshot_cli.engine.meta.task_source import TaskSource
 from fewshot_cli.engine.model.backbone import Backbone
-from fewshot_cli.engine.model.flat_params import FlatBackbone
 from fewshot_cli.methods.dense import FOMAML, Dense
 
 AS_THEY_ARE = Preprocessing((16, 16), 1.0, "center", "bicubic", mean=(0.0,) * 3, std=(1 / 255,) * 3)
@@ -247,19 +249,20 @@ def test_any_number_of_classes_and_any_backbone_will_do(request, pictures, way):
 def test_lower_precision_is_of_the_backbones_passes_only(method, vit, pictures, monkeypatch):
     """What comes after the features is computed in float32, under autocast too: to the bit what it is by hand."""
     images, labels = pictures((2, 2, 2), seed=3)
-    images = vit.normalised(images)
-    features = vit.frozen_features(pictures((2, 2, 2), seed=3)[0])
+    domain = Domain.of_pictures("day", images, labels, vit)
+    images, features = vit.normalised(images), domain.features
     task = FeaturedTask(images, labels, images, labels, 3, features, features)
-    net = FlatBackbone.of(vit, torch.bfloat16)
+    source = TaskSource(vit, (domain,), precision=torch.bfloat16)
     seen, given = [], meta_losses.class_means
     monkeypatch.setattr(meta_losses, "class_means", lambda f, *rest: seen.append(f.dtype) or given(f, *rest))
-    bank = trainable(method.start(net, 0))
-    found = method.step(bank, net)(task, 0, torch.Generator(), 1.0)
+    trainer = method.trainer(method.start(vit, 0), source, Training(protocol=Fixed(way=3, shots=1, queries=1)))
+    bank = trainer.descent.params
+    found = trainer.how.step(bank)(task, 0, torch.Generator(), 1.0)
     assert seen and set(seen) == {torch.float32}
     assert all(values.grad is not None and values.grad.dtype == torch.float32 for values in bank.values())
     logits_of = fomaml_logits if method.name == "fomaml" else prototype_logits
     inner = [method.inner] if method.name == "fomaml" else []
-    logits = logits_of(bank, net.passes, task, *inner)
+    logits = logits_of(bank, source.passes, task, *inner)
     assert logits.dtype == torch.float32
     assert torch.equal(F.cross_entropy(logits, labels).detach(), found.total)
     exact = logits_of(bank, vit, task, *inner)
@@ -268,7 +271,6 @@ def test_lower_precision_is_of_the_backbones_passes_only(method, vit, pictures, 
 
 def test_what_is_learned_of_the_cosine_is_not_in_the_bank(vit):
     """Its scale is of use in training only: nothing that begins from a bank reads it."""
-    net = FlatBackbone.of(vit)
-    bank = Dense().start(net, 0)
+    bank = Dense().start(vit, 0)
     assert bank.keys() == vit.params.keys() | {SCALE}
-    assert Dense().learned(bank, net, 0).tensors == {}
+    assert Dense().kept(bank, vit, 0).tensors == {}
