@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from fewshot_cli.errors import FewshotError
@@ -62,10 +62,21 @@ def write_checkpoint(path: Path, facts: Checkpoint, bank: dict[str, Tensor], mem
         write_signed(draft, KIND, facts, tensors)
 
 
+def circumstances_in(path: Path) -> dict[str, str] | None:
+    """Those under which the checkpoint was made, by its header alone; None where that can't be read.
+
+    That the file is whole `read_checkpoint` proves. Raises FewshotError for a file of another version.
+    """
+    _check_version(path)
+    try:
+        return Checkpoint.model_validate_json(metadata_of(path).get("header", "")).circumstances
+    except ValidationError:
+        return None
+
+
 def read_checkpoint(path: Path) -> Restored:
     """The checkpoint at `path`. Raises FewshotError where it is missing, damaged or of another version."""
-    if metadata_of(path).get("format") == KIND.format and metadata_of(path).get("version") == FORMER:
-        raise of_another_version(path)
+    _check_version(path)
     facts, tensors, _ = read_signed(path, KIND, Checkpoint)
     return Restored(facts, _under(BANK, tensors), _under(MEMORY, tensors))
 
@@ -76,6 +87,12 @@ def of_another_version(path: Path) -> FewshotError:
         f"{path} was written by another version of fewshot, and this one can't go on from it.",
         "Remove the checkpoint to start anew.",
     )
+
+
+def _check_version(path: Path) -> None:
+    metadata = metadata_of(path)
+    if metadata.get("format") == KIND.format and metadata.get("version") == FORMER:
+        raise of_another_version(path)
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -9,7 +9,13 @@ from fewshot_cli import __version__
 from fewshot_cli.engine.meta.loop import Epoch, Practice, PracticeState
 from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.formats.checkpoint import Checkpoint, of_another_version, read_checkpoint, write_checkpoint
+from fewshot_cli.formats.checkpoint import (
+    Checkpoint,
+    circumstances_in,
+    of_another_version,
+    read_checkpoint,
+    write_checkpoint,
+)
 from fewshot_cli.jobs.context import Means, circumstances
 from fewshot_cli.jobs.data import Data
 from fewshot_cli.recipes import MetaRecipe
@@ -63,13 +69,13 @@ def restore(path: Path, practice: Practice, asked: dict[str, Any], found: dict[s
     Raises FewshotError where that is another run's, or was made under other circumstances.
     """
     read = read_checkpoint(path)
+    check_circumstances(path, read.facts.circumstances, found)
     for name, value in asked.items():
         if read.facts.asked.get(name) != value:
             raise FewshotError(
                 f"{path} is of a run with another {_differing(name, read.facts.asked.get(name), value)}.",
                 "Give the same command again with --resume, or remove the checkpoint to start anew.",
             )
-    check_circumstances(path, read.facts.circumstances, found)
     epochs = tuple(Epoch(**epoch) for epoch in read.facts.epochs)
     facts = read.facts
     try:
@@ -77,6 +83,13 @@ def restore(path: Path, practice: Practice, asked: dict[str, Any], found: dict[s
     except ValueError:
         raise of_another_version(path) from None
     return facts.seconds
+
+
+def check_resumable(path: Path, found: Mapping[str, str]) -> None:
+    """Raises FewshotError, before data and backbone are read, where the checkpoint's circumstances are not `found`."""
+    before = circumstances_in(path)
+    if before is not None:
+        check_circumstances(path, before, found)
 
 
 def check_circumstances(path: Path, before: Mapping[str, str], now: Mapping[str, str]) -> None:

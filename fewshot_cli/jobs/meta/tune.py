@@ -13,7 +13,7 @@ from fewshot_cli.formats.checkpoint import checkpoint_path
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.data import load_data
 from fewshot_cli.jobs.graceful_stop import Interrupts
-from fewshot_cli.jobs.meta.checkpoints import circumstances_of, restore, save, what_is_asked
+from fewshot_cli.jobs.meta.checkpoints import check_resumable, circumstances_of, restore, save, what_is_asked
 from fewshot_cli.jobs.meta.log import Log, check_tensorboard, log_path
 from fewshot_cli.jobs.meta.results import Material, Output, report_of, write_result
 from fewshot_cli.jobs.meta.tasks import arithmetic, task_source
@@ -41,6 +41,8 @@ def meta_tune(recipe: MetaRecipe, material: Material, output: Output, seed: int,
     _check_unfinished(output)
     _check_names(material)
     _check_processes(recipe, means.processes)
+    if output.resume and checkpoint_path(output.path).exists():
+        check_resumable(checkpoint_path(output.path), circumstances_of(means))
     notes = Notes()
     how = arithmetic(recipe, means.device, notes.take)
     backbone = load_backbone(recipe.backbone, means.source, recipe.image_size, means.device)

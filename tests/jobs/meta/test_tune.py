@@ -314,6 +314,7 @@ def test_a_run_goes_on_only_where_the_same_bank_is_to_be_had(tune, stop, tmp_pat
     ):
         with monkeypatch.context() as patched:
             patched.setattr(f"fewshot_cli.{name}", other)
+            patched.setattr("fewshot_cli.jobs.meta.tune.load_backbone", lambda *args: pytest.fail("it is read"))
             with pytest.raises(FewshotError, match=says) as caught:
                 tune("dense", resume=True)
             assert remedy in caught.value.hint
