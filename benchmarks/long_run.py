@@ -35,8 +35,8 @@ from fewshot_cli.engine.distributed import Processes
 from fewshot_cli.engine.head.linear import class_means, cosine_head
 from fewshot_cli.engine.meta.domain import Domain
 from fewshot_cli.engine.meta.loop import Practice, PracticeState
+from fewshot_cli.engine.meta.smat.flat_backbone import FlatBackbone
 from fewshot_cli.engine.meta.task_source import TaskSource
-from fewshot_cli.engine.model.flat_params import FlatBackbone
 from fewshot_cli.formats.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from fewshot_cli.images.sources.dataset import read_datasets
 from fewshot_cli.jobs.context import Means

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     import torch
 
     from fewshot_cli.engine.meta.episodes import TaskStep
+    from fewshot_cli.engine.meta.featured_task import FeaturedTask
     from fewshot_cli.engine.meta.loop import Trainer
     from fewshot_cli.engine.meta.practice_task import MetaLoss
     from fewshot_cli.engine.meta.prototype_loss import Outcome
     from fewshot_cli.engine.meta.settings import Training
-    from fewshot_cli.engine.meta.smat.loss import FeaturedTask
     from fewshot_cli.engine.meta.task_source import TaskSource
     from fewshot_cli.engine.meta.validation import TaskLearner
     from fewshot_cli.engine.model.backbone import Backbone
@@ -49,7 +49,7 @@ class Dense(MetaMethod):
         from fewshot_cli.engine.data.rewards import last_matrix
         from fewshot_cli.engine.meta.episodes import EpisodeDescent, EpisodeTrainer
         from fewshot_cli.engine.meta.practice_task import MetaLoss
-        from fewshot_cli.engine.model.flat_params import gradient_of
+        from fewshot_cli.engine.params import gradient_of
         from fewshot_cli.engine.train.optimiser import Group, add_gradients
 
         compared = last_matrix(source.backbone.params)

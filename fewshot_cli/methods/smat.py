@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     import torch
 
     from fewshot_cli.engine.meta.episodes import TaskStep
+    from fewshot_cli.engine.meta.featured_task import FeaturedTask
     from fewshot_cli.engine.meta.loop import Trainer
     from fewshot_cli.engine.meta.practice_task import MetaLoss
     from fewshot_cli.engine.meta.settings import Training
     from fewshot_cli.engine.meta.smat.fast_path import Choice as FastPathChoice
     from fewshot_cli.engine.meta.smat.fast_path import FastPath
-    from fewshot_cli.engine.meta.smat.loss import FeaturedTask
+    from fewshot_cli.engine.meta.smat.flat_backbone import FlatBackbone
     from fewshot_cli.engine.meta.task_source import TaskSource
     from fewshot_cli.engine.meta.validation import TaskLearner
     from fewshot_cli.engine.model.backbone import Backbone
-    from fewshot_cli.engine.model.flat_params import FlatBackbone
     from fewshot_cli.engine.model.passes import Passes
     from fewshot_cli.engine.params import Params
     from fewshot_cli.engine.train.optimiser import Group
@@ -82,9 +82,9 @@ class SMAT(SMATSettings, MetaMethod):
         import torch
 
         from fewshot_cli.engine.delta.masks import largest
+        from fewshot_cli.engine.meta.smat.flat_backbone import FlatBackbone
         from fewshot_cli.engine.meta.smat.gates import fixed_logits
         from fewshot_cli.engine.meta.smat.loss import LOGITS, start_bank
-        from fewshot_cli.engine.model.flat_params import FlatBackbone
 
         net = FlatBackbone.of(backbone)
         bank = start_bank(net, self, seed)
@@ -102,9 +102,10 @@ class SMAT(SMATSettings, MetaMethod):
     def trainer(self, bank: Params, source: TaskSource, training: Training) -> Trainer:
         from fewshot_cli.engine.data.rewards import last_matrix
         from fewshot_cli.engine.meta.episodes import EpisodeDescent, EpisodeTrainer
+        from fewshot_cli.engine.meta.smat.flat_backbone import FlatBackbone
         from fewshot_cli.engine.meta.smat.gates import clamp_logits_
         from fewshot_cli.engine.meta.smat.loss import DELTA, LOGITS, passed
-        from fewshot_cli.engine.model.flat_params import FlatBackbone, gradient_of
+        from fewshot_cli.engine.params import gradient_of
 
         net = FlatBackbone.of(source.backbone, source.precision)
         compared = net.layout.slices[last_matrix(source.backbone.params)]
@@ -157,8 +158,8 @@ class SMAT(SMATSettings, MetaMethod):
 
     def learner(self, bank: Params, passes: Passes, tasks: int) -> TaskLearner:
         from fewshot_cli.engine.meta.smat.expert_mixer import ExpertMixer
+        from fewshot_cli.engine.meta.smat.flat_backbone import FlatBackbone
         from fewshot_cli.engine.meta.validation import prototypes_under
-        from fewshot_cli.engine.model.flat_params import FlatBackbone
 
         mixer, temperature = ExpertMixer.of(bank, self), self.temperature(tasks)
         net = FlatBackbone.of(passes.backbone)

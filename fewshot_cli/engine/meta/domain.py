@@ -13,8 +13,8 @@ from fewshot_cli.engine.data.crops import draw_views
 from fewshot_cli.engine.data.episode import Pool
 from fewshot_cli.engine.data.episode_samplers import AnyProtocol
 from fewshot_cli.engine.meta.drawn_task import DrawnTask
+from fewshot_cli.engine.meta.featured_task import FeaturedTask
 from fewshot_cli.engine.meta.settings import LARGEST_SHARE, Views
-from fewshot_cli.engine.meta.smat.loss import FeaturedTask
 from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.engine.rng import Draws
 from fewshot_cli.errors import FewshotError

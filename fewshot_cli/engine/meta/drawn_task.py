@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fewshot_cli.engine.data.crops import Views, viewed
 from fewshot_cli.engine.device import pinned
-from fewshot_cli.engine.meta.smat.loss import FeaturedTask
+from fewshot_cli.engine.meta.featured_task import FeaturedTask
 from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.engine.params import Params
 

@@ -18,9 +18,9 @@ from fewshot_cli.engine.data.rewards import alignment
 from fewshot_cli.engine.distributed import Processes
 from fewshot_cli.engine.meta.domain import Domain
 from fewshot_cli.engine.meta.drawn_task import Ahead, DrawnTask
+from fewshot_cli.engine.meta.featured_task import FeaturedTask
 from fewshot_cli.engine.meta.practice_task import MetaLoss, Practised
 from fewshot_cli.engine.meta.settings import Training
-from fewshot_cli.engine.meta.smat.loss import FeaturedTask
 from fewshot_cli.engine.meta.task_source import TaskSource
 from fewshot_cli.engine.meta.validation import VALIDATION_SEED
 from fewshot_cli.engine.params import Params

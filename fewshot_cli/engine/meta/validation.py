@@ -9,8 +9,8 @@ from torch import Tensor
 
 from fewshot_cli.engine.head.linear import class_means, cosine_head
 from fewshot_cli.engine.meta.domain import Domain
+from fewshot_cli.engine.meta.featured_task import FeaturedTask
 from fewshot_cli.engine.meta.settings import Training, Validation
-from fewshot_cli.engine.meta.smat.loss import FeaturedTask
 from fewshot_cli.engine.meta.task_source import TaskSource
 from fewshot_cli.engine.model.passes import Passes
 from fewshot_cli.engine.params import Params

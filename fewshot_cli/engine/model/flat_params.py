@@ -1,7 +1,7 @@
 """All parameters of a backbone as one flat vector, and back: what works on every weight alike works on one tensor."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from math import prod
@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 
 from fewshot_cli.engine.delta.change import Sparse
-from fewshot_cli.engine.model.backbone import Backbone
-from fewshot_cli.engine.model.passes import Passes, features_in_chunks
 from fewshot_cli.engine.params import Params
 
 
@@ -65,38 +63,3 @@ class Layout:
             if len(positions):
                 changes[name] = Sparse(shape, positions, part[positions])
         return changes
-
-
-@dataclass(frozen=True)
-class FlatBackbone:
-    """A backbone whose weights are one vector: `base` `(size,)` are its own.
-
-    With `precision` torch.bfloat16 its passes are done under autocast, and only they. A `chunk` has so many images go
-    through at once, and spares memory at the cost of time.
-    """
-
-    backbone: Backbone
-    layout: Layout
-    base: Tensor = field(repr=False)
-    precision: torch.dtype = torch.float32
-    chunk: int | None = None
-
-    @classmethod
-    def of(cls, backbone: Backbone, precision: torch.dtype = torch.float32) -> "FlatBackbone":
-        layout = Layout.of(backbone.params)
-        return cls(backbone, layout, layout.flatten(backbone.params), precision)
-
-    def features(self, images: Tensor, weights: Tensor) -> Tensor:
-        """Features `(n, dim)` of normalised images under the flat weights `(size,)`, differentiable in both."""
-        return features_in_chunks(self.passes, images, self.layout.views(weights), self.chunk)
-
-    @property
-    def passes(self) -> Passes:
-        """The backbone in this precision, for weights by name."""
-        return Passes(self.backbone, self.precision)
-
-
-def gradient_of(values: Tensor) -> Tensor:
-    """The gradient that has come together; there must be one."""
-    assert values.grad is not None
-    return values.grad

@@ -14,6 +14,7 @@ from fewshot_cli.engine.data.episode_samplers import Fixed
 from fewshot_cli.engine.data.preprocessing import Preprocessing
 from fewshot_cli.engine.meta import prototype_loss as meta_losses
 from fewshot_cli.engine.meta.domain import Domain
+from fewshot_cli.engine.meta.featured_task import FeaturedTask
 from fewshot_cli.engine.meta.prototype_loss import (
     SCALE,
     Task,
@@ -27,7 +28,6 @@ from fewshot_cli.engine.meta.prototype_loss import (
     weights_of,
 )
 from fewshot_cli.engine.meta.settings import InnerLoop, Training
-from fewshot_cli.engine.meta.smat.loss import FeaturedTask
 from fewshot_cli.engine.meta.task_source import TaskSource
 from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.methods.dense import FOMAML, Dense

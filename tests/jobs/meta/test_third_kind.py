@@ -15,7 +15,7 @@ from fewshot_cli.engine.head.ridge import regression
 from fewshot_cli.engine.meta.episodes import EpisodeDescent, EpisodeTrainer
 from fewshot_cli.engine.meta.loop import Practice
 from fewshot_cli.engine.meta.practice_task import MetaLoss
-from fewshot_cli.engine.model.flat_params import gradient_of
+from fewshot_cli.engine.params import gradient_of
 from fewshot_cli.engine.train.optimiser import Group
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.bank import read_bank

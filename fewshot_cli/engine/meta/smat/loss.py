@@ -19,42 +19,19 @@ from torch import Tensor
 from torch.autograd import grad
 from torch.autograd.function import once_differentiable
 
-from fewshot_cli.engine.adaptation import Task
 from fewshot_cli.engine.head.linear import class_means, cosine_head
+from fewshot_cli.engine.meta.featured_task import PADDING, FeaturedTask
 from fewshot_cli.engine.meta.settings import SMATSettings
 from fewshot_cli.engine.meta.smat import gates as experts
+from fewshot_cli.engine.meta.smat.flat_backbone import FlatBackbone
 from fewshot_cli.engine.meta.smat.gates import IN_CHUNKS, Passes, interpolate, start_logits
 from fewshot_cli.engine.meta.smat.router import Noise, Routing, is_state, power_iterated, route, start_router
-from fewshot_cli.engine.model.flat_params import FlatBackbone
 from fewshot_cli.engine.params import Params
 
 DELTA, LOGITS, MULTIPLIERS, ROUTER = "delta", "logits", "multipliers", "router."
 """The names in a bank: `(size,)`, `(experts, size)`, `(experts,)`, and what those of the router begin with."""
 
-PADDING = -100
-"""The label of an image that only fills a task up to a size; torch's cross-entropy leaves it out."""
 _ABSENT = -1e30  # the logit of a class that isn't there: probability 0, and unlike −∞ no 0 · ∞ in a KL divergence
-
-
-@dataclass(frozen=True, eq=False)
-class FeaturedTask(Task):
-    """An episode with the frozen backbone's features `(n, dim)` of its images.
-
-    They take no part in the gradient, so they may come from a cache. An image with the label PADDING counts nowhere,
-    nor does a class without an image in the support set: see `buckets.padded`.
-    """
-
-    support_features: Tensor
-    query_features: Tensor
-
-    @property
-    def classes(self) -> Tensor:
-        """Which of the `way` classes are there, `(way,)`."""
-        return (self.support_labels.unsqueeze(1) == torch.arange(self.way, device=self.support_labels.device)).any(0)
-
-    @property
-    def frozen_prototypes(self) -> Tensor:
-        return class_means(self.support_features, self.support_labels, self.way)
 
 
 @dataclass(frozen=True)

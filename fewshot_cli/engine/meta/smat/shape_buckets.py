@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_cli.engine.meta.smat.loss import PADDING, FeaturedTask
+from fewshot_cli.engine.meta.featured_task import PADDING, FeaturedTask
 
 SMALLEST = 16  # images
 CLASSES = 64

@@ -9,13 +9,14 @@ from torch import Tensor
 from torch.autograd import grad
 
 from fewshot_cli.engine.device import release_memory, sent
+from fewshot_cli.engine.meta.featured_task import FeaturedTask
 from fewshot_cli.engine.meta.settings import SMATSettings
 from fewshot_cli.engine.meta.smat.fast_path import STEPS_WITHIN, FastPath, check_near, reason
+from fewshot_cli.engine.meta.smat.flat_backbone import FlatBackbone
 from fewshot_cli.engine.meta.smat.gates import IN_CHUNKS
-from fewshot_cli.engine.meta.smat.loss import DELTA, LOGITS, FeaturedTask, SMATLoss, smat_loss
+from fewshot_cli.engine.meta.smat.loss import DELTA, LOGITS, SMATLoss, smat_loss
 from fewshot_cli.engine.meta.smat.router import Routing, logistic_noise
 from fewshot_cli.engine.meta.smat.shape_buckets import Bucket, bucket_of, padded
-from fewshot_cli.engine.model.flat_params import FlatBackbone
 from fewshot_cli.engine.params import Params
 from fewshot_cli.engine.train.cuda_graphs import KEPT, Captured
 from fewshot_cli.engine.train.optimiser import add_gradients

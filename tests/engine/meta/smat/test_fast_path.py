@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from fewshot_cli.engine.meta.featured_task import FeaturedTask
 from fewshot_cli.engine.meta.settings import SMATSettings
 from fewshot_cli.engine.meta.smat import fast_path as module
 from fewshot_cli.engine.meta.smat.fast_path import FastPath, Fault, available, check_near, fast_path
+from fewshot_cli.engine.meta.smat.flat_backbone import FlatBackbone
 from fewshot_cli.engine.meta.smat.gates import InChunks
-from fewshot_cli.engine.meta.smat.loss import DELTA, LOGITS, MULTIPLIERS, FeaturedTask, start_bank, trained
+from fewshot_cli.engine.meta.smat.loss import DELTA, LOGITS, MULTIPLIERS, start_bank, trained
 from fewshot_cli.engine.meta.smat.step import SMATStep
-from fewshot_cli.engine.model.flat_params import FlatBackbone
 from fewshot_cli.engine.params import Params
 from fewshot_cli.errors import FewshotError
 
