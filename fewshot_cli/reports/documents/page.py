@@ -61,12 +61,16 @@ def bank_page(report: dict[str, Any]) -> str:
 
 
 def _page(template: str, **content: Any) -> str:
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
 
-    pages = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    pages = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     pages.filters["capitalize_first"] = lambda text: text[:1].upper() + text[1:]
-    css, page = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", template))
-    return pages.from_string(page).render(css=css, as_yaml=_as_yaml, **content)
+    pages.globals["name"] = Markup("<bdi>{}</bdi>").format  # whatever way its letters run, it turns none around it
+    css = (HERE / "page.css").read_text(encoding="utf-8")
+    return pages.get_template(template).render(css=css, as_yaml=_as_yaml, **content)
 
 
 def answer(result: ComparisonResult) -> str:
