@@ -12,14 +12,14 @@ from fewshot_cli.results import AskedFile, DoctorResult, Prediction, PredictResu
 
 KEYS = {
     "AdaptResult": "seed backbone method head classes images per_class skipped left_out folder file bytes graft "
-    "support_bytes transductive density bank pruning seconds expected_accuracy max_abs_diff values device recipe data "
-    "versions",
-    "PredictResult": "file backbone classes images unread transductive predictions files seconds",
+    "support_bytes transductive density bank pruning seconds expected_accuracy doubts max_abs_diff values device recipe "
+    "data versions",
+    "PredictResult": "file backbone classes images unread transductive predictions files sorted_into seconds",
     "EvalResult": "file sha256 folder backbone method transductive classes images skipped accuracy low high n "
     "learned_from balanced_accuracy per_class confusion ece expected_accuracy data versions seconds",
-    "DoctorResult": "folder classes images left_out counts findings",
+    "DoctorResult": "folder classes images left_out counts findings learned not_learned",
     "DemoResult": "folder recipe adapt eval predict",
-    "Prediction": "path label probability top error file",
+    "Prediction": "path label probability top error file probabilities copy",
     "Problem": "path class kind severity problem remedy other",
     "Pruning": "density density_before accuracy accuracy_before",
     "RoundingCost": "stored head max_abs_diff top1_agreement accuracy accuracy_before",
