@@ -1,7 +1,7 @@
 """The result of `meta-tune`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from fewshot_cli.results.base import LEFT_OUT_IF_NONE, Result
@@ -66,13 +66,16 @@ class MetaTuneResult(Result):
     recipe: Mapping[str, Any]
     data: Mapping[str, str]
     versions: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+    """What the run remarked on its way, as that a fast path was left."""
 
 
 def read_meta_tune(report: Mapping[str, Any]) -> MetaTuneResult:
     """The result that a report says, as in the record of a run. Raises KeyError or TypeError where it is none."""
-    facts = {key: value for key, value in report.items() if key != "command"}
+    facts = {each.name: report[each.name] for each in fields(MetaTuneResult) if each.name in report}
     typed: dict[str, Any] = {
         "epochs": tuple(Epoch(**epoch) for epoch in facts["epochs"]),
+        "notes": tuple(facts.get("notes", ())),
         "datasets": {name: Validated(**found) for name, found in facts["datasets"].items()},
         "domains": {name: DomainSize(**found) for name, found in facts["domains"].items()},
     }

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
@@ -12,8 +13,8 @@ from fewshot_cli.results import AskedFile, DoctorResult, Prediction, PredictResu
 
 KEYS = {
     "AdaptResult": "seed backbone method head classes images per_class skipped left_out folder file bytes graft "
-    "support_bytes transductive density bank pruning seconds expected_accuracy doubts max_abs_diff values device recipe "
-    "data versions",
+    "support_bytes transductive density bank pruning seconds expected_accuracy doubts max_abs_diff values device "
+    "recipe data versions",
     "PredictResult": "file backbone classes images unread transductive predictions files sorted_into seconds",
     "EvalResult": "file sha256 folder backbone method transductive classes images skipped accuracy low high n "
     "learned_from balanced_accuracy per_class confusion ece expected_accuracy data versions seconds",
@@ -73,3 +74,19 @@ def test_results_are_read_without_anything_heavy():
     code = f"import sys, fewshot_cli.results; print(sorted(set({heavy}) & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert found.stdout == "[]\n"
+
+
+def test_records_of_earlier_runs_are_still_read():
+    """Of comparisons and of meta-tuning, as benchmarks/results keeps them; what they say comes out as it went in."""
+    kinds = set()
+    for path in sorted((Path(__file__).parents[2] / "benchmarks" / "results").glob("*.run.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record.get("command") == "meta-tune":
+            assert results.read_meta_tune(record).report()["epochs"] == record["epochs"]
+        elif record.get("command") == "eval" and "pairs" in record:
+            report = results.read_comparison(record).report()
+            assert (report["methods"], report["pairs"]) == (record["methods"], record["pairs"])
+        else:
+            continue
+        kinds.add(record["command"])
+    assert kinds == {"eval", "meta-tune"}
