@@ -164,9 +164,9 @@ of that is on unseen textures, which all ways lose while they practise, SMAT lea
 behind SMAT until 2,000 tasks; after that neither is ahead of the other by more than a point.
 
 **What was not.** The published lead of 1.3 points on unseen domains begins after 10,000 tasks, twice as many. Dense
-does fall here, sooner, and SMAT falls with it. Everything is of one seed, and a curve moves by up to two points between two
-of its points, since the rate stays high; the intervals are over test tasks only. Rates are those that were best in 600
-tasks at 112 px under a cosine; only dense has two. The first 500 tasks of each way, 1,000 of dense-1e-3 and none of
+does fall here, sooner, and SMAT falls with it. Everything is of one seed, and a curve moves by up to two points between
+two of its points, since the rate stays high; the intervals are over test tasks only. Rates are those that were best in
+600 tasks at 112 px under a cosine; only dense has two. The first 500 tasks of each way, 1,000 of dense-1e-3 and none of
 dense-3e-4, were done in float32, the rest with passes in bfloat16.
 
 ### Twelve source domains in place of five
