@@ -67,6 +67,11 @@ def predict(
     with 3. Of several delta files, which must be on one base, each gives its row. In a CSV file, text
     that a spreadsheet would take for a formula gets an apostrophe in front.
     """
+    if not paths and watch is None:
+        raise FewshotError(
+            "There is no PATH of images to label.",
+            "Name images, or folders of images, after the delta file; `fewshot predict --help` says more.",
+        )
     early.check_device(device)
     early.check_weights(weights)
     early.check_delta_files([file])

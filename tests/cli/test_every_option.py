@@ -188,7 +188,7 @@ EXPECTED: dict[str, dict[str, Expectation]] = {
     },
     "import": {
         "--output": Changes("-o x.fewshot"),
-        "--backbone": Refused("--backbone no_such_net", "--backbone"),
+        "--backbone": Refused("--backbone no_such_net", "no_such_net"),
         "--classes": Changes("--classes x,y,z"),
         "--image-size": Changes("--image-size 48"),
         "--values": Changes("--values float32"),

@@ -13,7 +13,7 @@ import typer
 from fewshot_cli.cli.main import app
 from fewshot_cli.cli.outputs import OUTPUTS, PATHS_AS_TEXT
 
-READ = {"folder", "file", "files", "paths", "data", "validate", "weights", "bank", "check", "images", "listed"}
+READ = {"folder", "file", "files", "paths", "data", "validate", "weights", "bank", "check", "images", "listed", "watch"}
 """The parameters with the type of a path that are read."""
 
 

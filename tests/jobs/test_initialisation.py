@@ -92,8 +92,8 @@ def test_a_file_made_from_a_bank_is_complete_on_the_original_base(
 def test_a_file_made_from_a_bank_is_exported_like_any_other(banks, drawn, tmp_path, learn, source):
     learn(drawn, tmp_path / "x.fewshot", "ridge", bank=banks["experts"])
     output = tmp_path / "x.safetensors"
-    report = export(tmp_path / "x.fewshot", output, "safetensors", None, source, CPU, Unseen())
-    assert report["top1_agreement"] == 1
+    report = export(tmp_path / "x.fewshot", output, "safetensors", None, Means(source, CPU, NoCache(), Unseen()))
+    assert report.top1_agreement == 1
 
 
 @every_kind

@@ -9,12 +9,14 @@ from safetensors.torch import load_file, save_file
 from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.formats.delta.file import read_delta_file, write_delta_file
 from fewshot_cli.formats.delta.sections import KeptGraft
+from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.interop.export import export
 from fewshot_cli.jobs.models import load_model
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.jobs.share.compose import How, compose
 from fewshot_cli.jobs.share.describe import inspect
 from fewshot_cli.jobs.share.verify import verify
+from fewshot_cli.storage.feature_cache import NoCache
 
 CPU = torch.device("cpu")
 QUICK = ("method.tuning.optim.steps=2", "method.tuning.optim.lr=0.01")
@@ -65,14 +67,14 @@ def test_a_graft_is_not_merged_and_the_reason_is_given(grafted, tmp_path, source
     if format_ == "peft":
         pytest.importorskip("peft")
     with pytest.raises(FewshotError, match="each token chooses its own adapter") as caught:
-        export(grafted, tmp_path / "out", format_, None, source, CPU, Unseen())
+        export(grafted, tmp_path / "out", format_, None, Means(source, CPU, NoCache(), Unseen()))
     assert "onnx" in caught.value.hint
     assert not (tmp_path / "out").exists()
 
 
 def test_a_graft_goes_to_onnx(grafted, tmp_path, source, unseen):
     pytest.importorskip("onnxruntime")
-    report = export(grafted, tmp_path / "out.onnx", "onnx", unseen, source, CPU, Unseen())
+    report = export(grafted, tmp_path / "out.onnx", "onnx", unseen, Means(source, CPU, NoCache(), Unseen())).report()
     assert report["top1_agreement"] == 1
     assert report["max_abs_diff"] < 1e-3
 
@@ -80,10 +82,12 @@ def test_a_graft_goes_to_onnx(grafted, tmp_path, source, unseen):
 def test_a_map_of_features_is_not_merged_and_goes_without(drawn, tmp_path, learn, source):
     learn(drawn, tmp_path / "map.fewshot", "tsa", *QUICK)
     with pytest.raises(FewshotError, match=r"method\.map=false"):
-        export(tmp_path / "map.fewshot", tmp_path / "out", "safetensors", None, source, CPU, Unseen())
+        export(tmp_path / "map.fewshot", tmp_path / "out", "safetensors", None, Means(source, CPU, NoCache(), Unseen()))
     learn(drawn, tmp_path / "none.fewshot", "tsa", *QUICK, "method.map=false")
     assert version(tmp_path / "none.fewshot") == "2"
-    assert export(tmp_path / "none.fewshot", tmp_path / "out", "safetensors", None, source, CPU, Unseen())["bytes"]
+    assert export(
+        tmp_path / "none.fewshot", tmp_path / "out", "safetensors", None, Means(source, CPU, NoCache(), Unseen())
+    ).bytes
 
 
 @pytest.mark.parametrize("which", ["grafted", "transductive"])
@@ -127,7 +131,7 @@ def test_a_transductive_file_holds_the_support_set_and_says_so(transductive, sou
 @pytest.mark.parametrize("format_", ["safetensors", "onnx"])
 def test_a_transductive_head_is_not_exported(transductive, tmp_path, source, format_):
     with pytest.raises(FewshotError, match="transductive"):
-        export(transductive, tmp_path / "out", format_, None, source, CPU, Unseen())
+        export(transductive, tmp_path / "out", format_, None, Means(source, CPU, NoCache(), Unseen()))
 
 
 def test_a_transductive_head_is_evaluated_on_all_pictures_at_once(transductive, evaluate, unseen, predict):
