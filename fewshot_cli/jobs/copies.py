@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from fewshot_cli.engine.adaptation import Chosen
+from fewshot_cli.errors import FewshotError
 
 if TYPE_CHECKING:
     from fewshot_cli.jobs.data import Data
@@ -48,6 +49,31 @@ def apart(parts: Sequence["Data"], query: str | None) -> tuple[list["Data"], lis
         left_out += [{"path": part.names[i], "reason": f"a copy of a picture in {other}"} for i, other in left.items()]
         kept.append(_without(part, left) if left else part)
     return kept, left_out
+
+
+def unasked(parts: Sequence["Data"], validation: Sequence["Data"]) -> tuple[list["Data"], list[str]]:
+    """The data sets to practise on without the pictures that are validated on, and a sentence for each that loses any.
+
+    Raises FewshotError where a class would lose all its pictures.
+    """
+    asked = {content: part.dataset.name for part in validation for content in part.contents}
+    kept, told = [], []
+    for part in parts:
+        left = {place: asked[content] for place, content in enumerate(part.contents) if content in asked}
+        kept.append(_without(part, left) if left else part)
+        for label in sorted({int(part.labels[place]) for place in left} - set(kept[-1].labels.tolist())):
+            raise FewshotError(
+                f"Every picture of {part.dataset.classes[label]} in {part.dataset.name} is also in --validate.",
+                "Give --validate other pictures, or leave it out: then a part of each data set is kept for it.",
+            )
+        if left:
+            place, other = next(iter(left.items()))
+            count = "1 picture is" if len(left) == 1 else f"{len(left)} pictures are"
+            told.append(
+                f"{part.dataset.name}: {count} validated on, too, and not practised on, "
+                f"such as {part.names[place]}, which is in {other}."
+            )
+    return kept, told
 
 
 def _without(part: "Data", left: dict[int, str]) -> "Data":

@@ -11,6 +11,7 @@ from fewshot_cli.engine.meta.task_source import TaskSource
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.checkpoint import checkpoint_path
 from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.copies import unasked
 from fewshot_cli.jobs.data import load_data
 from fewshot_cli.jobs.graceful_stop import Interrupts
 from fewshot_cli.jobs.meta.checkpoints import check_resumable, circumstances_of, restore, save, what_is_asked
@@ -48,6 +49,9 @@ def meta_tune(recipe: MetaRecipe, material: Material, output: Output, seed: int,
     backbone = load_backbone(recipe.backbone, means.source, recipe.image_size, means.device)
     data = [load_data(each, backbone, means.cache, True, means.progress) for each in material.datasets]
     kept = [load_data(each, backbone, means.cache, True, means.progress) for each in material.validation]
+    data, left_out = unasked(data, kept)
+    for sentence in left_out:
+        notes.take(sentence)
     source = task_source(recipe, backbone, data, kept, seed, means, how)
     run = _Run(recipe, source, output, what_is_asked(recipe, backbone, data, kept, seed), means, notes)
     try:

@@ -442,6 +442,16 @@ def test_what_the_run_would_not_heed_is_refused(tune, sets):
         tune("dense", "training.sampler.name=exp3", data=sets / "day")
 
 
+def test_what_is_validated_on_is_not_practised_on(tune, sets, tmp_path):
+    with pytest.raises(FewshotError, match=r"Every picture of \w+ in day is also in --validate"):
+        tune("dense", data=sets / "day", validation=sets / "day")
+    both = shutil.copytree(sets / "night", tmp_path / "both")
+    one = sorted((sets / "day").rglob("*.*"))[0]
+    shutil.copy(one, both / one.parent.name / f"again {one.name}")
+    (note,) = tune("dense", data=sets / "day", validation=both)["notes"]
+    assert note.startswith("day: 1 picture is validated on, too") and one.name in note and "in both" in note
+
+
 def test_a_checkpoint_of_another_version_is_no_traceback(tune, stop, monkeypatch):
     stop(3)
     with pytest.raises(KeyboardInterrupt):
