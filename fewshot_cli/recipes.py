@@ -138,9 +138,10 @@ class MetaRecipe(Settings):
 DEFAULT_FOLDS = 5
 
 
-def folds_asked(recipe: Recipe, folds: int | None) -> int:
+def folds_asked(recipe: Recipe, folds: int | None, kind_of_bank: str | None = None) -> int:
     """In how many folds the accuracy of what the recipe learns is estimated; `folds` None takes the default.
 
+    A dense bank only moves the backbone, so that a formula stays one; others are learned from anew in every fold.
     Raises FewshotError where a number would do nothing, or leave nothing to learn from.
     """
     if folds == 1:
@@ -148,7 +149,7 @@ def folds_asked(recipe: Recipe, folds: int | None) -> int:
             "--folds 1 leaves nothing to learn from: the one fold is all images.",
             "Give 2 or more, or 0 for no estimate.",
         )
-    if folds is not None and recipe.learner.closed_form is not None and recipe.bank is None:
+    if folds is not None and recipe.learner.closed_form is not None and kind_of_bank in (None, "dense"):
         raise FewshotError(
             f"--folds is of methods that train: the estimate of {recipe.method_name} is exact, each image left out "
             "once.",

@@ -11,6 +11,7 @@ from fewshot_cli.api.asked import AnyPath, Settings, changes_of, means_of, recip
 from fewshot_cli.api.classifier import Classifier
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.delta.rounding import Values
+from fewshot_cli.formats.kinds import kind_of_bank
 from fewshot_cli.images.sources.dataset import Dataset, read_datasets
 from fewshot_cli.images.sources.in_memory import Labelled, Picture, labelled_pictures
 from fewshot_cli.jobs.benchmark.protocols import protocols
@@ -68,7 +69,9 @@ def adapt(
     'house'
     """
     what = recipe_of(recipe, set, backbone, image_size, bank, density)
-    how = AdaptSettings(what, seed, folds_asked(what, folds), values, keep_support)
+    how = AdaptSettings(
+        what, seed, folds_asked(what, folds, kind_of_bank(Path(what.bank)) if what.bank else None), values, keep_support
+    )
     labelled = labelled_pictures(images)
     means = means_of(weights, device, offline, no_cache)
     starts = Starts(means.source, means.device)

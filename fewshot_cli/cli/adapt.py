@@ -114,11 +114,11 @@ def adapt(
         density=density,
         template=template,
     )
-    asked = folds_asked(what, folds)
+    early.check_banks([Path(what.bank)] if what.bank else [])
+    asked = folds_asked(what, folds, early.kind_of_bank(what.bank))
     early.check_backbone(what.backbone)
     if folder is not None:
         early.check_labelled(folder)
-    early.check_banks([Path(what.bank)] if what.bank else [])
     progress = options.start(quiet, offline)
     means = options.means(weights, offline, device, no_cache, progress)
     from fewshot_cli.cli.terminal import show

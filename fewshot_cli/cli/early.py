@@ -97,6 +97,13 @@ def check_banks(paths: Iterable[Path]) -> None:
         check_kind(path, BANK, BANK.readable)
 
 
+def kind_of_bank(path: str | None) -> str | None:
+    """What a bank holds, as its header says; None where none is given."""
+    from fewshot_cli.formats.kinds import kind_of_bank
+
+    return kind_of_bank(Path(path)) if path else None
+
+
 def check_outputs(paths: Iterable[Path | None]) -> None:
     """Raises FewshotError for the first of those given that can't be written."""
     from fewshot_cli.storage.atomic import check_writable

@@ -64,6 +64,18 @@ def format_of(path: Path) -> str:
     return metadata_of(path).get("format", "")
 
 
+def kind_of_bank(path: Path) -> str | None:
+    """What a bank's header says that it holds ("dense", "experts", ...); None for what is no bank."""
+    metadata = metadata_of(path)
+    if metadata.get("format") != BANK.format:
+        return None
+    try:
+        kind = strict_json(metadata["header"])["kind"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return kind if isinstance(kind, str) else None
+
+
 def check_safetensors(path: Path) -> None:
     """Raises FewshotError where there is no such file of weights, or its header isn't that of a safetensors file."""
     if not path.is_file():

@@ -28,6 +28,12 @@ def test_adapt_from_a_bank_needs_no_backbone_and_takes_prototypes(fewshot, drawn
     assert len(found["predictions"]) == 9
 
 
+def test_folds_of_a_formula_on_a_dense_bank_are_refused(fewshot, drawn, weights, banks, tmp_path):
+    """Such a bank moves the backbone and nothing else, so that its estimate leaves out one image at a time."""
+    result = fewshot("adapt", drawn, "-o", tmp_path / "x.fewshot", "--bank", banks["dense"], "--folds", 2)
+    assert result.exit_code == 2 and "--folds is of methods that train" in result.stderr
+
+
 def test_every_recipe_is_asked_on_the_frozen_backbone_and_on_each_bank(fewshot, drawn, weights, banks, tmp_path):
     run = tmp_path / "run.json"
     common = ["eval", "protonet", "ridge", "--data", drawn, *SMALL, "--weights", weights, "-o", run]
