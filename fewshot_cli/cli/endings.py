@@ -1,6 +1,7 @@
 """How a command ends that does not end well: one message, and an exit code that scripts can tell apart."""
 
 import os
+import select
 import signal
 import sys
 import threading
@@ -8,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 from fewshot_cli.cli.outputs import OUTPUTS
 from fewshot_cli.errors import FewshotError, Terminated
@@ -79,11 +80,26 @@ def is_unheard() -> bool:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
+            left = _has_no_reader(stream)
         except BrokenPipeError:
+            left = True
+        if left:
             gone = True
             with suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     return gone
+
+
+def _has_no_reader(stream: TextIO) -> bool:
+    """Whether a stream is a pipe that nobody reads: without a buffer, as with PYTHONUNBUFFERED, a flush can't tell."""
+    if not hasattr(select, "poll"):
+        return False
+    try:
+        polled = select.poll()
+        polled.register(stream.fileno(), select.POLLOUT)
+        return any(event & select.POLLERR for _, event in polled.poll(0))
+    except (OSError, ValueError):
+        return False
 
 
 def without_memory(error: BaseException) -> FewshotError | None:

@@ -3,7 +3,6 @@
 Only the command that is asked for is imported and built.
 """
 
-import contextlib
 import os
 import sys
 from collections.abc import Iterable
@@ -98,8 +97,12 @@ def main() -> None:
     is_known = words[:1] != [] and words[0] in COMMANDS and "_FEWSHOT_COMPLETE" not in os.environ
     app = application((words[0],) if is_known else () if words == ["--version"] else tuple(COMMANDS))
     if "--help" in words:
-        with contextlib.suppress(BrokenPipeError):  # whoever reads it has seen enough
+        try:
             print(_help(app, words), flush=True)
+        except BrokenPipeError:  # whoever reads it has seen enough
+            from fewshot_cli.cli.endings import is_unheard
+
+            is_unheard()
     elif words[:1] and words[0] in SPREAD:
         from fewshot_cli.cli.options import spread
 

@@ -2,6 +2,8 @@
 
 import io
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -88,6 +90,20 @@ def test_a_reader_of_messages_that_has_gone_is_no_error(process):
     )
     result = process("-c", code)
     assert result.stderr == "" and result.stdout == ""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such pipes")
+@pytest.mark.parametrize("words", [["recipes", "list"], ["recipes"], ["--help"], ["adapt", "--help"]], ids=" ".join)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_seen_enough_is_no_error(words, unbuffered):
+    """As in `fewshot recipes | head -1`, which closes the pipe early; with and without a buffer of Python's."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    command = [sys.executable, "-m", "fewshot_cli", *words]
+    ran = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, env=environment)
+    os.close(writer)
+    assert (ran.returncode, ran.stderr) == (0, "")
 
 
 def test_a_bug_of_ours_is_no_broken_connection(monkeypatch):
