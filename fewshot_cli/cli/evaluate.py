@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from fewshot_cli.jobs.progress import Progress
     from fewshot_cli.recipes import Recipe
 
-PANEL = "Recipes over many episodes"
-
 
 @options.command
 def evaluate(

@@ -35,6 +35,7 @@ def next_(
     early.check_device(device)
     early.check_weights(weights)
     early.check_delta_files([file])
+    early.check_there([folder])
     early.check_outputs([csv])
     progress = options.start(quiet, offline)
     means = options.means(weights, offline, device, no_cache, progress)

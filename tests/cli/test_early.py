@@ -138,6 +138,7 @@ def test_remembered_names_are_found_as_timm_finds_them(fewshot, pattern):
         (["adapt", "DRAWN", "-o", "x", "--recipe", "words"], "YAML"),
         (["predict", "words", "DRAWN"], "not a delta file"),
         (["predict", "FILE", "DRAWN", "--csv", "empty"], "is a folder"),
+        (["next", "FILE", "nowhere"], "There is no nowhere"),
         (["verify", "none"], "no delta file"),
         (["inspect", "words"], "not a delta file"),
         (["export", "none", "-o", "x", "--format", "onnx"], "no delta file"),

@@ -126,11 +126,6 @@ def mean_directions(features: Tensor, counts: Sequence[int]) -> Tensor:
     return F.normalize(torch.stack([rows.mean(0) for rows in of_each]), dim=1)
 
 
-def moves_text(delta: Mapping[str, object]) -> bool:
-    """Whether a delta changes the text tower."""
-    return any(name.startswith(TEXT) for name in delta)
-
-
 def image_params(backbone: Backbone) -> Params:
     """The parameters that features of pictures depend on: all, where there is one tower."""
     return backbone.image_params if isinstance(backbone, TwoTowers) else backbone.params
