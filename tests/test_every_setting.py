@@ -394,7 +394,7 @@ def practised(content: dict[str, Any], vit: Any, whole: dict[str, Domain]) -> An
     known = (0.5, 0.9, 0.7)
     chosen = best(known, training.validation), is_out_of_patience(known, training.validation)
     state = practice.trainer.sampler
-    sampler = state and (state.model_dump(exclude={"sampler"}), state.probabilities.tolist())
+    sampler = state and (state.model_dump(exclude={"sampler"}), state.probabilities)
     sizes = [len(domain.rows) for domain in source.domains]
     facts = dict(kept.settings), seen, asked, accuracies, chosen, sampler, practice.ends, sizes
     return list(tensors_in(kept)), facts

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationInfo
 class Settings(BaseModel):
     """Validated fields that never change: an unknown name in a recipe is an error, never ignored."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     @classmethod
     def idle(cls, value: Any, given: ValidationInfo, reason: str) -> Any:

@@ -1,12 +1,15 @@
 """How results look in a terminal: the pieces that the reports share."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
 
-from fewshot_cli.results import ExpectedAccuracy, Skipped
+if TYPE_CHECKING:
+    from fewshot_cli.results import ExpectedAccuracy, Skipped
 
 
 def facts(*rows: tuple[str, str | Text]) -> Table:

@@ -59,6 +59,15 @@ def test_what_needs_no_tensor_imports_none(words, watched):
     assert (code, heavy) == (0, []), output
 
 
+@pytest.mark.parametrize(
+    ("words", "code"), [(["check", "smat"], 0), (["check", "smat", "--set", "method.experts=0"], 2)], ids=str
+)
+def test_settings_are_checked_without_numpy(words, code, watched):
+    """Of what is weighty a recipe takes the library that checks it, and one that writes its answer."""
+    found, heavy, output = watched("recipes", *words, among=("numpy", "PIL", "jinja2", *HEAVY))
+    assert (found, heavy) == (code, []), output
+
+
 @pytest.mark.slow
 def test_names_of_backbones_are_remembered(watched):
     first = watched("backbones", "resnet50", "--json")

@@ -12,18 +12,21 @@ takes it up again goes on as if it had never stopped:
     state = resumed(state.model_dump_json())
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from itertools import accumulate
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import Field, TypeAdapter
 
-from fewshot_cli.engine.rng import Draws
 from fewshot_cli.engine.settings import Settings
 
-Floats: TypeAlias = npt.NDArray[np.float64]
+if TYPE_CHECKING:  # recipes are checked without NumPy
+    from fewshot_cli.engine.rng import Draws
+
+Floats: TypeAlias = tuple[float, ...]
 Reward: TypeAlias = Literal["cosine", "magnitude", "cosine and magnitude"]
 """How a domain's gradient is compared with the target's: see `rewards.alignment`."""
 
@@ -34,7 +37,7 @@ class Uniform(Settings):
     name: Literal["uniform"] = "uniform"
     reward: ClassVar[None] = None
 
-    def start(self, domains: int) -> "UniformState":
+    def start(self, domains: int) -> UniformState:
         return UniformState(domains=domains)
 
 
@@ -46,13 +49,13 @@ class UniformState(Settings):
     @property
     def probabilities(self) -> Floats:
         """How likely each domain is to come next, `(domains,)`."""
-        return np.full(self.domains, 1 / self.domains)
+        return (1 / self.domains,) * self.domains
 
-    def choose(self, draws: Draws) -> tuple[int, "UniformState"]:
+    def choose(self, draws: Draws) -> tuple[int, UniformState]:
         """The domain of the next episode, and the state after it was drawn."""
         return drawn(self.probabilities, draws), self
 
-    def update(self, rewards: Mapping[int, float]) -> "UniformState":
+    def update(self, rewards: Mapping[int, float]) -> UniformState:
         """The same state, whatever the rewards."""
         return self
 
@@ -72,7 +75,7 @@ class Exp3(Settings):
     softmax: bool = False
     """Whether domains are drawn from the softmax of the probabilities, as in the release."""
 
-    def start(self, domains: int) -> "Exp3State":
+    def start(self, domains: int) -> Exp3State:
         return Exp3State(sampler=self, totals=(0.0,) * domains, sharpness=1 / domains, exploration=1 / domains)
 
     def exploration(self, domains: int, turn: int) -> float:
@@ -98,20 +101,21 @@ class Exp3State(Settings):
     def policy(self) -> Floats:
         """π `(domains,)`: (1 - K ε_t) softmax(ε_{t-1} R) + ε_t."""
         exploited = 1 - len(self.totals) * self.exploration
-        return exploited * softmax(self.sharpness * np.array(self.totals)) + self.exploration
+        shares = softmax([self.sharpness * total for total in self.totals])
+        return tuple(exploited * share + self.exploration for share in shares)
 
     @property
     def probabilities(self) -> Floats:
         """How likely each domain is to come next, `(domains,)`."""
         return softmax(self.policy) if self.sampler.softmax else self.policy
 
-    def choose(self, draws: Draws) -> tuple[int, "Exp3State"]:
+    def choose(self, draws: Draws) -> tuple[int, Exp3State]:
         """The domain of the next episode, and the state after it was drawn."""
         return drawn(self.probabilities, draws), self.model_copy(update={"plays": self.plays + 1})
 
-    def update(self, rewards: Mapping[int, float]) -> "Exp3State":
+    def update(self, rewards: Mapping[int, float]) -> Exp3State:
         """The state after a step: `rewards` of the domains drawn since the last one, one for each however often."""
-        totals, policy = list(self.totals), self.policy.tolist()
+        totals, policy = list(self.totals), self.policy
         for domain, reward in rewards.items():
             totals[domain] += reward / policy[domain]
         turn = self.updates + 1 if self.sampler.turns == "updates" else 10 * self.plays + 1
@@ -140,7 +144,7 @@ class Ucb1(Settings):
     softmax: bool = False
     """Whether domains are drawn from the softmax of the choice, as in the release."""
 
-    def start(self, domains: int, alignments: Sequence[float] | None = None) -> "Ucb1State":
+    def start(self, domains: int, alignments: Sequence[float] | None = None) -> Ucb1State:
         """The state before the first episode; `alignments` are the domains' rewards where they were measured before.
 
         FLAD measures them. Without them each domain is drawn once before any is drawn twice.
@@ -168,17 +172,18 @@ class Ucb1State(Settings):
     @property
     def probabilities(self) -> Floats:
         """How likely each domain is to come next, `(domains,)`: 1 for the best, the first of equals."""
-        best = np.zeros(len(self.counts))
-        best[self.indices.argmax()] = 1.0
+        indices = self.indices
+        first = indices.index(max(indices))
+        best = tuple(float(i == first) for i in range(len(indices)))
         return softmax(best) if self.sampler.softmax else best
 
-    def choose(self, draws: Draws) -> tuple[int, "Ucb1State"]:
+    def choose(self, draws: Draws) -> tuple[int, Ucb1State]:
         """The domain of the next episode, and the state after it was drawn."""
         domain = drawn(self.probabilities, draws)
         counts = tuple(count + (i == domain) for i, count in enumerate(self.counts))
         return domain, self.model_copy(update={"counts": counts})
 
-    def update(self, rewards: Mapping[int, float]) -> "Ucb1State":
+    def update(self, rewards: Mapping[int, float]) -> Ucb1State:
         """The state after a step: `rewards` of the domains drawn since the last one, one for each however often."""
         means, share = list(self.means), self.sampler.smoothing
         for domain, reward in rewards.items():
@@ -199,20 +204,24 @@ def resumed(text: str) -> AnyState:
 
 def upper_bounds(means: Sequence[float], counts: Sequence[int], rounds: int) -> Floats:
     """mean + sqrt(2 ln N / n) for each arm of a bandit, N being `rounds`; infinite for one that was never played."""
-    with np.errstate(divide="ignore"):
-        unsure: Floats = np.sqrt(2 * math.log(max(rounds, 2)) / np.array(counts, np.float64))
-    return np.array(means) + unsure
+    width = 2 * math.log(max(rounds, 2))
+    return tuple(
+        mean + math.sqrt(width / count) if count else math.inf for mean, count in zip(means, counts, strict=True)
+    )
 
 
-def softmax(values: Floats) -> Floats:
+def softmax(values: Sequence[float]) -> Floats:
     """e^v over the sum of all e^v, however large the values."""
-    powers = np.exp(values - values.max())
-    shares: Floats = powers / powers.sum()
-    return shares
+    largest = max(values)
+    powers = [math.exp(value - largest) for value in values]
+    total = math.fsum(powers)
+    return tuple(power / total for power in powers)
 
 
-def drawn(probabilities: Floats, draws: Draws) -> int:
+def drawn(probabilities: Sequence[float], draws: Draws) -> int:
     """A number from 0 on, each with its probability."""
-    (share,) = draws.uniform(1)
-    number = int(np.searchsorted(np.cumsum(probabilities), share, side="right"))
-    return min(number, len(probabilities) - 1)  # they may sum to a little less than 1
+    (share,) = draws.uniform(1).tolist()
+    for number, reached in enumerate(accumulate(probabilities)):
+        if share < reached:
+            return number
+    return max(number for number, probability in enumerate(probabilities) if probability)  # they sum to just under 1

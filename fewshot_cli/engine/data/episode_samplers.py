@@ -1,20 +1,17 @@
-"""Episode protocols: how practice tasks are drawn from a pool of images.
+"""Episode protocols: the settings of each, what a pool must have, and the episodes that it draws.
 
-An episode is a pure function of protocol, pool, seed and index. Episode `index` stays what it is whatever was drawn
-before, and on every machine: see `draws`.
+This file imports no NumPy until an episode is drawn, so that a recipe is checked at once; see `episode_drawing`.
 """
+
+from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from fewshot_cli.engine.data.domain_pairs import PoolPlan, distinct, one_for_each, too_few
-from fewshot_cli.engine.data.episode import Episode, Pool, session
 from fewshot_cli.engine.data.feasibility import (
     Count,
     CountOrAll,
@@ -25,9 +22,11 @@ from fewshot_cli.engine.data.feasibility import (
     given,
     number,
 )
-from fewshot_cli.engine.rng import Draws, Numbers
 from fewshot_cli.engine.settings import Settings
 from fewshot_cli.errors import FewshotError
+
+if TYPE_CHECKING:
+    from fewshot_cli.engine.data.episode import Episode, Pool
 
 
 class Fixed(Settings):
@@ -43,13 +42,11 @@ class Fixed(Settings):
     queries: Count = 15
 
     def episode(self, pool: Pool, seed: int, index: int) -> Episode:
-        draws = Draws(seed, pool.name, index)
-        classes = _drawn_classes(draws, pool, self.way)
-        orders = [draws.shuffled(pool.by_class[c]) for c in classes]
-        # Support images from one end and queries from the other, so that the number of one leaves the other as it is.
-        support = [order[: self.shots] for order in orders]
-        query = [order[::-1][: self.queries] for order in orders]
-        return Episode(classes, (session(support, query),))
+        """Episode `index` of the pool."""
+        from fewshot_cli.engine.data import episode_drawing
+        from fewshot_cli.engine.rng import Draws
+
+        return episode_drawing.fixed(self, pool, Draws(seed, pool.name, index))
 
     def check(self, pool: Pool) -> None:
         """Raises FewshotError where `pool` has too few classes or images."""
@@ -59,18 +56,6 @@ class Fixed(Settings):
     def pools(self, names: Sequence[str], targets: Sequence[str] = ()) -> list[PoolPlan]:
         """A pool for each data set."""
         return one_for_each(names, targets, self.name)
-
-
-@dataclass(frozen=True, eq=False)
-class Amounts:
-    """How many images an episode takes: queries of every class, shots `(way,)` of each, and what was asked for in all.
-
-    The shots may add up to less than `asked`, as classes run out of images; they are never made up for.
-    """
-
-    queries: int
-    shots: Numbers
-    asked: int
 
 
 class MetaDataset(Settings):
@@ -100,7 +85,7 @@ class MetaDataset(Settings):
     """Whether to heed the nodes or superclasses of a pool."""
 
     @model_validator(mode="after")
-    def _ranges(self) -> "MetaDataset":
+    def _ranges(self) -> MetaDataset:
         if self.min_way > self.max_way:
             raise ValueError(f"min_way {self.min_way} is more than max_way {self.max_way}")
         if self.min_way > self.max_node:
@@ -114,39 +99,15 @@ class MetaDataset(Settings):
         return self
 
     def episode(self, pool: Pool, seed: int, index: int) -> Episode:
-        draws = Draws(seed, pool.name, index)
-        classes, amounts = self.description(pool, draws)
-        support, query = [], []
-        for c, shots in zip(classes, amounts.shots, strict=True):
-            images = pool.by_class[c][draws.choose(pool.sizes[c], shots + amounts.queries)]
-            support.append(images[:shots])
-            query.append(images[shots:])
-        return Episode(classes, (session(support, query),))
+        """Episode `index` of the pool."""
+        from fewshot_cli.engine.data import episode_drawing
+        from fewshot_cli.engine.rng import Draws
 
-    def description(self, pool: Pool, draws: Draws) -> tuple[Numbers, Amounts]:
-        """The classes of an episode and how many images of each it takes, before any image is drawn."""
-        classes = self._classes(pool, draws)
-        (beta,) = draws.uniform(1)
-        low, high = self.log_weights
-        return classes, self.amounts(pool.sizes[classes], beta, low + (high - low) * draws.uniform(len(classes)))
-
-    def amounts(self, sizes: Numbers, beta: float, log_weights: npt.NDArray[np.float64]) -> Amounts:
-        """How many images to take of classes with `sizes` images.
-
-        `beta`, in [0, 1), is the share of the images that count; a class's share of the support set goes with its
-        size times e^log_weight. Everything is in float64. The last bit of e^x may differ between machines; to change
-        a floor below, a product has to lie that close to a whole number, about once in 10^11 episodes.
-        """
-        queries = min(self.max_queries, int(sizes.min()) // 2)
-        left = sizes - queries
-        asked = min(self.max_support, int(np.floor(beta * np.minimum(self.max_per_class, left) + 1).sum()))
-        weights = sizes * np.exp(log_weights)
-        shots = np.floor(weights / weights.sum() * (asked - len(sizes))).astype(np.int64) + 1
-        return Amounts(queries, np.minimum(shots, left), asked)
+        return episode_drawing.meta_dataset(self, pool, Draws(seed, pool.name, index))
 
     def check(self, pool: Pool) -> None:
         """Raises FewshotError where `pool` has too few classes or images, or a superclass or every node does."""
-        groups = self._groups(pool)
+        groups = self.groups(pool)
         if groups is None:
             check_way(pool, self.min_way, "min_way")
         elif not pool.nodes:
@@ -171,7 +132,7 @@ class MetaDataset(Settings):
         """A pool for each data set."""
         return one_for_each(names, targets, self.name)
 
-    def _groups(self, pool: Pool) -> list[tuple[int, ...]] | None:
+    def groups(self, pool: Pool) -> list[tuple[int, ...]] | None:
         """The groups of classes to draw one of, by name; None where classes are drawn from the whole pool."""
         if not self.hierarchy or not (pool.nodes or pool.superclasses):
             return None
@@ -179,13 +140,6 @@ class MetaDataset(Settings):
             return [pool.superclasses[name] for name in sorted(pool.superclasses)]
         nodes = [pool.nodes[name] for name in sorted(pool.nodes)]
         return [classes for classes in nodes if self.min_way <= len(classes) <= self.max_node]
-
-    def _classes(self, pool: Pool, draws: Draws) -> Numbers:
-        groups = self._groups(pool)
-        if groups is None:
-            return _some_of(draws, np.arange(len(pool.classes), dtype=np.int64), self.min_way, self.max_way)
-        classes = np.array(groups[draws.integer(0, len(groups) - 1)], dtype=np.int64)
-        return _some_of(draws, classes, self.max_way if pool.nodes else self.min_way, self.max_way)
 
 
 class Across(Settings):
@@ -200,7 +154,11 @@ class Across(Settings):
     queries: CountOrAll = 15
 
     def episode(self, pool: Pool, seed: int, index: int) -> Episode:
-        return _across(pool, Draws(seed, pool.name, index), self.way, self.shots, self.queries)
+        """Episode `index` of the pool."""
+        from fewshot_cli.engine.data import episode_drawing
+        from fewshot_cli.engine.rng import Draws
+
+        return episode_drawing.across(pool, Draws(seed, pool.name, index), self.way, self.shots, self.queries)
 
     def check(self, pool: Pool) -> None:
         """Raises FewshotError where `pool` has too few classes, or a domain too few images."""
@@ -228,7 +186,11 @@ class LeaveOneOut(Settings):
     queries: CountOrAll = 15
 
     def episode(self, pool: Pool, seed: int, index: int) -> Episode:
-        return _across(pool, Draws(seed, pool.name, index), self.way, self.shots, self.queries)
+        """Episode `index` of the pool."""
+        from fewshot_cli.engine.data import episode_drawing
+        from fewshot_cli.engine.rng import Draws
+
+        return episode_drawing.across(pool, Draws(seed, pool.name, index), self.way, self.shots, self.queries)
 
     def check(self, pool: Pool) -> None:
         """Raises FewshotError where `pool` has too few classes, or a domain too few images."""
@@ -261,25 +223,20 @@ class Incremental(Settings):
     queries: Count = 15
 
     def episode(self, pool: Pool, seed: int, index: int) -> Episode:
-        draws = Draws(seed, pool.name, index)
-        classes = _drawn_classes(draws, pool, self._all_ways)
-        orders = [draws.shuffled(pool.by_class[c]) for c in classes]
-        query = [order[::-1][: self.queries] for order in orders]
-        base = session([order[: self.base_shots] for order in orders[: self.base_way]], query[: self.base_way])
-        later = []
-        for known in range(self.base_way, self._all_ways, self.way):
-            new = orders[known : known + self.way]
-            later.append(session([order[: self.shots] for order in new], query[: known + self.way], first_label=known))
-        return Episode(classes, (base, *later))
+        """Episode `index` of the pool."""
+        from fewshot_cli.engine.data import episode_drawing
+        from fewshot_cli.engine.rng import Draws
+
+        return episode_drawing.incremental(self, pool, Draws(seed, pool.name, index))
 
     def check(self, pool: Pool) -> None:
         """Raises FewshotError where `pool` has too few classes or images."""
         n = len(pool.classes)
-        if n < self._all_ways:
+        if n < self.all_ways:
             fits = (n - self.base_way) // self.way
             raise FewshotError(
                 f"{pool.name} has {number(n, 'classes')}; {self.base_way} at first and {self.sessions} times "
-                f"{self.way} more are {self._all_ways}.",
+                f"{self.way} more are {self.all_ways}.",
                 "Use " + f"{given('sessions', fits)}, or " * (fits > 0) + "a smaller --base-way or --way.",
             )
         # Any class can come in any session.
@@ -291,7 +248,8 @@ class Incremental(Settings):
         return one_for_each(names, targets, self.name)
 
     @property
-    def _all_ways(self) -> int:
+    def all_ways(self) -> int:
+        """The number of classes after the last session."""
         return self.base_way + self.sessions * self.way
 
 
@@ -307,32 +265,3 @@ def all_alike(protocol: AnyProtocol, pool: Pool) -> bool:
     *sources, target = pool.by_domain
     asked_of = [*((protocol.shots, source) for source in sources), (protocol.queries, target)]
     return all(count == "all" or len(of_class) == count for count, images in asked_of for of_class in images)
-
-
-# --- drawing -------------------------------------------------------------------------------------------------------
-
-
-def _drawn_classes(draws: Draws, pool: Pool, way: int | Literal["all"]) -> Numbers:
-    n = len(pool.classes)
-    return draws.choose(n, n if way == "all" else way)
-
-
-def _some_of(draws: Draws, classes: Numbers, fewest: int, most: int) -> Numbers:
-    """From `fewest` to `most` of these classes in random order, or all where there are fewer than that."""
-    n = len(classes)
-    return classes[draws.choose(n, draws.integer(min(fewest, n), min(most, n)))]
-
-
-def _across(pool: Pool, draws: Draws, way: Way, shots: CountOrAll, queries: CountOrAll) -> Episode:
-    """The episode that learns from every domain but the last, and asks about the last."""
-    *sources, target = pool.by_domain
-    classes = _drawn_classes(draws, pool, way)
-    support, query = [], []
-    for c in classes:
-        support.append(np.concatenate([_first(draws.shuffled(source[c]), shots) for source in sources]))
-        query.append(_first(draws.shuffled(target[c]), queries))
-    return Episode(classes, (session(support, query),))
-
-
-def _first(order: Numbers, count: CountOrAll) -> Numbers:
-    return order if count == "all" else order[:count]

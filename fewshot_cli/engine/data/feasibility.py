@@ -1,13 +1,17 @@
 """How many classes and images a protocol may ask for, and whether a pool has them."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
-from fewshot_cli.engine.data.episode import Pool
-from fewshot_cli.engine.rng import Numbers
 from fewshot_cli.errors import FewshotError
+
+if TYPE_CHECKING:  # recipes are checked without NumPy
+    from fewshot_cli.engine.data.episode import Pool
+    from fewshot_cli.engine.rng import Numbers
 
 Way: TypeAlias = Annotated[int, Field(ge=2)] | Literal["all"]
 Count: TypeAlias = Annotated[int, Field(ge=1)]

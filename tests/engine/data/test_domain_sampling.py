@@ -181,11 +181,11 @@ def test_probabilities_are_probabilities_and_resuming_changes_nothing(sampler, d
     for step, (times, reward) in enumerate(history):
         chosen, state = chosen_often(state, times, seed=step)
         state = state.update(dict.fromkeys(chosen, reward))
-        assert state.probabilities.sum() == pytest.approx(1)
-        assert state.probabilities.min() >= 0
+        assert sum(state.probabilities) == pytest.approx(1)
+        assert min(state.probabilities) >= 0
         assert len(state.probabilities) == domains
         if isinstance(sampler, Exp3):
-            assert state.policy.min() >= state.exploration
+            assert min(state.policy) >= state.exploration
             assert 0 <= state.exploration <= 1 / domains
     again = resumed(state.model_dump_json())
     assert again == state
@@ -212,7 +212,7 @@ def test_the_domain_with_steadily_more_reward_is_drawn_more(sampler, best, seed)
         times += domain == best
         state = state.update({domain: 0.8 if domain == best else 0.1})
     assert times > 400 / 5
-    assert state.probabilities.argmax() == best
+    assert np.argmax(state.probabilities) == best
 
 
 def test_a_domain_is_drawn_as_often_as_its_probability_says():
@@ -227,11 +227,11 @@ def test_what_is_impossible_is_never_drawn():
         def uniform(self, n):
             return np.zeros(n)
 
-    assert drawn(np.array([0.0, 1.0, 0.0]), Least(0, "d", 0)) == 1
+    assert drawn((0.0, 1.0, 0.0), Least(0, "d", 0)) == 1
 
 
 def test_softmax_keeps_finite():
-    np.testing.assert_array_equal(softmax(np.array([1e5, 0.0, 1e5])), [0.5, 0.0, 0.5])
+    np.testing.assert_array_equal(softmax([1e5, 0.0, 1e5]), [0.5, 0.0, 0.5])
 
 
 @pytest.mark.parametrize("sampler", [Exp3(), Ucb1()], ids=repr)

@@ -11,6 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from fewshot_cli.engine.data.domain_pairs import PoolPlan
 from fewshot_cli.engine.data.episode import Episode, Pool, join
+from fewshot_cli.engine.data.episode_drawing import amounts as amounts_of
+from fewshot_cli.engine.data.episode_drawing import description
 from fewshot_cli.engine.data.episode_samplers import (
     Across,
     AnyProtocol,
@@ -242,7 +244,7 @@ def test_without_a_hierarchy_an_episode_is_that_of_a_plain_pool():
 
 
 def test_with_beta_zero_every_class_has_one_shot():
-    amounts = MetaDataset().amounts(np.array([30, 4, 900]), 0.0, np.array([0.1, -0.5, 0.6]))
+    amounts = amounts_of(MetaDataset(), np.array([30, 4, 900]), 0.0, np.array([0.1, -0.5, 0.6]))
     assert (amounts.queries, amounts.shots.tolist(), amounts.asked) == (2, [1, 1, 1], 3)
 
 
@@ -252,7 +254,7 @@ def test_amounts_are_the_published_ones(golden):
     assert len(arith["ways"]) == 274
     for i, way in enumerate(arith["ways"]):
         log_weights = arith["log_weight"][i, :way].astype(np.float64)
-        amounts = MetaDataset().amounts(arith["num_images"][i, :way], float(arith["beta"][i]), log_weights)
+        amounts = amounts_of(MetaDataset(), arith["num_images"][i, :way], float(arith["beta"][i]), log_weights)
         assert amounts.queries == arith["num_query"][i]
         assert amounts.asked == arith["support_requested"][i]
         np.testing.assert_array_equal(amounts.shots, arith["support_per_class"][i, :way])
@@ -264,7 +266,7 @@ def test_queries_are_the_published_ones(golden):
     varying = [(smallest, queries) for smallest, low, _, queries in rows if low == 0]
     assert varying
     for smallest, queries in varying:
-        assert MetaDataset().amounts(np.array([smallest, 700]), 0.5, np.zeros(2)).queries == queries
+        assert amounts_of(MetaDataset(), np.array([smallest, 700]), 0.5, np.zeros(2)).queries == queries
 
 
 EPISODES = 40_000  # as many of each list as take about ten seconds together
@@ -298,7 +300,7 @@ def test_episodes_are_distributed_like_the_published_ones(golden, which):
     published = {key[2:]: values.numpy() for key, values in vectors.items() if key.startswith(f"{which}.")}
     pool, protocol = published_pool(vectors, config, which), MetaDataset()
     protocol.check(pool)
-    found = [protocol.description(pool, Draws(0, pool.name, index)) for index in range(EPISODES)]
+    found = [description(protocol, pool, Draws(0, pool.name, index)) for index in range(EPISODES)]
 
     way = np.array([len(classes) for classes, _ in found])
     queries = np.array([amounts.queries for _, amounts in found])
@@ -330,7 +332,7 @@ def test_episodes_are_distributed_like_the_published_ones(golden, which):
 @pytest.mark.parametrize("pool", [UNEVEN_POOL, TREE_POOL, SCRIPT_POOL], ids=lambda pool: pool.name)
 def test_an_episode_takes_what_its_description_says(pool):
     for index in range(20):
-        classes, amounts = MetaDataset().description(pool, Draws(0, pool.name, index))
+        classes, amounts = description(MetaDataset(), pool, Draws(0, pool.name, index))
         episode = MetaDataset().episode(pool, 0, index)
         np.testing.assert_array_equal(episode.classes, classes)
         np.testing.assert_array_equal(np.bincount(episode.sessions[0].support_labels), amounts.shots)
