@@ -3,7 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +41,17 @@ class Content:
             return decode.load_bytes(self.source, preprocessing)
         return decode.load_array(self.source, preprocessing)
 
+    @contextmanager
+    def opened(self) -> "Iterator[Image.Image]":
+        """The picture as it is stored, no pixel of it decoded yet; whatever goes wrong inside raises ImageError."""
+        from fewshot_cli.images import decode, identify
+
+        if isinstance(self.source, Path | bytes):
+            with identify.opened(self.source) as image:
+                yield image
+        else:
+            yield decode.image_of(self.source)
+
 
 class Stored(ABC):
     """One picture, wherever it lies; several threads may ask at once."""
@@ -64,10 +75,6 @@ class Stored(ABC):
         """The picture as the backbone sees it, `(3, height, width)`; raises ImageError when there is none."""
         return self.read().picture(preprocessing)
 
-    @abstractmethod
-    def opened(self) -> "AbstractContextManager[Image.Image]":
-        """The picture as it is stored, no pixel of it read yet; whatever goes wrong inside is raised as ImageError."""
-
 
 @dataclass(frozen=True, slots=True)
 class StoredFile(Stored):
@@ -85,12 +92,6 @@ class StoredFile(Stored):
         content = image_bytes.file_bytes(self.path, LARGEST_IN_MEMORY)
         return Content(image_bytes.content_hash(self.path), self.path) if content is None else Content.of_bytes(content)
 
-    def opened(self) -> "AbstractContextManager[Image.Image]":
-        """The picture as it is stored."""
-        from fewshot_cli.images.identify import opened
-
-        return opened(self.path)
-
 
 class StoredPixels(Stored):
     """A picture in no file of its own, which comes as pixels."""
@@ -105,10 +106,3 @@ class StoredPixels(Stored):
         """The pixels; the hash is the SHA-256 of their shape and of them."""
         picture = self.pixels()
         return Content(hashlib.sha256(str(picture.shape).encode() + picture.tobytes()).hexdigest(), picture)
-
-    @contextmanager
-    def opened(self) -> "Iterator[Image.Image]":
-        """The picture as it is stored."""
-        from fewshot_cli.images.decode import image_of
-
-        yield image_of(self.pixels())

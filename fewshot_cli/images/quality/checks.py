@@ -124,7 +124,8 @@ class _Visit:
 
 def _visit(item: Item) -> tuple[_Visit, Look | None]:
     try:
-        with item.stored.opened() as image:
+        content = item.stored.read()
+        with content.opened() as image:
             # In this order: reading the pixels may change mode, size and orientation; counting frames moves on.
             findings = _header_findings(item, image)
             deep = any(finding.kind == "sixteen-bit" for finding in findings)
@@ -133,7 +134,7 @@ def _visit(item: Item) -> tuple[_Visit, Look | None]:
                 findings = [finding for finding in findings if finding.kind != "sixteen-bit"]
                 findings.append(_rescaled(item, small.levels))
             findings += _content_findings(item, image)
-        return _Visit(item, findings, item.stored.content_hash()), look(small.image)
+        return _Visit(item, findings, content.hash), look(small.image)
     except ImageError as error:
         return _Visit(item, [Finding(item.path, item.label, error.kind, error.reason, error.remedy)]), None
 

@@ -4,12 +4,10 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
 from threading import Lock
-from typing import TYPE_CHECKING
 
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.images.image_error import ImageError
@@ -18,9 +16,6 @@ from fewshot_cli.images.sources.class_folders import IMAGE_SUFFIXES, nfc
 from fewshot_cli.images.sources.description import Found
 from fewshot_cli.images.sources.discovery import Tree, are_parts, data_sets_in, reading, role
 from fewshot_cli.images.sources.leftovers import OURS, counted, is_our_name, passed_over
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 LARGEST_MEMBER = 500_000_000  # bytes that one picture in a zip may unfold to
 
@@ -196,11 +191,3 @@ class ZipMember(Stored):
     def read(self) -> Content:
         """The unzipped bytes, with the hash of the file, if it were one."""
         return Content.of_bytes(self.archive.read(self.member))
-
-    @contextmanager
-    def opened(self) -> "Iterator[Image.Image]":
-        """The picture as it is stored."""
-        from fewshot_cli.images.identify import opened
-
-        with opened(self.archive.read(self.member)) as image:
-            yield image

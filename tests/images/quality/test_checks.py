@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fewshot_cli.images import identify, image_bytes
 from fewshot_cli.images.decode import decode
 from fewshot_cli.images.drawing import CLASSES, draw, write_folder
 from fewshot_cli.images.quality.checks import SEVERITIES, checkup
@@ -43,6 +44,21 @@ def test_progress_is_told(root):
     told = []
     checkup(read_labelled(root, allow_empty=True), lambda done, total: told.append((done, total)))
     assert told == [(i, 15) for i in range(1, 16)]
+
+
+def test_every_file_is_read_once(root, monkeypatch):
+    read: list[Path] = []
+    original = image_bytes.stream
+
+    def stream(source: Path | bytes):
+        read.extend([source] if isinstance(source, Path) else [])
+        return original(source)
+
+    for module in (image_bytes, identify):
+        monkeypatch.setattr(module, "stream", stream)
+    monkeypatch.setattr(image_bytes, "content_hash", lambda path: pytest.fail(f"{path} is read to be hashed"))
+    checkup(read_labelled(root))
+    assert sorted(read) == sorted(root.glob("*/*"))
 
 
 def test_files_that_give_no_picture(root):
