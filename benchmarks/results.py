@@ -28,8 +28,8 @@ from fewshot_cli.engine.trust.significance import mean_interval
 from fewshot_cli.images.sources.dataset import read_datasets
 from fewshot_cli.jobs.benchmark.aggregate import summarised
 from fewshot_cli.jobs.benchmark.episode_runner import Ground, answer_block
-from fewshot_cli.jobs.benchmark.protocols import protocols
-from fewshot_cli.jobs.data import load_data, pool_of
+from fewshot_cli.jobs.benchmark.protocols import pool_of, protocols
+from fewshot_cli.jobs.data import load_data
 from fewshot_cli.jobs.models import Source, load_backbone
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.recipes import load_recipe

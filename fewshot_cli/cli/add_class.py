@@ -38,6 +38,7 @@ def add_class(
     early.check_delta_files([file])
     early.check_there([folder])
     target = output_of(file, output, in_place)
+    early.check_keeps_images(file)
     early.check_outputs([target])
     progress = options.start(quiet, offline)
     means = options.means(weights, offline, device, no_cache, progress)

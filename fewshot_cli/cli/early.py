@@ -82,6 +82,20 @@ def check_delta_files(paths: Iterable[Path]) -> None:
         check_kind(path, DELTA, DELTA.readable)
 
 
+def check_has_class(path: Path, name: str) -> None:
+    """Raises FewshotError where the header of a delta file names other classes only."""
+    from fewshot_cli.jobs.edit.asked import check_has_class
+
+    check_has_class(path, name)
+
+
+def check_keeps_images(path: Path) -> None:
+    """Raises FewshotError where a delta file lacks the features of the images that it was learned from."""
+    from fewshot_cli.jobs.edit.asked import check_keeps_images
+
+    check_keeps_images(path)
+
+
 def check_ours(path: Path) -> None:
     """Raises FewshotError where the file is neither a delta file nor a bank."""
     from fewshot_cli.formats.kinds import check_ours
@@ -132,6 +146,13 @@ def check_there(paths: Iterable[Path]) -> None:
     for path in paths:
         if not path.exists() and path != Path(DRAWN):
             raise FewshotError(f"There is no {path}.", "Check the path; relative paths start at the current folder.")
+
+
+def check_any_there(paths: Iterable[Path]) -> None:
+    """Raises FewshotError where not one of the paths is there; of several, a missing one gets a row that says so."""
+    missing = list(paths)
+    if missing and not any(path.exists() for path in missing):
+        check_there(missing)
 
 
 def check_labelled(path: Path, allow_empty: bool = False) -> None:

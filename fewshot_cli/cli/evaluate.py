@@ -141,12 +141,14 @@ def evaluate(
         early.check_backbone(backbone)
         given = {"way": way, "queries": queries, "base_way": base_way, "sessions": sessions}
         from fewshot_cli.cli.evaluate_asked import PROTOCOL, material, protocols_asked, recipes_asked
+        from fewshot_cli.jobs.benchmark.protocols import check_data
 
         asked = protocols_asked(protocol, given, shots or [], changes or [])
         datasets = material(data, split, target or [])
         of_recipes = [change for change in changes or [] if not change.startswith(PROTOCOL)]
         chosen = {"backbone": backbone, "image_size": image_size}
         early.check_banks(bank or [])
+        check_data(datasets, asked, target or [])
         recipes = recipes_asked(what or [], of_recipes, chosen, bank or [], density, frozen)
         progress, where, found_on = _started(quiet, offline, weights, device)
         from fewshot_cli.jobs.benchmark.run import Question

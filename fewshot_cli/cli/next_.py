@@ -36,6 +36,7 @@ def next_(
     early.check_weights(weights)
     early.check_delta_files([file])
     early.check_there([folder])
+    early.check_keeps_images(file)
     early.check_outputs([csv])
     progress = options.start(quiet, offline)
     means = options.means(weights, offline, device, no_cache, progress)

@@ -83,6 +83,7 @@ def predict(
     if watch is not None and not watch.is_dir():
         raise FewshotError(f"{watch} is no folder to watch.", "Give --watch a folder that is there.")
     files, images = files_and_images([file, *listed_on_standard_input(paths or [])], watch is not None)
+    early.check_any_there(images)
     if sort_into is not None:
         check_apart(sort_into, [*images, *([watch] if watch else [])])
     progress = options.start(quiet, offline)

@@ -66,14 +66,17 @@ def format_of(path: Path) -> str:
 
 def kind_of_bank(path: Path) -> str | None:
     """What a bank's header says that it holds ("dense", "experts", ...); None for what is no bank."""
-    metadata = metadata_of(path)
-    if metadata.get("format") != BANK.format:
-        return None
+    kind = stated_in(path).get("kind")
+    return kind if format_of(path) == BANK.format and isinstance(kind, str) else None
+
+
+def stated_in(path: Path) -> dict[str, Any]:
+    """The header of one of our files as it stands, unchecked; nothing for what is none of them."""
     try:
-        kind = strict_json(metadata["header"])["kind"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return kind if isinstance(kind, str) else None
+        found = strict_json(metadata_of(path)["header"])
+    except (ValueError, KeyError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def check_safetensors(path: Path) -> None:

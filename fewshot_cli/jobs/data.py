@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from fewshot_cli.engine.adaptation import Chosen, Images
-from fewshot_cli.engine.data.episode import Pool
 from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.images.sources.dataset import Dataset
@@ -83,9 +82,3 @@ def _check_classes(dataset: Dataset, labels: Sequence[int], problems: dict[int, 
                 f"{dataset.name}: no image of the class '{name}' can be read ({why}).",
                 f"Add readable images, or remove the class; `fewshot doctor {dataset.root}` lists every problem.",
             )
-
-
-def pool_of(dataset: Dataset, labels: npt.NDArray[np.int64]) -> Pool:
-    """What episodes are drawn from: the data set's classes, and the label `(n,)` of each of its images."""
-    domains = np.zeros(len(labels), dtype=np.int64)
-    return Pool(dataset.name, dataset.classes, labels, domains, (dataset.name,), dataset.nodes, dataset.superclasses)

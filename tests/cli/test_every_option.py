@@ -178,7 +178,7 @@ EXPECTED: dict[str, dict[str, Expectation]] = {
         "--image-size": Changes("--image-size 48"),
         "--set": Changes("--set training.episodes=3"),
         "--seed": Changes("--seed 1"),
-        "--offline": Refused(OFFLINE, "--offline", base="meta-tune dense --data {sets} -o x.bank"),
+        "--offline": Refused(OFFLINE, "--offline", base=META.replace("{tiny} --json", "")),
     },
     "export": {
         "--output": Changes("-o y.out"),

@@ -1,13 +1,27 @@
-"""The protocols that options, or the record of a run, ask for; mistakes are told by the options that make them."""
+"""The protocols that options, or the record of a run, ask for, and whether data sets have what they draw.
 
-from collections.abc import Mapping
-from typing import Any
+Mistakes are told by the options that make them, before torch is imported.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from fewshot_cli.engine.data.episode_samplers import AnyProtocol
 from fewshot_cli.engine.mistakes import merged
 from fewshot_cli.errors import FewshotError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from fewshot_cli.engine.data.episode import Pool
+    from fewshot_cli.images.sources.dataset import Dataset
 
 OPTIONS = ("way", "shots", "queries", "base_way", "sessions")
 """The settings of protocols that have options of their own."""
@@ -25,6 +39,46 @@ def protocols(facts: dict[str, Any]) -> tuple[AnyProtocol, ...]:
             f"The protocol {facts.get('name')} can't be so:\n{mistakes}",
             "`fewshot eval --help` lists the options; --set protocol.NAME=VALUE sets the others.",
         ) from None
+
+
+def pool_of(dataset: Dataset, labels: npt.NDArray[np.int64]) -> Pool:
+    """What episodes are drawn from: the data set's classes, and the label `(n,)` of each of its images."""
+    import numpy as np
+
+    from fewshot_cli.engine.data.episode import Pool
+
+    domains = np.zeros(len(labels), dtype=np.int64)
+    return Pool(dataset.name, dataset.classes, labels, domains, (dataset.name,), dataset.nodes, dataset.superclasses)
+
+
+def check_data(datasets: Sequence[Dataset], protocols: Sequence[AnyProtocol], targets: Sequence[str] = ()) -> None:
+    """Raises FewshotError where data sets don't fit the protocols, as far as their files' names tell."""
+    import numpy as np
+
+    from fewshot_cli.engine.data.episode import join
+
+    pools = {
+        dataset.name: pool_of(dataset, np.array([sample.label for sample in dataset.samples], dtype=np.int64))
+        for dataset in datasets
+    }
+    for protocol in protocols:
+        for plan in protocol.pools(list(pools), targets):
+            protocol.check(join(plan.name, [pools[name] for name in plan.datasets])[0])
+
+
+@contextmanager
+def told_by_settings() -> Iterator[None]:
+    """A protocol that doesn't fit is told by the recipe's settings: `meta-tune` has no options for its protocol."""
+    try:
+        yield
+    except FewshotError as error:
+        said = [_by_settings(sentence) for sentence in (error.problem, error.hint)]
+        raise FewshotError(*said) from None
+
+
+def _by_settings(sentence: str) -> str:
+    options = re.sub(r"--(way|shots|queries|sessions) (\w+)", r"--set training.protocol.\1=\2", sentence)
+    return options.replace("--set protocol.", "--set training.protocol.")
 
 
 def _mistake(item: Mapping[str, Any]) -> str:

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from fewshot_cli.engine.adaptation import JoinedImages
@@ -23,11 +22,12 @@ from fewshot_cli.formats.kinds import DELTA as DELTA_FILE
 from fewshot_cli.images.sources.dataset import Dataset
 from fewshot_cli.jobs.benchmark.blocks import Job, kept, known_blocks, worked
 from fewshot_cli.jobs.benchmark.episode_runner import Ground
+from fewshot_cli.jobs.benchmark.protocols import check_data, pool_of
 from fewshot_cli.jobs.benchmark.report import compared
 from fewshot_cli.jobs.claim import claimed
 from fewshot_cli.jobs.context import Means, circumstances
 from fewshot_cli.jobs.copies import apart
-from fewshot_cli.jobs.data import Data, load_data, pool_of
+from fewshot_cli.jobs.data import Data, load_data
 from fewshot_cli.jobs.features import model_key
 from fewshot_cli.jobs.initialisation import Start, Starts
 from fewshot_cli.jobs.run_record import seconds_since
@@ -66,7 +66,7 @@ def compare(
     anything slow is done, and where another command is writing the output.
     """
     begin = time.perf_counter()
-    _check_data(question)
+    check_data(question.datasets, question.protocols, question.targets)
     with ExitStack() as stack:
         if output is not None:
             stack.enter_context(claimed(output, means.processes, _check_output))
@@ -87,7 +87,7 @@ def compare(
 
 def answered_again(recipes: Mapping[str, Recipe], question: Question, means: Means) -> ComparisonResult:
     """What `compare` finds, with nothing taken from earlier runs and nothing written."""
-    _check_data(question)
+    check_data(question.datasets, question.protocols, question.targets)
     jobs, data = _jobs(recipes, question, means)
     return compared(jobs, data, question, worked(jobs, {}, None, means.progress, means.processes), means)
 
@@ -98,17 +98,6 @@ def answered_again(recipes: Mapping[str, Recipe], question: Question, means: Mea
 def _check_output(output: Path) -> None:
     check_writable(output)
     check_record(output)
-
-
-def _check_data(question: Question) -> None:
-    """Raises FewshotError where data sets don't fit the protocols, as far as their files' names tell."""
-    pools = {
-        dataset.name: pool_of(dataset, np.array([sample.label for sample in dataset.samples], dtype=np.int64))
-        for dataset in question.datasets
-    }
-    for protocol in question.protocols:
-        for plan in protocol.pools(list(pools), question.targets):
-            protocol.check(join(plan.name, [pools[name] for name in plan.datasets])[0])
 
 
 def _jobs(recipes: Mapping[str, Recipe], question: Question, means: Means) -> tuple[list[Job], dict[str, Data]]:

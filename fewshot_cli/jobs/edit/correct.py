@@ -11,7 +11,8 @@ from fewshot_cli.images.sources.class_folders import Item
 from fewshot_cli.images.sources.corrections import Correction, corrections
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.edit.add_class import new_features
-from fewshot_cli.jobs.edit.kept import Kept, check_known, kept_in
+from fewshot_cli.jobs.edit.asked import check_known
+from fewshot_cli.jobs.edit.kept import Kept, kept_in
 from fewshot_cli.jobs.edit.refit import refit, told
 from fewshot_cli.jobs.run_record import SHORT_HASH
 from fewshot_cli.results import Corrected, CorrectResult, Skipped
@@ -29,7 +30,7 @@ def correct(path: Path, listed: Path, output: Path, means: Means) -> CorrectResu
     rows = corrections(listed)
     kept = kept_in(path)
     for row in rows:
-        check_known(_label(row, kept), kept.file, path)
+        check_known(_label(row, kept), kept.file.header.classes, path)
     said, skipped = _said(rows, kept, listed)
     before = dict(zip(kept.known.contents, kept.known.names, strict=True))
     wrong = {content: item.label for content, item in said.items() if before.get(content, item.label) != item.label}

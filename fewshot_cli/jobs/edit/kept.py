@@ -1,12 +1,12 @@
 """What a delta file keeps of the images that it was learned from, and the head that can be fitted to them anew."""
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 from fewshot_cli.engine.head.growing import NamedFeatures
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.delta.file import DeltaFile, read_delta_file
+from fewshot_cli.jobs.edit.asked import keeps_none
 from fewshot_cli.methods.base import ClosedFormMethod, Method, MoveThenHead
 from fewshot_cli.recipes import Recipe, parse_recipe
 
@@ -37,23 +37,11 @@ def kept_in(path: Path) -> Kept:
     return Kept(path, file, known, _formula(path, recipe), isinstance(recipe.learner, MoveThenHead))
 
 
-def check_known(name: str, file: DeltaFile, path: Path) -> None:
-    """Raises FewshotError unless the file has a class of this name."""
-    classes = file.header.classes
-    if name not in classes:
-        near = get_close_matches(name, classes, n=3) or list(classes[:8])
-        more = ", ..." if len(near) == 8 and len(classes) > 8 else ""
-        raise FewshotError(f"{path} has no class '{name}'.", f"It has {', '.join(near)}{more}.")
-
-
 def known_in(path: Path, file: DeltaFile) -> NamedFeatures:
     """The features that the file keeps. Raises FewshotError where it lacks them."""
     contents = file.header.provenance.learned_from
     if file.support is None:
-        raise FewshotError(
-            f"{path} doesn't keep the features of the images that it was learned from.",
-            "Learn it again with `fewshot adapt FOLDER --keep-support`; from then on it can be changed.",
-        )
+        raise keeps_none(path)
     if len(contents) != len(file.support.labels):
         raise FewshotError(
             f"{path} keeps the features of {len(file.support.labels)} images and the hashes of {len(contents)}.",

@@ -4,7 +4,8 @@ import time
 from pathlib import Path
 
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.jobs.edit.kept import check_known, kept_in
+from fewshot_cli.jobs.edit.asked import check_known
+from fewshot_cli.jobs.edit.kept import kept_in
 from fewshot_cli.jobs.edit.refit import refit, told
 from fewshot_cli.results import RemoveClassResult
 from fewshot_cli.storage.atomic import check_writable
@@ -18,7 +19,7 @@ def remove_class(path: Path, name: str, output: Path) -> RemoveClassResult:
     start = time.perf_counter()
     check_writable(output)
     kept = kept_in(path)
-    check_known(name, kept.file, path)
+    check_known(name, kept.file.header.classes, path)
     if len(kept.known.classes) < 3:
         raise FewshotError(
             f"{path} has {len(kept.known.classes)} classes; without '{name}' there is nothing to tell apart.",

@@ -12,7 +12,7 @@ from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.formats.delta.file import DeltaFile, Header, read_delta_file
 from fewshot_cli.images.sources.class_folders import nfc
 from fewshot_cli.jobs.edit.add_class import check_names
-from fewshot_cli.jobs.edit.kept import check_known
+from fewshot_cli.jobs.edit.asked import check_known
 from fewshot_cli.jobs.edit.refit import edited, same_moves, told, write_changed
 from fewshot_cli.jobs.run_record import data_hash, versions
 from fewshot_cli.results import RenameClassResult
@@ -28,7 +28,7 @@ def rename_class(path: Path, old: str, new: str, output: Path) -> RenameClassRes
     start = time.perf_counter()
     check_writable(output)
     file = read_delta_file(path)
-    check_known(old, file, path)
+    check_known(old, file.header.classes, path)
     new = nfc(new)
     check_names({new})
     if new in file.header.classes:

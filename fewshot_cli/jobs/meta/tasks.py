@@ -14,8 +14,9 @@ from fewshot_cli.engine.meta.smat.fast_path import FastPath
 from fewshot_cli.engine.meta.task_source import TaskSource, kept_apart
 from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.errors import FewshotError
+from fewshot_cli.jobs.benchmark.protocols import pool_of, told_by_settings
 from fewshot_cli.jobs.context import Means
-from fewshot_cli.jobs.data import Data, pool_of
+from fewshot_cli.jobs.data import Data
 from fewshot_cli.recipes import MetaRecipe
 
 
@@ -45,10 +46,12 @@ def task_source(
     domains = tuple(_domains(recipe, data))
     if kept:
         validation = tuple(_domains(recipe, kept))
-        for domain in validation:
-            training.protocol.check(domain.pool)
+        with told_by_settings():
+            for domain in validation:
+                training.protocol.check(domain.pool)
     else:
-        domains, validation = kept_apart(domains, training, seed)
+        with told_by_settings():
+            domains, validation = kept_apart(domains, training, seed)
     processes = means.processes
     return TaskSource(backbone, domains, validation, seed, how.precision, processes, how.fast)
 
