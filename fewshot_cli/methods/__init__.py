@@ -12,6 +12,7 @@ from fewshot_cli.methods.clip_adapter import Blend, CLIPAdapter
 from fewshot_cli.methods.coop import CoOp
 from fewshot_cli.methods.dense import FOMAML, Dense
 from fewshot_cli.methods.finetune import Finetune
+from fewshot_cli.methods.gaussian import Gaussian
 from fewshot_cli.methods.gda import GDA
 from fewshot_cli.methods.kadaptation import KAdaptation
 from fewshot_cli.methods.lda import LDA
@@ -33,7 +34,7 @@ from fewshot_cli.methods.two_stage import TwoStage
 from fewshot_cli.methods.zero_shot import ZeroShot
 
 Move: TypeAlias = Finetune | LoRA | SAFT | SHiRA | KAdaptation | MoA | TSA | ProLIP | TwoStage | CoOp | CLIPAdapter
-HeadAlone: TypeAlias = ProtoNet | Ridge | Logistic | LDA | TIM | ZeroShot | GDA | LPPlusPlus | TaskRes
+HeadAlone: TypeAlias = ProtoNet | Ridge | Logistic | LDA | Gaussian | TIM | ZeroShot | GDA | LPPlusPlus | TaskRes
 
 AnyMethod: TypeAlias = Annotated[HeadAlone | Move, Field(discriminator="name")]
 AnyHead: TypeAlias = Annotated[HeadAlone, Field(discriminator="name")]

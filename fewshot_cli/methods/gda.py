@@ -35,11 +35,14 @@ class GDA(TextHead):
     scale: float = Field(default=TEXT_SCALE, gt=0)
 
     def with_text(self, features: Tensor, labels: Tensor, texts: Tensor) -> Head:
+        import torch
         import torch.nn.functional as F
 
         from fewshot_cli.engine.head.gaussian import gaussian_head
         from fewshot_cli.engine.head.linear import Head
 
+        if int(torch.bincount(labels).max()) < 2:
+            return Head(self.scale * texts, texts.new_zeros(len(texts)), unit_norm=True)
         unit = F.normalize(features, dim=1)
         alpha = self._chosen(unit, labels, texts) if self.alpha is None else self.alpha
         learned = gaussian_head(unit, labels, len(texts))

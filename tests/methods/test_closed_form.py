@@ -8,6 +8,7 @@ from sklearn import linear_model
 
 from fewshot_cli.engine.head.linear import class_means, typical_norm
 from fewshot_cli.methods.base import TASKS_AT_ONCE, logits_of_tasks
+from fewshot_cli.methods.gaussian import Gaussian
 from fewshot_cli.methods.lda import LDA
 from fewshot_cli.methods.logistic import Logistic
 from fewshot_cli.methods.protonet import ProtoNet
@@ -114,6 +115,7 @@ EVERY_CLOSED_FORM = {
     "lda-total": LDA(covariance="total"),
     "lda-within": LDA(covariance="within"),
     "lda-weak": LDA(covariance="within", ridge=0.05),
+    "gaussian": Gaussian(),
 }
 
 

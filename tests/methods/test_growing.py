@@ -8,11 +8,13 @@ import torch
 from fewshot_cli.engine.head.sufficient_statistics import Moments
 from fewshot_cli.methods import AnyMethod
 from fewshot_cli.methods.base import GrowingMethod
+from fewshot_cli.methods.gaussian import Gaussian
 from fewshot_cli.methods.lda import LDA
 from fewshot_cli.methods.protonet import ProtoNet
 from fewshot_cli.methods.ridge import Ridge
 
 GROWING = {
+    "gaussian": Gaussian(),
     "protonet-cosine": ProtoNet(distance="cosine"),
     "protonet-euclidean": ProtoNet(distance="euclidean"),
     "ridge": Ridge(),

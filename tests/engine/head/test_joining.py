@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fewshot_cli.engine.head.joining import joined
 from fewshot_cli.engine.head.linear import Head
+from fewshot_cli.methods.gaussian import Gaussian
 from fewshot_cli.methods.lda import LDA
 from fewshot_cli.methods.logistic import Logistic
 from fewshot_cli.methods.protonet import ProtoNet
@@ -68,6 +69,7 @@ HEADS = {
     "ridge": Ridge(),
     "ridge-strong": Ridge(strength=3.0),
     "logistic": Logistic(),
+    "gaussian": Gaussian(),
     "lda": LDA(),
     "euclidean": ProtoNet(distance="euclidean"),
 }
