@@ -31,7 +31,6 @@ from fewshot_cli.results import (
     ExportResult,
     MetaTuneResult,
     PredictResult,
-    read_meta_tune,
 )
 
 
@@ -231,7 +230,7 @@ def meta_tune(
         validation_split,
     )
     means = means_of(weights, device, offline, no_cache)
-    return read_meta_tune(meta_tune_job(what, material, Output(Path(output), values, None, resume), seed, means))
+    return meta_tune_job(what, material, Output(Path(output), values, None, resume), seed, means)
 
 
 PROTOCOL = "protocol."

@@ -50,9 +50,9 @@ def inspect(
         from fewshot_cli.jobs.share.model_card import check_card, write_card
 
         check_card(card)
-    report = job(file, bank or [])
+    result = job(file, bank or [])
     if picture is not None:
-        draw(report, picture)
+        draw(result, picture)
     if card is not None:
-        write_card(report, card)
-    show(report, json, inspected)
+        write_card(result, card)
+    show(result, json, inspected)

@@ -117,9 +117,9 @@ def meta_tune(
     )
     with joined(device) as processes, claimed(output, processes):
         means = Means(where, choose_device(device), options.feature_cache(no_cache), progress, processes)
-        report = job(what, material, Output(output, values, tensorboard, resume), seed, means)  # type: ignore[arg-type]
+        result = job(what, material, Output(output, values, tensorboard, resume), seed, means)  # type: ignore[arg-type]
     if processes.is_first:
-        show(report, json, meta_tuned)
+        show(result, json, meta_tuned)
 
 
 def _read(paths: list[Path], split: str | None) -> "tuple[Dataset, ...]":

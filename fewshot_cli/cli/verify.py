@@ -25,4 +25,4 @@ def verify(
     from fewshot_cli.jobs.share.verify import verify as job
     from fewshot_cli.reports.layout import facts
 
-    show(job(file, where, choose_device(device)), json, lambda report: facts(*report["checks"].items()))
+    show(job(file, where, choose_device(device)), json, lambda result: facts(*result.checks.items()))

@@ -10,7 +10,6 @@ from pydantic import Field
 from fewshot_cli.methods.base import GraftSettings, TransductiveMethod
 from fewshot_cli.methods.clip_adapter import Blend, CLIPAdapter
 from fewshot_cli.methods.coop import CoOp
-from fewshot_cli.methods.cosine_ridge import CosineRidge
 from fewshot_cli.methods.dense import FOMAML, Dense
 from fewshot_cli.methods.finetune import Finetune
 from fewshot_cli.methods.gaussian import Gaussian
@@ -35,9 +34,7 @@ from fewshot_cli.methods.two_stage import TwoStage
 from fewshot_cli.methods.zero_shot import ZeroShot
 
 Move: TypeAlias = Finetune | LoRA | SAFT | SHiRA | KAdaptation | MoA | TSA | ProLIP | TwoStage | CoOp | CLIPAdapter
-HeadAlone: TypeAlias = (
-    ProtoNet | Ridge | CosineRidge | Logistic | LDA | Gaussian | TIM | ZeroShot | GDA | LPPlusPlus | TaskRes
-)
+HeadAlone: TypeAlias = ProtoNet | Ridge | Logistic | LDA | Gaussian | TIM | ZeroShot | GDA | LPPlusPlus | TaskRes
 
 AnyMethod: TypeAlias = Annotated[HeadAlone | Move, Field(discriminator="name")]
 AnyHead: TypeAlias = Annotated[HeadAlone, Field(discriminator="name")]

@@ -8,7 +8,7 @@ from fewshot_cli.results.base import LEFT_OUT_IF_NONE, Result
 
 
 @dataclass(frozen=True)
-class Epoch:
+class EpochFacts:
     """How the run went until the end of an epoch, and the accuracy of its validation by data set.
 
     `sparsity` and `router` are of each expert, where there are experts.
@@ -50,7 +50,7 @@ class MetaTuneResult(Result):
     file: str
     bytes: int
     episodes: int
-    epochs: tuple[Epoch, ...]
+    epochs: tuple[EpochFacts, ...]
     best_epoch: int
     accuracy: float | None
     datasets: Mapping[str, Validated]
@@ -74,7 +74,7 @@ def read_meta_tune(report: Mapping[str, Any]) -> MetaTuneResult:
     """The result that a report says, as in the record of a run. Raises KeyError or TypeError where it is none."""
     facts = {each.name: report[each.name] for each in fields(MetaTuneResult) if each.name in report}
     typed: dict[str, Any] = {
-        "epochs": tuple(Epoch(**epoch) for epoch in facts["epochs"]),
+        "epochs": tuple(EpochFacts(**epoch) for epoch in facts["epochs"]),
         "notes": tuple(facts.get("notes", ())),
         "datasets": {name: Validated(**found) for name, found in facts["datasets"].items()},
         "domains": {name: DomainSize(**found) for name, found in facts["domains"].items()},

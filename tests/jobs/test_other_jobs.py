@@ -29,7 +29,7 @@ def test_verify_accepts_what_adapt_wrote(recipe, drawn, tmp_path, learn, source)
     changes = [] if recipe == "ridge" else [QUICK]
     learn(drawn, tmp_path / "x.fewshot", recipe, *changes)
     report = verify(tmp_path / "x.fewshot", source, CPU)
-    assert report["checks"]["content hash"] == read_delta_file(tmp_path / "x.fewshot").digest
+    assert report.checks["content hash"] == read_delta_file(tmp_path / "x.fewshot").digest
 
 
 def test_a_file_made_at_another_size_builds_the_backbone_once(drawn, tmp_path, learn, source, monkeypatch):
@@ -74,7 +74,7 @@ def test_a_file_of_version_1_has_the_same_numbers_when_written_again():
 @pytest.mark.parametrize(("recipe", "form"), [("lora", "low rank"), ("saft", "sparse"), ("bitfit", "dense")])
 def test_inspect_says_what_the_file_holds(recipe, form, drawn, tmp_path, learn):
     learned = learn(drawn, tmp_path / "x.fewshot", recipe, QUICK)
-    report = inspect(tmp_path / "x.fewshot")
+    report = inspect(tmp_path / "x.fewshot").report()
     file = read_delta_file(tmp_path / "x.fewshot")
     for key in ("backbone", "method", "classes", "bytes", "density", "seed", "images", "data", "expected_accuracy"):
         assert report[key] == learned[key]
@@ -93,7 +93,7 @@ def test_inspect_says_what_the_file_holds(recipe, form, drawn, tmp_path, learn):
 
 def test_inspect_of_a_head_alone(drawn, tmp_path, learn):
     learn(drawn, tmp_path / "x.fewshot")
-    report = inspect(tmp_path / "x.fewshot")
+    report = inspect(tmp_path / "x.fewshot").report()
     assert report["changes"] == [] and report["density"] == 0
 
 

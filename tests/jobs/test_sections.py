@@ -49,8 +49,8 @@ def test_a_file_with_a_graft_is_proved_verified_and_told_of(drawn, tmp_path, lea
     report = learn(drawn, path, "moa", *QUICK, values=values)
     assert report["max_abs_diff"] < 1e-4
     assert version(path) == "3"
-    assert verify(path, source, CPU)["checks"]["round trip"] == "written again, it is the same"
-    told = inspect(path)
+    assert verify(path, source, CPU).checks["round trip"] == "written again, it is the same"
+    told = inspect(path).report()
     assert told["graft"]["kind"]["name"] == "token mixture"
     assert told["graft"]["sites"] == list(read_delta_file(path).graft.facts.sites)
     assert told["graft"]["values"] > 10_000 and told["density"] == 0
@@ -72,7 +72,6 @@ def test_a_graft_is_not_merged_and_the_reason_is_given(grafted, tmp_path, source
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
 def test_a_graft_goes_to_onnx(grafted, tmp_path, source, unseen):
     pytest.importorskip("onnxruntime")
     report = export(grafted, tmp_path / "out.onnx", "onnx", unseen, Means(source, CPU, NoCache(), Unseen())).report()
@@ -116,8 +115,8 @@ def test_several_files_answer_as_each_alone_does(grafted, transductive, drawn, u
 def test_a_transductive_file_holds_the_support_set_and_says_so(transductive, source, predict, unseen, drawn):
     file = read_delta_file(transductive)
     assert version(transductive) == "3" and len(file.support.labels) == 12
-    assert verify(transductive, source, CPU)["checks"]["round trip"] == "written again, it is the same"
-    told = inspect(transductive)
+    assert verify(transductive, source, CPU).checks["round trip"] == "written again, it is the same"
+    told = inspect(transductive).report()
     assert told["head"]["transductive"]["name"] == "tim"
     assert told["support"] == {"images": 12, "bytes": file.support.bytes}
     model = load_model(transductive, source, CPU).model

@@ -26,6 +26,40 @@ KEYS = {
     "RoundingCost": "stored head max_abs_diff top1_agreement accuracy accuracy_before",
     "ExpectedAccuracy": "mean low high how",
     "Skipped": "path reason",
+    "InspectDeltaResult": "file bytes sha256 backbone fingerprint licence image_size method classes head graft support "
+    "density changes format values bytes_per_changed_weight recipe seed images data expected_accuracy versions bank "
+    "parents texts chain",
+    "InspectBankResult": "file bytes sha256 backbone fingerprint licence image_size kind experts size bytes_as_float32 "
+    "density expert_density expert_between layers overlap overlap_by_chance recipe router settings tensors seed "
+    "episodes data validation versions parent chain",
+    "HeadFacts": "dim unit_norm values transductive",
+    "GraftFacts": "kind sites values",
+    "SupportFacts": "images bytes",
+    "ChangedParameter": "parameter shape form values changed",
+    "LayerFacts": "name size density norm",
+    "Ancestor": "base kind sha256 file",
+    "DeltaAncestor": "base kind sha256 file method classes recipe seed images data versions bank parents",
+    "BankAncestor": "base kind sha256 file method recipe seed episodes data validation versions bank parents",
+    "AncestralBase": "backbone fingerprint licence",
+    "VerifyResult": "file backbone checks",
+    "ComposeResult": "seed backbone method rule scale kept file bytes density values classes shared_classes files "
+    "weights seconds",
+    "ComposedAs": "stored head exact",
+    "ComposedFile": "file sha256 method classes bank density survival head_factor",
+    "SharedClass": "class files cosine",
+    "MergedWeights": "changed_by_one changed_by_several signs_agree cancelled disagreements",
+    "Disagreement": "parameter changed_by_several signs_agree cancelled",
+    "PushResult": "file bytes sha256 kind backbone licence repository revision private url commit files replaced "
+    "card_kept pull",
+    "PullResult": "repository revision commit url from file bytes kind sha256 backbone fingerprint licence method "
+    "classes expected_accuracy",
+    "ExportResult": "file from format bytes backbone licence classes images proved_on max_abs_diff top1_agreement "
+    "unit_norm use seconds",
+    "ImportResult": "file from bytes kind backbone method classes density values restored proved peft images proved_on "
+    "max_abs_diff top1_agreement expected_accuracy seconds",
+    "MetaTuneResult": "seed backbone image_size method file bytes episodes epochs best_epoch accuracy datasets domains "
+    "seconds device threads sources split validation_sources validation_split values recipe data versions notes",
+    "EpochFacts": "epoch tasks loss accuracy validation sparsity router",
 }
 """In the order in which they are printed, after `command` and `version` where the type is a command's."""
 

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewshot_cli import __version__
 from fewshot_cli.engine.adaptation import Adapted
 from fewshot_cli.engine.delta.change import Change, density
 from fewshot_cli.engine.delta.peft_adapter import KINDS
@@ -46,7 +45,8 @@ from fewshot_cli.jobs.models import (
     load_facts,
 )
 from fewshot_cli.jobs.progress import Progress
-from fewshot_cli.jobs.run_record import Report, versions, write_run
+from fewshot_cli.jobs.run_record import seconds_since, versions, write_run
+from fewshot_cli.results import ExpectedAccuracy, ImportResult, StoredAs
 from fewshot_cli.storage.atomic import check_writable, staged
 
 CPU = torch.device("cpu")
@@ -77,7 +77,7 @@ class _Read:
 
 def import_adapter(
     folder: Path, output: Path, wanted: Wanted, images: Path | None, source: Source, progress: Progress
-) -> Report:
+) -> ImportResult:
     """Writes a delta file that does what the adapter in the folder does, and proves it where PEFT is installed.
 
     What `fewshot export` wrote and nobody trained on since becomes the delta file that it was. Raises FewshotError for
@@ -104,30 +104,28 @@ def import_adapter(
         reference = _peft_logits(folder, backbone, read.head, pictures) if is_proved else exact
         difference, agreement = _compared(exact, written, reference, read.values)
     header = file.header
-    report: Report = {
-        "command": "import",
-        "version": __version__,
-        "file": str(output),
-        "from": str(folder),
-        "bytes": size,
-        "kind": KINDS[settings.peft_type],
-        "backbone": backbone.name,
-        "method": header.method,
-        "classes": list(header.classes),
-        "density": density(file.delta, header.base.size),
-        "values": {"stored": read.values, "head": read.head_values},
-        "restored": read.is_restored,
-        "proved": is_proved,
-        "peft": version("peft") if is_proved else None,
-        "images": len(pictures),
-        "proved_on": origin,
-        "max_abs_diff": difference,
-        "top1_agreement": agreement,
-        "expected_accuracy": header.provenance.expected_accuracy.model_dump(),
-        "seconds": {"total": round(time.perf_counter() - start, 3)},
-    }
-    write_run(output, report)
-    return report
+    result = ImportResult(
+        file=str(output),
+        source=str(folder),
+        bytes=size,
+        kind=KINDS[settings.peft_type],
+        backbone=backbone.name,
+        method=header.method,
+        classes=header.classes,
+        density=density(file.delta, header.base.size),
+        values=StoredAs(read.values, read.head_values),
+        restored=read.is_restored,
+        proved=is_proved,
+        peft=version("peft") if is_proved else None,
+        images=len(pictures),
+        proved_on=origin,
+        max_abs_diff=difference,
+        top1_agreement=agreement,
+        expected_accuracy=ExpectedAccuracy(**header.provenance.expected_accuracy.model_dump()),
+        seconds=seconds_since(start),
+    )
+    write_run(output, result)
+    return result
 
 
 def _base(found: PeftFolder, wanted: Wanted, source: Source) -> Backbone:

@@ -1,4 +1,4 @@
-"""What a run of meta-tuning leaves: the bank's file, and the report of what was found on the way."""
+"""What a run of meta-tuning leaves: the bank's file, and the result of what was found on the way."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from fewshot_cli import __version__
 from fewshot_cli.engine.meta.loop import Epoch, Practice
 from fewshot_cli.formats.bank import BankHeader, BankProvenance, write_bank
 from fewshot_cli.formats.flat_change import Values
 from fewshot_cli.images.sources.dataset import Dataset
 from fewshot_cli.jobs.models import facts_of
-from fewshot_cli.jobs.run_record import Report, versions
+from fewshot_cli.jobs.run_record import versions
 from fewshot_cli.recipes import MetaRecipe
+from fewshot_cli.results import DomainSize, EpochFacts, MetaTuneResult, Validated
 from fewshot_cli.storage.atomic import staged
 
 
@@ -65,41 +65,38 @@ def write_result(
         write_bank(draft, header, kept.delta, kept.gates, kept.tensors, output.values)
 
 
-def report_of(
+def result_of(
     output: Output, recipe: MetaRecipe, practice: Practice, material: Material, data: Mapping[str, str], seconds: float
-) -> Report:
+) -> MetaTuneResult:
     """What the run asked for and found."""
     source, best = practice.source, practice.epochs[practice.best]
-    return {
-        "command": "meta-tune",
-        "version": __version__,
-        "seed": source.seed,
-        "backbone": source.backbone.name,
-        "image_size": source.backbone.preprocessing.size[0],
-        "method": recipe.method.name,
-        "file": str(output.path),
-        "bytes": output.path.stat().st_size if output.path.exists() else 0,
-        "episodes": practice.tasks,
-        "epochs": [told(epoch) for epoch in practice.epochs],
-        "best_epoch": best.number,
-        "accuracy": best.accuracy,
-        "datasets": {name: {"accuracy": accuracy} for name, accuracy in best.validation.items()},
-        "domains": {
-            domain.pool.name: {"classes": len(domain.pool.classes), "images": len(domain.pool.labels)}
-            for domain in source.domains
+    return MetaTuneResult(
+        seed=source.seed,
+        backbone=source.backbone.name,
+        image_size=source.backbone.preprocessing.size[0],
+        method=recipe.method.name,
+        file=str(output.path),
+        bytes=output.path.stat().st_size if output.path.exists() else 0,
+        episodes=practice.tasks,
+        epochs=tuple(EpochFacts(**told(epoch)) for epoch in practice.epochs),
+        best_epoch=best.number,
+        accuracy=best.accuracy,
+        datasets={name: Validated(accuracy) for name, accuracy in best.validation.items()},
+        domains={
+            domain.pool.name: DomainSize(len(domain.pool.classes), len(domain.pool.labels)) for domain in source.domains
         },
-        "seconds": {"total": round(seconds, 3)},
-        "device": str(source.backbone.device),
-        "threads": torch.get_num_threads(),
-        "sources": list(material.sources),
-        "split": material.split,
-        "validation_sources": list(material.validation_sources),
-        "validation_split": material.validation_split,
-        "values": output.values,
-        "recipe": recipe.model_dump(mode="json"),
-        "data": dict(data),
-        "versions": versions(),
-    }
+        seconds={"total": round(seconds, 3)},
+        device=str(source.backbone.device),
+        threads=torch.get_num_threads(),
+        sources=material.sources,
+        split=material.split,
+        validation_sources=material.validation_sources,
+        validation_split=material.validation_split,
+        values=output.values,
+        recipe=recipe.model_dump(mode="json"),
+        data=dict(data),
+        versions=versions(),
+    )
 
 
 def told(epoch: Epoch) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from fewshot_cli.engine.distributed import Processes
@@ -16,19 +17,20 @@ from fewshot_cli.jobs.data import load_data
 from fewshot_cli.jobs.graceful_stop import Interrupts
 from fewshot_cli.jobs.meta.checkpoints import check_resumable, circumstances_of, restore, save, what_is_asked
 from fewshot_cli.jobs.meta.log import Log, check_tensorboard, log_path
-from fewshot_cli.jobs.meta.results import Material, Output, report_of, write_result
+from fewshot_cli.jobs.meta.results import Material, Output, result_of, write_result
 from fewshot_cli.jobs.meta.tasks import arithmetic, task_source
 from fewshot_cli.jobs.models import load_backbone
 from fewshot_cli.jobs.progress import Advance
-from fewshot_cli.jobs.run_record import Report, write_run
+from fewshot_cli.jobs.run_record import write_run
 from fewshot_cli.recipes import MetaRecipe
+from fewshot_cli.results import MetaTuneResult
 from fewshot_cli.storage.atomic import check_writable
 
 log = logging.getLogger("fewshot")
 CHECKPOINT_EVERY = 300.0  # seconds, and after every epoch
 
 
-def meta_tune(recipe: MetaRecipe, material: Material, output: Output, seed: int, means: Means) -> Report:
+def meta_tune(recipe: MetaRecipe, material: Material, output: Output, seed: int, means: Means) -> MetaTuneResult:
     """Meta-tunes a bank, writes it, and says what it found on the way.
 
     The bank is written whenever it is the best so far. A run that was stopped, in whatever way, goes on with
@@ -162,14 +164,14 @@ class _Run:
             for epoch in epochs(self.practice, lambda: self._after_step(advance, interrupts), watch):
                 self._end_epoch(epoch)
 
-    def finished(self, material: Material) -> Report:
+    def finished(self, material: Material) -> MetaTuneResult:
         """What the run found; leaves it beside the bank, and removes the checkpoint."""
-        report = report_of(self.output, self.recipe, self.practice, material, self.asked["data"], self.seconds)
-        report["notes"] = self.notes.taken
+        result = result_of(self.output, self.recipe, self.practice, material, self.asked["data"], self.seconds)
+        result = replace(result, notes=tuple(self.notes.taken))
         if self.is_first:
-            write_run(self.output.path, report)
+            write_run(self.output.path, result)
             self.checkpoint.unlink(missing_ok=True)
-        return report
+        return result
 
     def _after_step(self, advance: Advance, interrupts: Interrupts) -> None:
         if self.practice.is_readable:

@@ -2,14 +2,13 @@
 
 import hashlib
 import time
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from fewshot_cli import __version__
 from fewshot_cli.engine.delta.change import Change, Delta, all_values, density, negated, plus, scaled
 from fewshot_cli.engine.delta.merging import AnyMerge
 from fewshot_cli.engine.delta.merging.add import Add
@@ -33,7 +32,8 @@ from fewshot_cli.formats.delta.rounding import BITS, Values
 from fewshot_cli.formats.weights import agreed_licence
 from fewshot_cli.jobs.models import check_shapes, parameter_shapes_of, plain_head, read_on_one_base
 from fewshot_cli.jobs.progress import Progress
-from fewshot_cli.jobs.run_record import Report, versions, write_run
+from fewshot_cli.jobs.run_record import seconds_since, versions, write_run
+from fewshot_cli.results import ComposedAs, ComposedFile, ComposeResult, Disagreement, MergedWeights, SharedClass
 from fewshot_cli.storage.atomic import check_writable, staged
 
 COMPOSED = "composed with others"
@@ -58,7 +58,7 @@ class How:
         return found if self.scale == 1 else scaled(found, self.scale)
 
 
-def compose(files: Sequence[Path], output: Path, how: How, progress: Progress) -> Report:
+def compose(files: Sequence[Path], output: Path, how: How, progress: Progress) -> ComposeResult:
     """Writes one classifier with all classes of several delta files, and reports where they meet and disagree.
 
     The order of the files changes nothing but the order of the report. Raises FewshotError for files that don't go
@@ -85,40 +85,43 @@ def compose(files: Sequence[Path], output: Path, how: How, progress: Progress) -
         advance(2, 3)
         met = overlaps(deltas)
     factors = {file.digest: factor for file, factor in zip(ordered, head.factors, strict=True)}
-    base = header.base
-    report: Report = {
-        "command": "compose",
-        "version": __version__,
-        "seed": how.seed,
-        "backbone": base.backbone,
-        "method": "compose",
-        "rule": how.rule.rule,
-        "scale": how.scale,
-        "kept": how.rule.kept,
-        "file": str(output),
-        "bytes": size,
-        "density": density(delta, base.size),
-        "values": {"stored": values, "head": head_values, "exact": _same(delta, exact)},
-        "classes": list(header.classes),
-        "shared_classes": _shared_classes(files, read, head),
-        "files": [
-            {
-                "file": str(path),
-                "sha256": file.digest,
-                "method": file.header.method,
-                "classes": list(file.header.classes),
-                "bank": file.header.provenance.bank,
-                "density": density(file.delta, base.size),
-                "survival": survival(file.delta, delta),
-                "head_factor": factors[file.digest],
-            }
-            for path, file in zip(files, read, strict=True)
-        ],
-        "weights": _weights(met),
-        "seconds": {"total": round(time.perf_counter() - start, 3)},
-    }
-    write_run(output, report)
-    return report
+    result = ComposeResult(
+        seed=how.seed,
+        backbone=header.base.backbone,
+        rule=how.rule.rule,
+        scale=how.scale,
+        kept=how.rule.kept,
+        file=str(output),
+        bytes=size,
+        density=density(delta, header.base.size),
+        values=ComposedAs(values, head_values, _same(delta, exact)),
+        classes=header.classes,
+        shared_classes=_shared_classes(files, read, head),
+        files=_composed_files(files, read, delta, factors),
+        weights=_merged_weights(met),
+        seconds=seconds_since(start),
+    )
+    write_run(output, result)
+    return result
+
+
+def _composed_files(
+    files: Sequence[Path], read: Sequence[DeltaFile], delta: Delta, factors: Mapping[str, float]
+) -> tuple[ComposedFile, ...]:
+    """What became of each file; `factors` say by digest what its rows of the head were multiplied by."""
+    return tuple(
+        ComposedFile(
+            file=str(path),
+            sha256=file.digest,
+            method=file.header.method,
+            classes=file.header.classes,
+            bank=file.header.provenance.bank,
+            density=density(file.delta, file.header.base.size),
+            survival=survival(file.delta, delta),
+            head_factor=factors[file.digest],
+        )
+        for path, file in zip(files, read, strict=True)
+    )
 
 
 def _read(files: Sequence[Path], output: Path) -> list[DeltaFile]:
@@ -210,35 +213,27 @@ def _prove(path: Path, delta: Delta, head: JoinedHead) -> None:
         )
 
 
-def _shared_classes(files: Sequence[Path], read: Sequence[DeltaFile], head: JoinedHead) -> list[Report]:
+def _shared_classes(files: Sequence[Path], read: Sequence[DeltaFile], head: JoinedHead) -> tuple[SharedClass, ...]:
     """The classes that several files know: which, and the lowest cosine between their rows."""
-    return [
-        {
-            "class": name,
-            "files": [str(path) for path, file in zip(files, read, strict=True) if name in file.header.classes],
-            "cosine": cosine,
-        }
+    known = [(str(path), file.header.classes) for path, file in zip(files, read, strict=True)]
+    return tuple(
+        SharedClass(name, tuple(path for path, classes in known if name in classes), cosine)
         for name, cosine in head.cosines.items()
-    ]
+    )
 
 
-def _weights(met: Sequence[Overlap]) -> Report:
+def _merged_weights(met: Sequence[Overlap]) -> MergedWeights:
     """How many of the backbone's weights one file or several change, how far they agree, and where least."""
     shared, agreeing = sum(layer.shared for layer in met), sum(layer.agreeing for layer in met)
     mass, cancelled = sum(layer.mass for layer in met), sum(layer.cancelled for layer in met)
     worst = sorted((layer for layer in met if layer.cancelled > 0), key=lambda layer: -layer.cancelled)
-    return {
-        "changed_by_one": sum(layer.alone for layer in met),
-        "changed_by_several": shared,
-        "signs_agree": agreeing / shared if shared else None,
-        "cancelled": cancelled / mass if mass else 0.0,
-        "disagreements": [
-            {
-                "parameter": layer.parameter,
-                "changed_by_several": layer.shared,
-                "signs_agree": layer.agreeing / layer.shared,
-                "cancelled": layer.cancelled / layer.mass,
-            }
+    return MergedWeights(
+        changed_by_one=sum(layer.alone for layer in met),
+        changed_by_several=shared,
+        signs_agree=agreeing / shared if shared else None,
+        cancelled=cancelled / mass if mass else 0.0,
+        disagreements=tuple(
+            Disagreement(layer.parameter, layer.shared, layer.agreeing / layer.shared, layer.cancelled / layer.mass)
             for layer in worst[:MOST_LAYERS]
-        ],
-    }
+        ),
+    )

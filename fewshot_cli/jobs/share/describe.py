@@ -2,23 +2,35 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from fewshot_cli import __version__
+from torch import Tensor
+
 from fewshot_cli.engine.head.linear import Head
-from fewshot_cli.engine.meta.smat.bank_statistics import Layer, overlap, overlap_by_chance, survey
+from fewshot_cli.engine.meta.smat.bank_statistics import overlap, overlap_by_chance, survey
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.bank import read_bank
 from fewshot_cli.formats.delta.file import BaseFacts, DeltaFile, read_delta_file, values_of
 from fewshot_cli.formats.delta.sections import KeptGraft
 from fewshot_cli.formats.kinds import BANK, format_of
-from fewshot_cli.jobs.run_record import Report
 from fewshot_cli.jobs.share.lineage import Ancestors
+from fewshot_cli.results import (
+    AnyInspected,
+    ChangedParameter,
+    ExpectedAccuracy,
+    GraftFacts,
+    HeadFacts,
+    InspectBankResult,
+    InspectDeltaResult,
+    LayerFacts,
+    SupportFacts,
+)
 from fewshot_cli.storage.atomic import check_writable, write_atomically
 
 PICTURES = (".svg", ".png", ".html")
 
 
-def inspect(path: Path, banks: Sequence[Path] = ()) -> Report:
+def inspect(path: Path, banks: Sequence[Path] = ()) -> AnyInspected:
     """The file's facts; the backbone itself is not needed.
 
     `banks` are those that it may come from, besides what lies in its folder. Raises FewshotError for a file that is
@@ -37,118 +49,105 @@ def check_picture(path: Path) -> None:
     check_writable(path)
 
 
-def draw(report: Report, path: Path) -> None:
-    """Writes the picture of a bank's report to `path`, as its suffix says. Raises FewshotError for a delta file's."""
-    if "experts" not in report:
-        raise FewshotError(f"{report['file']} is a delta file; only banks are drawn.", "Leave out --picture.")
-    if not report["layers"]:
-        raise FewshotError(f"{report['file']} is a bank that moves no weights.", "Leave out --picture.")
+def draw(result: AnyInspected, path: Path) -> None:
+    """Writes the picture of a bank to `path`, as its suffix says. Raises FewshotError for a delta file."""
+    if not isinstance(result, InspectBankResult):
+        raise FewshotError(f"{result.file} is a delta file; only banks are drawn.", "Leave out --picture.")
+    if not result.layers:
+        raise FewshotError(f"{result.file} is a bank that moves no weights.", "Leave out --picture.")
     from fewshot_cli.reports.documents.page import bank_page
     from fewshot_cli.reports.figures.bank import picture
 
     form = path.suffix.lower().removeprefix(".")
-    write_atomically(path, bank_page(report) if form == "html" else picture(report, form))
+    write_atomically(path, bank_page(result) if form == "html" else picture(result, form))
 
 
-def inspect_delta(path: Path, banks: Sequence[Path] = ()) -> Report:
+def inspect_delta(path: Path, banks: Sequence[Path] = ()) -> InspectDeltaResult:
     """The facts of a delta file."""
     file = read_delta_file(path)
-    base = file.header.base
+    provenance = file.header.provenance
     changed = {name: change.nonzeros() for name, change in file.delta.items()}
-    return {
-        **_file(path, file.digest, base),
-        "method": file.header.method,
-        "classes": list(file.header.classes),
-        "head": _head(file),
-        "graft": file.graft and _graft(file.graft),
-        "support": file.support and {"images": len(file.support.labels), "bytes": file.support.bytes},
-        "density": sum(changed.values()) / base.size,
-        "changes": [
-            {
-                "parameter": name,
-                "shape": list(change.shape),
-                "form": file.stored.forms[name],
-                "values": values_of(file, name),
-                "changed": changed[name],
-            }
+    return InspectDeltaResult(
+        **_shared(path, file.digest, file.header.base),
+        method=file.header.method,
+        classes=file.header.classes,
+        head=_head(file),
+        graft=_graft(file.graft) if file.graft else None,
+        support=SupportFacts(len(file.support.labels), file.support.bytes) if file.support else None,
+        density=sum(changed.values()) / file.header.base.size,
+        changes=tuple(
+            ChangedParameter(name, tuple(change.shape), file.stored.forms[name], values_of(file, name), changed[name])
             for name, change in file.delta.items()
-        ],
-        "format": file.stored.version,
-        "values": file.stored.values,
-        "bytes_per_changed_weight": path.stat().st_size / max(1, sum(changed.values())) if file.delta else None,
-        "recipe": file.header.recipe,
-        **file.header.provenance.model_dump(exclude={"learned_from"}),
-        "chain": Ancestors(path, banks).of_delta(file),
-    }
+        ),
+        format=file.stored.version,
+        values=file.stored.values,
+        bytes_per_changed_weight=path.stat().st_size / max(1, sum(changed.values())) if file.delta else None,
+        recipe=file.header.recipe,
+        seed=provenance.seed,
+        images=provenance.images,
+        data=provenance.data,
+        expected_accuracy=ExpectedAccuracy(**provenance.expected_accuracy.model_dump()),
+        versions=provenance.versions,
+        bank=provenance.bank,
+        parents=provenance.parents,
+        texts=provenance.texts or None,
+        chain=Ancestors(path, banks).of_delta(file),
+    )
 
 
-def _head(file: DeltaFile) -> Report:
+def _head(file: DeltaFile) -> HeadFacts:
     if isinstance(file.head, Head):
-        return {
-            "dim": file.head.dim,
-            "unit_norm": file.head.unit_norm,
-            "values": file.stored.head,
-            "transductive": None,
-        }
+        return HeadFacts(file.head.dim, file.head.unit_norm, file.stored.head, None)
     dim = file.support.features.shape[1] if file.support else 0
-    return {"dim": dim, "unit_norm": False, "values": "float16", "transductive": dict(file.head.settings)}
+    return HeadFacts(dim, False, "float16", dict(file.head.settings))
 
 
-def _graft(graft: KeptGraft) -> Report:
+def _graft(graft: KeptGraft) -> GraftFacts:
     values = sum(tensor.numel() for tensor in graft.params.values())
-    return {"kind": graft.facts.kind, "sites": list(graft.facts.sites), "values": values}
+    return GraftFacts(graft.facts.kind, tuple(graft.facts.sites), values)
 
 
-def inspect_bank(path: Path, banks: Sequence[Path] = ()) -> Report:
-    """The facts of a bank; all shares are in [0, 1].
-
-    `density` is that of the union of all experts: a change adapted from the bank is no denser. `expert_between` is the
-    share of an expert's open gates that are below 1. A layer's `density` has a number for every expert, in a dense bank
-    one; its `norm` is the length of the delta. What two experts have in common is intersection over union.
-    """
+def inspect_bank(path: Path, banks: Sequence[Path] = ()) -> InspectBankResult:
+    """The facts of a bank. A dense bank is one expert to `layers`, and none elsewhere."""
     bank = read_bank(path)
     header = bank.header
     found = survey(header.shapes, bank.delta, bank.gates)
-    has_no_experts = bank.gates is None
-    between = [
-        count / max(1, opened)
-        for count, opened in zip(found.between.tolist(), found.both.diagonal().tolist(), strict=True)
-    ]
-    return {
-        **_file(path, bank.digest, header.base),
-        "kind": header.kind,
-        "experts": header.experts,
-        "size": header.size,
-        "bytes_as_float32": 4 * header.size * (1 + header.experts),
-        "density": found.union / max(1, found.size),
-        "expert_density": [] if has_no_experts else found.density,
-        "expert_between": [] if has_no_experts else between,
-        "layers": [_layer(layer) for layer in found.layers],
-        "overlap": [] if has_no_experts else overlap(found.both).tolist(),
-        "overlap_by_chance": [] if has_no_experts else overlap_by_chance(found.density).tolist(),
-        "recipe": header.recipe,
-        "router": header.settings if header.experts else {},
-        "settings": header.settings,
-        "tensors": {name: list(values.shape) for name, values in bank.tensors.items()},
+    has_experts = bank.gates is not None
+    opened = found.both.diagonal().tolist()
+    between = [count / max(1, of) for count, of in zip(found.between.tolist(), opened, strict=True)]
+    return InspectBankResult(
+        **_shared(path, bank.digest, header.base),
+        kind=header.kind,
+        experts=header.experts,
+        size=header.size,
+        bytes_as_float32=4 * header.size * (1 + header.experts),
+        density=found.union / max(1, found.size),
+        expert_density=tuple(found.density) if has_experts else (),
+        expert_between=tuple(between) if has_experts else (),
+        layers=tuple(LayerFacts(layer.name, layer.size, tuple(layer.density), layer.norm) for layer in found.layers),
+        overlap=_rows(overlap(found.both)) if has_experts else (),
+        overlap_by_chance=_rows(overlap_by_chance(found.density)) if has_experts else (),
+        recipe=header.recipe,
+        router=header.settings if header.experts else {},
+        settings=header.settings,
+        tensors={name: tuple(values.shape) for name, values in bank.tensors.items()},
         **header.provenance.model_dump(),
-        "chain": Ancestors(path, banks).of_bank(header, bank.digest),
-    }
+        chain=Ancestors(path, banks).of_bank(header, bank.digest),
+    )
 
 
-def _file(path: Path, digest: str, base: BaseFacts) -> Report:
-    """What every file of ours has."""
+def _shared(path: Path, digest: str, base: BaseFacts) -> dict[str, Any]:
+    """What every file of ours has, as `AnyInspected` takes it."""
     return {
-        "command": "inspect",
-        "version": __version__,
         "file": str(path),
         "bytes": path.stat().st_size,
         "sha256": digest,
         "backbone": base.backbone,
         "fingerprint": base.fingerprint,
         "licence": base.licence,
-        "image_size": list(base.preprocessing.size),
+        "image_size": tuple(base.preprocessing.size),
     }
 
 
-def _layer(layer: Layer) -> Report:
-    return {"name": layer.name, "size": layer.size, "density": layer.density, "norm": layer.norm}
+def _rows(matrix: Tensor) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(row) for row in matrix.tolist())

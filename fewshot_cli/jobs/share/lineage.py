@@ -5,15 +5,19 @@ A file names its bank and its parents by their digests. What lies beside it unde
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.bank import BankHeader, read_bank_header
 from fewshot_cli.formats.delta.file import BaseFacts, DeltaFile, read_delta_file
 from fewshot_cli.formats.kinds import KINDS, metadata_of
-from fewshot_cli.jobs.run_record import Report
+from fewshot_cli.results import Ancestor, AncestralBase, BankAncestor, DeltaAncestor
+
+Told = TypeVar("Told", bound=Ancestor)
 
 SUFFIXES = (".fewshot", ".bank", ".safetensors")
 """Of the files that are looked at: what `fewshot` is told to write usually ends so."""
@@ -33,22 +37,22 @@ class Ancestors:
         self.given = {read_bank_header(bank)[1]: bank for bank in banks}
         self.told: dict[str, str] = {}
 
-    def of_delta(self, file: DeltaFile) -> Report:
+    def of_delta(self, file: DeltaFile) -> DeltaAncestor:
         """The chain of the delta file at `path`. Raises FewshotError where a given bank is none of it."""
         return self._whole(file.header.base, self._delta(self.path, file, 0))
 
-    def of_bank(self, header: BankHeader, digest: str) -> Report:
+    def of_bank(self, header: BankHeader, digest: str) -> BankAncestor:
         """The chain of the bank at `path`. Raises FewshotError where a given bank is none of it."""
         return self._whole(header.base, self._bank(self.path, header, digest, 0))
 
-    def _whole(self, base: BaseFacts, link: Report) -> Report:
+    def _whole(self, base: BaseFacts, link: Told) -> Told:
         for digest, bank in self.given.items():
             if digest not in self.told:
                 raise FewshotError(
                     f"{bank} is not a bank that {self.path} comes from.",
                     "Without --bank the digests of those that it comes from are shown.",
                 )
-        return {"base": base.model_dump(include={"backbone", "licence", "fingerprint"})} | link
+        return replace(link, base=AncestralBase(base.backbone, base.fingerprint, base.licence))
 
     @cached_property
     def _claims(self) -> dict[str, list[Path]]:
@@ -65,41 +69,38 @@ class Ancestors:
                 claims.setdefault(found.get("sha256", ""), []).append(path)
         return claims
 
-    def _delta(self, path: Path, file: DeltaFile, generation: int) -> Report:
+    def _delta(self, path: Path, file: DeltaFile, generation: int) -> DeltaAncestor:
         provenance = file.header.provenance
         self.told[file.digest] = str(path)
-        return {
-            "kind": "delta",
-            "sha256": file.digest,
-            "file": str(path),
-            "method": file.header.method,
-            "classes": list(file.header.classes),
-            "recipe": file.header.recipe,
+        return DeltaAncestor(
+            sha256=file.digest,
+            file=str(path),
+            method=file.header.method,
+            classes=file.header.classes,
+            recipe=file.header.recipe,
             **provenance.model_dump(include={"seed", "images", "data", "versions"}),
-            "bank": self._bank_of(provenance.bank, generation + 1),
-            "parents": [self._parent_of(digest, generation + 1) for digest in provenance.parents],
-        }
+            bank=self._bank_of(provenance.bank, generation + 1),
+            parents=tuple(self._parent_of(digest, generation + 1) for digest in provenance.parents),
+        )
 
-    def _bank(self, path: Path, header: BankHeader, digest: str, generation: int) -> Report:
+    def _bank(self, path: Path, header: BankHeader, digest: str, generation: int) -> BankAncestor:
         self.told[digest] = str(path)
-        return {
-            "kind": "bank",
-            "sha256": digest,
-            "file": str(path),
-            "method": header.method,
-            "recipe": header.recipe,
+        return BankAncestor(
+            sha256=digest,
+            file=str(path),
+            method=header.method,
+            recipe=header.recipe,
             **header.provenance.model_dump(include={"seed", "episodes", "data", "validation", "versions"}),
-            "bank": self._bank_of(header.provenance.parent, generation + 1),
-            "parents": [],
-        }
+            bank=self._bank_of(header.provenance.parent, generation + 1),
+        )
 
-    def _parent_of(self, digest: str, generation: int) -> Report:
+    def _parent_of(self, digest: str, generation: int) -> Ancestor:
         for path in self._worth_reading(digest, generation):
             with suppress(FewshotError):
                 return self._delta(path, read_delta_file(path), generation)
         return self._unread("delta", digest)
 
-    def _bank_of(self, digest: str | None, generation: int) -> Report | None:
+    def _bank_of(self, digest: str | None, generation: int) -> Ancestor | None:
         if digest is None:
             return None
         for path in self._worth_reading(digest, generation):
@@ -111,6 +112,6 @@ class Ancestors:
         """Where the file may be, of which nothing has been told yet."""
         return self._claims.get(digest, []) if digest not in self.told and generation <= MOST_GENERATIONS else []
 
-    def _unread(self, kind: str, digest: str) -> Report:
+    def _unread(self, kind: str, digest: str) -> Ancestor:
         """What is told of a file that isn't here, or was told of before."""
-        return {"kind": kind, "sha256": digest, "file": self.told.get(digest)}
+        return Ancestor(kind=kind, sha256=digest, file=self.told.get(digest))

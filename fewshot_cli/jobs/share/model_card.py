@@ -4,8 +4,8 @@ from pathlib import Path
 
 from fewshot_cli.engine.model.timm_names import hub_repository, licence_of
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.jobs.run_record import Report
 from fewshot_cli.reports.documents.model_card import SOMEWHERE, card, subject
+from fewshot_cli.results import AnyInspected
 from fewshot_cli.storage.atomic import check_writable, write_atomically
 
 
@@ -24,13 +24,13 @@ def check_card(path: Path) -> None:
         )
 
 
-def card_of(report: Report, repository: str = SOMEWHERE) -> str:
-    """The card of what `inspect` reports. A base that this timm does not know is named, and no more said of it."""
+def card_of(result: AnyInspected, repository: str = SOMEWHERE) -> str:
+    """The card of what `inspect` found. A base that this timm does not know is named, and no more said of it."""
     try:
-        return card(report, hub_repository(report["backbone"]), licence_of(report["backbone"]), repository)
+        return card(result, hub_repository(result.backbone), licence_of(result.backbone), repository)
     except FewshotError:
-        return card(report, repository=repository)
+        return card(result, repository=repository)
 
 
-def write_card(report: Report, path: Path) -> None:
-    write_atomically(path, card_of(report))
+def write_card(result: AnyInspected, path: Path) -> None:
+    write_atomically(path, card_of(result))

@@ -4,21 +4,22 @@ import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
 
-from fewshot_cli import __version__
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.formats.bank import read_bank
-from fewshot_cli.formats.delta.file import read_delta_file
+from fewshot_cli.formats.bank import Bank, read_bank
+from fewshot_cli.formats.delta.file import DeltaFile, read_delta_file
 from fewshot_cli.formats.kinds import BANK, format_of
 from fewshot_cli.jobs.progress import Progress
-from fewshot_cli.jobs.run_record import Report
 from fewshot_cli.jobs.share.push import is_ours
+from fewshot_cli.results import ExpectedAccuracy, PullResult
 from fewshot_cli.storage import hub
 from fewshot_cli.storage.atomic import check_writable, staged
 
 MOST_NAMED = 20
 
 
-def pull(repository: str, output: Path | None, file: str | None, revision: str | None, progress: Progress) -> Report:
+def pull(
+    repository: str, output: Path | None, file: str | None, revision: str | None, progress: Progress
+) -> PullResult:
     """Fetches the one delta file or bank of the repository, or `file`, and nothing else of it.
 
     It takes its place at `output`, by default under its own name, when it has been read and its hash is right; a file
@@ -34,26 +35,31 @@ def pull(repository: str, output: Path | None, file: str | None, revision: str |
         target = output or Path(_plain_name(there, chosen))
         check_writable(target)
         found = hub.fetched(there, chosen, Path(folder))
-        report = _read(found, f"{there.name}/{chosen}")
+        read = _read(found, f"{there.name}/{chosen}")
         if output is None and target.exists() and target.read_bytes() != found.read_bytes():
             raise FewshotError(
                 f"{target} is there already, with other content.", f"Name another output: -o new-{target}"
             )
-        size = found.stat().st_size
+        base, size = read.header.base, found.stat().st_size
         with staged(target) as draft:
             shutil.copyfile(found, draft)
-    return {
-        "command": "pull",
-        "version": __version__,
-        "repository": repository,
-        "revision": there.revision,
-        "commit": there.commit,
-        "url": there.url,
-        "from": chosen,
-        "file": str(target),
-        "bytes": size,
-        **report,
-    }
+    return PullResult(
+        repository=repository,
+        revision=there.revision,
+        commit=there.commit,
+        url=there.url,
+        source=chosen,
+        file=str(target),
+        bytes=size,
+        kind="bank" if isinstance(read, Bank) else "delta",
+        sha256=read.digest,
+        backbone=base.backbone,
+        fingerprint=base.fingerprint,
+        licence=base.licence,
+        method=read.header.method,
+        classes=None if isinstance(read, Bank) else read.header.classes,
+        expected_accuracy=_expected(read),
+    )
 
 
 def _chosen(there: hub.Repository, wanted: str | None) -> str:
@@ -86,31 +92,18 @@ def _plain_name(there: hub.Repository, name: str) -> str:
     return last
 
 
-def _read(path: Path, name: str) -> Report:
-    """What is told of the file, which is whole. Raises FewshotError, which calls it `name`, for any other."""
+def _read(path: Path, name: str) -> Bank | DeltaFile:
+    """The file, which is whole. Raises FewshotError, which calls it `name`, for any other."""
     try:
-        if format_of(path) == BANK.format:
-            bank = read_bank(path)
-            kind, base, digest = "bank", bank.header.base, bank.digest
-            told: Report = {"method": bank.header.method}
-        else:
-            file = read_delta_file(path)
-            kind, base, digest = "delta", file.header.base, file.digest
-            expected = file.header.provenance.expected_accuracy.model_dump()
-            told = {
-                "method": file.header.method,
-                "classes": list(file.header.classes),
-                "expected_accuracy": expected,
-            }
+        return read_bank(path) if format_of(path) == BANK.format else read_delta_file(path)
     except FewshotError as error:
         raise FewshotError(
             error.problem.replace(str(path), name), "Nothing was written. Pull it again, or ask its owner."
         ) from None
-    return {
-        "kind": kind,
-        "sha256": digest,
-        "backbone": base.backbone,
-        "fingerprint": base.fingerprint,
-        "licence": base.licence,
-        **told,
-    }
+
+
+def _expected(read: Bank | DeltaFile) -> ExpectedAccuracy | None:
+    """The accuracy to expect of a classifier, as its file says; a bank is none."""
+    if isinstance(read, Bank):
+        return None
+    return ExpectedAccuracy(**read.header.provenance.expected_accuracy.model_dump())

@@ -2,18 +2,18 @@
 
 import shlex
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fewshot_cli import __version__
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.delta.file import read_delta_file, write_delta_file
 from fewshot_cli.formats.delta.sections import KeptHead
 from fewshot_cli.jobs.progress import Progress
-from fewshot_cli.jobs.run_record import Report, run_path
+from fewshot_cli.jobs.run_record import run_path
 from fewshot_cli.jobs.share.describe import inspect
 from fewshot_cli.jobs.share.model_card import card_of
-from fewshot_cli.reports.documents.model_card import is_bank, subject
+from fewshot_cli.reports.documents.model_card import subject
+from fewshot_cli.results import AnyInspected, InspectBankResult, InspectDeltaResult, PushResult
 from fewshot_cli.storage import hub
 from fewshot_cli.storage.atomic import as_bytes
 
@@ -30,7 +30,7 @@ def push(
     message: str | None = None,
     with_run: bool = False,
     with_support: bool = False,
-) -> Report:
+) -> PushResult:
     """Uploads the file and its card in one commit. A card that a person has written or edited stays.
 
     `with_run` adds the record of the run, which may name folders of this machine. A support set that the file keeps is
@@ -45,7 +45,7 @@ def push(
     if with_run and not run.is_file():
         raise FewshotError(f"There is no record of the run '{run}'.", "Leave --run out.")
     content = _shared(file, found, with_support)
-    found |= {"bytes": len(content.bytes), "sha256": content.digest}
+    found = replace(found, bytes=len(content.bytes), sha256=content.digest)
     text = as_bytes(card_of(found, repository))
     with progress.track("uploading"):
         there = hub.created(repository, private, revision or hub.MAIN)
@@ -55,25 +55,23 @@ def push(
         files |= {run.name: run} if with_run else {}
         commit = hub.added(there, files, message or f"Add {file.name}")
     others = [name for name in there.files if is_ours(name) and name != file.name]
-    return {
-        "command": "push",
-        "version": __version__,
-        "file": str(file),
-        "bytes": found["bytes"],
-        "sha256": found["sha256"],
-        "kind": "bank" if is_bank(found) else "delta",
-        "backbone": found["backbone"],
-        "licence": found["licence"],
-        "repository": repository,
-        "revision": there.revision,
-        "private": there.private,
-        "url": there.url,
-        "commit": commit,
-        "files": list(files),
-        "replaced": file.name in there.files,
-        "card_kept": kept,
-        "pull": pull_command(there, file.name, others),
-    }
+    return PushResult(
+        file=str(file),
+        bytes=found.bytes,
+        sha256=found.sha256,
+        kind="bank" if isinstance(found, InspectBankResult) else "delta",
+        backbone=found.backbone,
+        licence=found.licence,
+        repository=repository,
+        revision=there.revision,
+        private=there.private,
+        url=there.url,
+        commit=commit,
+        files=tuple(files),
+        replaced=file.name in there.files,
+        card_kept=kept,
+        pull=pull_command(there, file.name, others),
+    )
 
 
 @dataclass(frozen=True)
@@ -84,16 +82,16 @@ class _Content:
     digest: str
 
 
-def _shared(file: Path, found: Report, with_support: bool) -> _Content:
+def _shared(file: Path, found: AnyInspected, with_support: bool) -> _Content:
     """The file without its support set, which is what was seen in somebody's pictures, unless that goes along.
 
     Raises FewshotError for a head that can't do without, and where there is none to go along.
     """
-    support = found.get("support")
+    support = found.support if isinstance(found, InspectDeltaResult) else None
     if with_support and support is None:
         raise FewshotError(f"{file} keeps no support set that could go along.", "Leave --support out.")
     if support is None or with_support:
-        return _Content(file.read_bytes(), found["sha256"])
+        return _Content(file.read_bytes(), found.sha256)
     kept = read_delta_file(file)
     if isinstance(kept.head, KeptHead):
         raise FewshotError(

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from fewshot_cli import __version__
 from fewshot_cli.engine.delta.change import all_values
 from fewshot_cli.engine.head.linear import Head
 from fewshot_cli.engine.model.model import Model
@@ -15,10 +14,10 @@ from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.formats.delta.file import DeltaFile, read_delta_file, write_delta_file
 from fewshot_cli.formats.kinds import DELTA
 from fewshot_cli.jobs.models import Source, adapted_of, check_base, load_base
-from fewshot_cli.jobs.run_record import Report
+from fewshot_cli.results import VerifyResult
 
 
-def verify(path: Path, source: Source, device: torch.device) -> Report:
+def verify(path: Path, source: Source, device: torch.device) -> VerifyResult:
     """What was checked.
 
     Raises CheckFailed at the first check that does not hold, FewshotError where there is no file, or no base to check
@@ -36,18 +35,13 @@ def verify(path: Path, source: Source, device: torch.device) -> Report:
     logits = Model(backbone, adapted_of(file, path)).logits(blank)
     if not bool(torch.isfinite(logits).all()):
         raise CheckFailed(f"{path} gives answers that are not numbers.", "Make it again with `fewshot adapt`.")
-    return {
-        "command": "verify",
-        "version": __version__,
-        "file": str(path),
-        "backbone": backbone.name,
-        "checks": {
-            "content hash": file.digest,
-            "base weights": file.header.base.fingerprint,
-            "round trip": _round_trip(path, file),
-            "answers": "finite on a black and a white picture",
-        },
+    checks = {
+        "content hash": file.digest,
+        "base weights": file.header.base.fingerprint,
+        "round trip": _round_trip(path, file),
+        "answers": "finite on a black and a white picture",
     }
+    return VerifyResult(file=str(path), backbone=backbone.name, checks=checks)
 
 
 @contextmanager

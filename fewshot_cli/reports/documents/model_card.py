@@ -18,7 +18,8 @@ from fewshot_cli.reports.layout import interval, percent, size
 from fewshot_cli.reports.licences import is_timms_word, licence_metadata, meaning
 from fewshot_cli.reports.printable import printable
 from fewshot_cli.reports.terminal import bank
-from fewshot_cli.reports.terminal.lineage import Report, ancestors, base_line, told
+from fewshot_cli.reports.terminal.lineage import ancestors, base_line, told
+from fewshot_cli.results import Ancestor, AnyInspected, InspectBankResult
 
 HERE = Path(__file__).parent
 SOMEWHERE = "OWNER/NAME"
@@ -26,28 +27,30 @@ SOMEWHERE = "OWNER/NAME"
 _SIGNATURE = re.compile(r"<!-- fewshot card of (\S*), (\w{64}) -->\n$")
 
 
-def card(report: Report, hub_id: str | None = None, timms_licence: str = "unknown", repository: str = SOMEWHERE) -> str:
-    """The card of what `inspect` reports. `hub_id` is where the hub has the base's weights, if it has them."""
+def card(
+    result: AnyInspected, hub_id: str | None = None, timms_licence: str = "unknown", repository: str = SOMEWHERE
+) -> str:
+    """The card of what `inspect` found. `hub_id` is where the hub has the base's weights, if it has them."""
     from jinja2 import Environment, StrictUndefined
 
-    report = printable(report)
-    name = PurePath(report["file"]).name
-    thing = "bank" if is_bank(report) else "classifier"
+    result = printable(result)
+    name = PurePath(result.file).name
+    thing = "bank" if isinstance(result, InspectBankResult) else "classifier"
     cards = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     cards.filters.update(md=escaped, code=code, percent=percent, size=size)
     text = cards.from_string((HERE / "card.md.j2").read_text(encoding="utf-8")).render(
-        front=yaml.safe_dump(front_matter(report, name, hub_id), sort_keys=False, allow_unicode=True),
-        report=report,
+        front=yaml.safe_dump(front_matter(result, name, hub_id), sort_keys=False, allow_unicode=True),
+        report=result,
         name=name,
         thing=thing,
-        is_timms=is_timms_word(report["licence"]),
-        licence=meaning(report["licence"], thing, timms_licence),
+        is_timms=is_timms_word(result.licence),
+        licence=meaning(result.licence, thing, timms_licence),
         bank=bank,
         interval=interval,
-        recipe=fenced(yaml.safe_dump(report["recipe"], sort_keys=False, allow_unicode=True), "yaml"),
-        use=fenced("\n".join(commands(report, name, repository)), "bash"),
-        chain="\n".join(chain_lines(report["chain"])),
-        chain_base=base_line(report["chain"]["base"]),
+        recipe=fenced(yaml.safe_dump(result.recipe, sort_keys=False, allow_unicode=True), "yaml"),
+        use=fenced("\n".join(commands(result, name, repository)), "bash"),
+        chain="\n".join(chain_lines(result.chain)),
+        chain_base=base_line(result.chain),
     )
     return text + f"<!-- fewshot card of {quote(name)}, {_hash(text)} -->\n"
 
@@ -59,33 +62,34 @@ def subject(text: str) -> str | None:
     return unquote(found[1]) if found and found[2] == _hash(text[: found.start()]) else None
 
 
-def is_bank(report: Report) -> bool:
-    return "experts" in report
-
-
-def front_matter(report: Report, name: str, hub_id: str | None) -> dict[str, Any]:
+def front_matter(result: AnyInspected, name: str, hub_id: str | None) -> dict[str, Any]:
     """What the hub files the card under. The base is named only where its weights are known to be the hub's."""
-    known = hub_id is not None and is_timms_word(report["licence"])
-    tags = ["fewshot", "few-shot-learning", "timm", *(["meta-learning"] if is_bank(report) else [])]
+    known = hub_id is not None and is_timms_word(result.licence)
+    tags = [
+        "fewshot",
+        "few-shot-learning",
+        "timm",
+        *(["meta-learning"] if isinstance(result, InspectBankResult) else []),
+    ]
     return {
-        **licence_metadata(report["licence"]),
+        **licence_metadata(result.licence),
         "library_name": "fewshot",
         "pipeline_tag": "image-classification",
         **({"base_model": hub_id, "base_model_relation": "adapter"} if known else {}),
         "tags": tags,
-        **_model_index(report, name),
+        **_model_index(result, name),
     }
 
 
-def _model_index(report: Report, name: str) -> dict[str, Any]:
+def _model_index(result: AnyInspected, name: str) -> dict[str, Any]:
     """What was measured, as the hub lists it; nothing where nothing was."""
-    if is_bank(report):
+    if isinstance(result, InspectBankResult):
         what = "mean accuracy on held-out tasks"
-        measured = {f"{data} (held-out tasks)": accuracy for data, accuracy in report["validation"].items()}
+        measured = {f"{data} (held-out tasks)": accuracy for data, accuracy in result.validation.items()}
     else:
-        expected = report["expected_accuracy"]
-        what = f"accuracy, estimated: {expected['how']}"
-        measured = {"its own images, each held out": expected["mean"]} if expected["mean"] is not None else {}
+        expected = result.expected_accuracy
+        what = f"accuracy, estimated: {expected.how}"
+        measured = {"its own images, each held out": expected.mean} if expected.mean is not None else {}
     if not measured:
         return {}
     task = {"type": "image-classification", "name": "Image Classification"}
@@ -100,19 +104,19 @@ def _model_index(report: Report, name: str) -> dict[str, Any]:
     return {"model-index": [{"name": name, "results": results}]}
 
 
-def commands(report: Report, name: str, repository: str) -> list[str]:
+def commands(result: AnyInspected, name: str, repository: str) -> list[str]:
     """How to get the file and use it, as lines for a shell."""
     file = shlex.quote(name)
-    weights = "" if is_timms_word(report["licence"]) else " --weights FILE"
+    weights = "" if is_timms_word(result.licence) else " --weights FILE"
     use = (
         f"fewshot adapt photos/ --bank {file} -o my.fewshot{weights}"
-        if is_bank(report)
+        if isinstance(result, InspectBankResult)
         else f"fewshot predict {file} photos/{weights}"
     )
     return ["pip install fewshot-cli", f"fewshot pull {repository} --file {file}", use]
 
 
-def chain_lines(link: Report, depth: int = 0) -> Iterator[str]:
+def chain_lines(link: Ancestor, depth: int = 0) -> Iterator[str]:
     """The chain as a nested list, the file itself first."""
     name, facts = told(link)
     yield f"{'  ' * depth}* **{escaped(name)}** {escaped(facts)}"

@@ -13,7 +13,7 @@ from fewshot_cli.reports.layout import expectation, interval, percent, size
 from fewshot_cli.reports.printable import printable
 from fewshot_cli.reports.terminal import bank
 from fewshot_cli.reports.terminal import evaluate as evaluation
-from fewshot_cli.results import ComparisonResult, EvalResult
+from fewshot_cli.results import ComparisonResult, EvalResult, InspectBankResult
 from fewshot_cli.results.base import plain
 
 HERE = Path(__file__).parent
@@ -54,10 +54,10 @@ def evaluation_page(result: EvalResult) -> str:
     )
 
 
-def bank_page(report: dict[str, Any]) -> str:
+def bank_page(result: InspectBankResult) -> str:
     """The page of a bank: what it is, its picture, the numbers in it, and where it comes from."""
-    report = printable(report)
-    return _page("bank.html", report=report, bank=bank, plot=bank_plots.picture_in_page(report))
+    result = printable(result)
+    return _page("bank.html", report=result, bank=bank, plot=bank_plots.picture_in_page(result))
 
 
 def _page(template: str, **content: Any) -> str:

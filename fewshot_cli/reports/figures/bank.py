@@ -13,7 +13,8 @@ from matplotlib.ticker import MaxNLocator
 
 from fewshot_cli.reports.figures.style import COLOURS, INK, WIDTH, Plot, cut, plot, style
 from fewshot_cli.reports.printable import printable
-from fewshot_cli.reports.terminal.bank import Report, number, root_mean_square, summary
+from fewshot_cli.reports.terminal.bank import number, root_mean_square, summary
+from fewshot_cli.results import InspectBankResult, LayerFacts
 
 COLOUR_MAP = "viridis"  # rises evenly in lightness, for the colour-blind and in grey too
 MOST_EXPERTS = 64
@@ -25,68 +26,68 @@ GAP = 0.05  # between cells, as a share of one
 Cells = Sequence[Sequence[float | None]]
 
 
-def picture(report: Report, form: str) -> bytes:
-    """The picture as a file, `svg` or `png`. The same report gives the same bytes."""
+def picture(result: InspectBankResult, form: str) -> bytes:
+    """The picture as a file, `svg` or `png`. The same bank gives the same bytes."""
     written = io.BytesIO()
-    report = printable(report)
+    result = printable(result)
     with style():
         mpl.rcParams["svg.hashsalt"] = "bank"
-        figure = drawn(report)
-        title = f"{cut(report['backbone'], 40)}: {summary(report)}\n"  # with a line of space
+        figure = drawn(result)
+        title = f"{cut(result.backbone, 40)}: {summary(result)}\n"  # with a line of space
         figure.suptitle(title, x=0.005, ha="left", fontsize=11, fontweight="bold", linespacing=0.6)
         metadata = {"Date": None} if form == "svg" else {"Software": None}
         figure.savefig(written, format=form, dpi=160, facecolor="white", metadata=metadata)
     return written.getvalue()
 
 
-def picture_in_page(report: Report) -> Plot:
+def picture_in_page(result: InspectBankResult) -> Plot:
     """The picture as it stands in a page."""
     with style():
         layers = "; ".join(
-            f"{layer['name']} {', '.join(number(share) for share in layer['density'])}" for layer in report["layers"]
+            f"{layer.name} {', '.join(number(share) for share in layer.density)}" for layer in result.layers
         )
-        return plot("bank", "Layers and experts", caption(report), f"Changed, in %: {layers}.", drawn(report))
+        return plot("bank", "Layers and experts", caption(result), f"Changed, in %: {layers}.", drawn(result))
 
 
-def caption(report: Report) -> str:
+def caption(result: InspectBankResult) -> str:
     """What the picture shows."""
-    if not report["experts"]:
+    if not result.experts:
         return "the root mean square of each layer's change"
     left = "left: the share of a layer's weights whose gate an expert opens"
-    if report["experts"] == 1:
+    if result.experts == 1:
         return left.removeprefix("left: ")
-    cut_off = f"; the first {MOST_EXPERTS} of {report['experts']} experts" if report["experts"] > MOST_EXPERTS else ""
+    cut_off = f"; the first {MOST_EXPERTS} of {result.experts} experts" if result.experts > MOST_EXPERTS else ""
     return f"{left}; right: the gates that two experts both open, as a share of those that either opens{cut_off}"
 
 
-def drawn(report: Report) -> Figure:
+def drawn(result: InspectBankResult) -> Figure:
     """Both heat maps side by side; of one expert the first only, of a dense bank bars of its layers' changes."""
-    layers = report["layers"][:MOST_LAYERS]
+    layers = result.layers[:MOST_LAYERS]
     layout = ConstrainedLayoutEngine(h_pad=0.1)
     figure = Figure(figsize=(WIDTH, max(3.4, 0.22 * len(layers) + 1.3)), layout=layout)
-    if not report["experts"]:
+    if not result.experts:
         _changes(figure.subplots(), layers)
-    elif report["experts"] == 1:
+    elif result.experts == 1:
         _densities(figure.subplots(), layers)
     else:
         left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
         _densities(left, layers)
-        _overlaps(right, report)
+        _overlaps(right, result)
     return figure
 
 
-def _densities(axes: Axes, layers: Sequence[Report]) -> None:
-    _heat_map(axes, [layer["density"][:MOST_EXPERTS] for layer in layers], "open gates, in % of the layer's weights")
+def _densities(axes: Axes, layers: Sequence[LayerFacts]) -> None:
+    _heat_map(axes, [layer.density[:MOST_EXPERTS] for layer in layers], "open gates, in % of the layer's weights")
     axes.set_title("Density of layers")
     axes.set_xlabel("expert")
     axes.set_ylabel("layer")
-    axes.set_yticks(range(len(layers)), [cut(layer["name"]) for layer in layers])
+    axes.set_yticks(range(len(layers)), [cut(layer.name) for layer in layers])
 
 
-def _overlaps(axes: Axes, report: Report) -> None:
+def _overlaps(axes: Axes, result: InspectBankResult) -> None:
     cells = [
         [None if row == column else share for column, share in enumerate(shares[:MOST_EXPERTS])]
-        for row, shares in enumerate(report["overlap"][:MOST_EXPERTS])
+        for row, shares in enumerate(result.overlap[:MOST_EXPERTS])
     ]
     bar = _heat_map(axes, cells, "open in both, in % of those open in either", away=1.17)
     diagonal = [_square(place, place) for place in range(len(cells))]
@@ -96,7 +97,7 @@ def _overlaps(axes: Axes, report: Report) -> None:
     axes.set_ylabel("expert")
     axes.yaxis.set_major_locator(MaxNLocator(16, integer=True))
     axes.set_aspect("equal", anchor="N")
-    chance = [row[column] for place, row in enumerate(report["overlap_by_chance"]) for column in range(place)]
+    chance = [row[column] for place, row in enumerate(result.overlap_by_chance) for column in range(place)]
     mean = 100 * sum(chance) / len(chance)
     if mean <= bar.get_ylim()[1]:
         bar.axhline(mean, color="white", linewidth=2.4)
@@ -137,12 +138,12 @@ def _square(x: int, y: int) -> Rectangle:
     return Rectangle((x - 0.5 + GAP / 2, y - 0.5 + GAP / 2), 1 - GAP, 1 - GAP)
 
 
-def _changes(axes: Axes, layers: Sequence[Report]) -> None:
+def _changes(axes: Axes, layers: Sequence[LayerFacts]) -> None:
     for place, layer in enumerate(layers):
         axes.barh(place, root_mean_square(layer), height=0.75, color=COLOURS[0])
-        told = f"{number(layer['density'][0])} % changed"
+        told = f"{number(layer.density[0])} % changed"
         axes.annotate(told, (1.01, place), xycoords=("axes fraction", "data"), va="center", annotation_clip=False)
-    axes.set_yticks(range(len(layers)), [cut(layer["name"]) for layer in layers])
+    axes.set_yticks(range(len(layers)), [cut(layer.name) for layer in layers])
     axes.set_ylim(len(layers) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")

@@ -2,15 +2,13 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from fewshot_cli.reports.layout import as_yaml, facts, one_line, percent, size
-
-Report = dict[str, Any]
+from fewshot_cli.results import InspectBankResult, LayerFacts
 
 SHADES = "░▒▓█"
 MOST_NUMBERED = 8
@@ -20,92 +18,93 @@ MOST_EXPERTS = 20
 MOST_LAYERS = 60
 
 
-def bank_shown(report: Report) -> RenderableType:
+def bank_shown(result: InspectBankResult) -> RenderableType:
     """The facts of a bank, its recipe, how dense its layers are, and how far its experts overlap."""
-    name = "router" if report["kind"] in ("dense", "experts") else "settings"
-    settings = {key: report[key] for key in (name, "recipe") if report[key]}
-    parts: list[RenderableType] = [facts(*bank_facts(report))]
+    name = "router" if result.kind in ("dense", "experts") else "settings"
+    found = {name: result.router if name == "router" else result.settings, "recipe": result.recipe}
+    settings = {key: words for key, words in found.items() if words}
+    parts: list[RenderableType] = [facts(*bank_facts(result))]
     parts += [Text(), as_yaml(settings)] if settings else []
-    if report["layers"]:
-        parts += [Text(), _densities(report) if report["experts"] else _changes(report)]
-    if report["kind"] not in ("dense", "experts"):
-        parts += [Text(), _tensors(report)]
-    if report["experts"] > 1:
-        parts += [Text(), _overlaps(report)]
+    if result.layers:
+        parts += [Text(), _densities(result) if result.experts else _changes(result)]
+    if result.kind not in ("dense", "experts"):
+        parts += [Text(), _tensors(result)]
+    if result.experts > 1:
+        parts += [Text(), _overlaps(result)]
     return Group(*parts)
 
 
-def bank_facts(report: Report) -> list[tuple[str, str | Text]]:
+def bank_facts(result: InspectBankResult) -> list[tuple[str, str | Text]]:
     """Names and what they are."""
-    height, width = report["image_size"]
+    height, width = result.image_size
     rows: list[tuple[str, str | Text]] = [
-        ("file", f"{report['file']}, {size(report['bytes'])} ({size(report['bytes_as_float32'])} as float32 tensors)"),
-        ("backbone", f"{report['backbone']}, {height} x {width} px, licence {report['licence']}"),
-        ("base", f"sha256 {report['fingerprint']}"),
-        ("content", f"sha256 {report['sha256']}"),
-        ("kind", kind(report)),
-        ("changes", changes(report)),
+        ("file", f"{result.file}, {size(result.bytes)} ({size(result.bytes_as_float32)} as float32 tensors)"),
+        ("backbone", f"{result.backbone}, {height} x {width} px, licence {result.licence}"),
+        ("base", f"sha256 {result.fingerprint}"),
+        ("content", f"sha256 {result.sha256}"),
+        ("kind", kind(result)),
+        ("changes", changes(result)),
     ]
-    if report["expert_between"]:
-        rows.append(("open gates", f"{spread(report['expert_between'])} are below 1"))
-    if report["experts"] > 1:
-        rows.append(("overlap", overlap(report)))
-    rows += [("learned from", learned(report))]
-    rows += [("data", f"{name}, sha256 {digest[:16]}...") for name, digest in report["data"].items()]
-    if report["validation"]:
-        told = ", ".join(f"{name} {percent(accuracy)}" for name, accuracy in report["validation"].items())
+    if result.expert_between:
+        rows.append(("open gates", f"{spread(result.expert_between)} are below 1"))
+    if result.experts > 1:
+        rows.append(("overlap", overlap(result)))
+    rows += [("learned from", learned(result))]
+    rows += [("data", f"{name}, sha256 {digest[:16]}...") for name, digest in result.data.items()]
+    if result.validation:
+        told = ", ".join(f"{name} {percent(accuracy)}" for name, accuracy in result.validation.items())
         rows.append(("validation", told))
-    if report["parent"]:
-        rows.append(("from bank", f"sha256 {report['parent']}"))
-    rows.append(("made with", ", ".join(f"{name} {number}" for name, number in report["versions"].items())))
+    if result.parent:
+        rows.append(("from bank", f"sha256 {result.parent}"))
+    rows.append(("made with", ", ".join(f"{name} {number}" for name, number in result.versions.items())))
     return rows
 
 
-def summary(report: Report) -> str:
+def summary(result: InspectBankResult) -> str:
     """The bank in a line."""
-    if report["kind"] == "dense":
-        return f"a dense change of {percent(report['density'])} of {report['size']:,} weights"
-    if not report["experts"]:
-        return kind(report)
-    experts = counted(report["experts"], "expert")
-    if report["experts"] == 1:
-        return f"{experts}, open at {percent(report['density'])} of {report['size']:,} weights"
-    each = f"open at {spread(report['expert_density'])} of the weights each"
-    return f"{experts}, {each}, together at {percent(report['density'])}"
+    if result.kind == "dense":
+        return f"a dense change of {percent(result.density)} of {result.size:,} weights"
+    if not result.experts:
+        return kind(result)
+    experts = counted(result.experts, "expert")
+    if result.experts == 1:
+        return f"{experts}, open at {percent(result.density)} of {result.size:,} weights"
+    each = f"open at {spread(result.expert_density)} of the weights each"
+    return f"{experts}, {each}, together at {percent(result.density)}"
 
 
-def kind(report: Report) -> str:
+def kind(result: InspectBankResult) -> str:
     """What the bank is, in words."""
-    if report["kind"] == "dense":
-        return f"dense: one change of {report['size']:,} weights"
-    if not report["experts"]:
-        moved = f"one change of {report['size']:,} weights" if report["size"] else "no change of the weights"
-        return f"{report['kind']}: {counted(len(report['tensors']), 'tensor')} and {moved}"
-    return f"{counted(report['experts'], 'expert')} over {report['size']:,} weights"
+    if result.kind == "dense":
+        return f"dense: one change of {result.size:,} weights"
+    if not result.experts:
+        moved = f"one change of {result.size:,} weights" if result.size else "no change of the weights"
+        return f"{result.kind}: {counted(len(result.tensors), 'tensor')} and {moved}"
+    return f"{counted(result.experts, 'expert')} over {result.size:,} weights"
 
 
-def changes(report: Report) -> str:
+def changes(result: InspectBankResult) -> str:
     """How many weights are changed, by each expert and by any."""
-    if report["experts"] <= 1:
-        return f"{percent(report['density'])} of the weights"
-    closed = math.prod(1 - density for density in report["expert_density"])
+    if result.experts <= 1:
+        return f"{percent(result.density)} of the weights"
+    closed = math.prod(1 - density for density in result.expert_density)
     return (
-        f"{spread(report['expert_density'])} of the weights by each expert, "
-        f"{percent(report['density'])} by any ({percent(1 - closed)} by chance)"
+        f"{spread(result.expert_density)} of the weights by each expert, "
+        f"{percent(result.density)} by any ({percent(1 - closed)} by chance)"
     )
 
 
-def overlap(report: Report) -> str:
+def overlap(result: InspectBankResult) -> str:
     """How far experts open the same gates, against what chance would give."""
-    found, chance = (_pairs(report[key]) for key in ("overlap", "overlap_by_chance"))
+    found, chance = (_pairs(matrix) for matrix in (result.overlap, result.overlap_by_chance))
     mean, expected = sum(found) / len(found), sum(chance) / len(chance)
     return f"two experts share {percent(mean)} of what either opens, on average ({percent(expected)} by chance)"
 
 
-def learned(report: Report) -> str:
+def learned(result: InspectBankResult) -> str:
     """How much practice the bank has had."""
-    where = f" of {counted(len(report['data']), 'data set')}" if report["data"] else ""
-    return f"{report['episodes']:,} episodes{where}, seed {report['seed']}"
+    where = f" of {counted(len(result.data), 'data set')}" if result.data else ""
+    return f"{result.episodes:,} episodes{where}, seed {result.seed}"
 
 
 def spread(shares: Sequence[float]) -> str:
@@ -123,21 +122,21 @@ def number(share: float) -> str:
     return "0" if share == 0 else f"{100 * share:.1f}" if share < 0.0995 else f"{100 * share:.0f}"
 
 
-def _pairs(matrix: list[list[float]]) -> list[float]:
+def _pairs(matrix: Sequence[Sequence[float]]) -> list[float]:
     return [value for row, values in enumerate(matrix) for value in values[:row]]
 
 
-def _densities(report: Report) -> RenderableType:
-    layers = report["layers"]
-    rows = [(layer["name"], f"{layer['size']:,}", layer["density"]) for layer in layers[:MOST_LAYERS]]
+def _densities(result: InspectBankResult) -> RenderableType:
+    layers = result.layers
+    rows = [(layer.name, f"{layer.size:,}", layer.density) for layer in layers[:MOST_LAYERS]]
     remark = f"{counted(len(layers) - MOST_LAYERS, 'more layer')} not shown" if len(layers) > MOST_LAYERS else ""
     return _heat_map("open gates, in % of a layer's weights; columns: experts", ("layer", "weights"), rows, remark)
 
 
-def _overlaps(report: Report) -> RenderableType:
+def _overlaps(result: InspectBankResult) -> RenderableType:
     rows = [
         (f"expert {place}", "", [share if place != other else None for other, share in enumerate(row)])
-        for place, row in enumerate(report["overlap"][:MOST_EXPERTS])
+        for place, row in enumerate(result.overlap[:MOST_EXPERTS])
     ]
     return _heat_map("overlap: gates both experts open, in % of those either opens", ("", ""), rows, "")
 
@@ -178,31 +177,31 @@ def _key(top: float) -> Iterator[str]:
         yield "up to: " + ", ".join(f"{2 * shade} {end} %" for shade, end in zip(SHADES, ends, strict=True))
 
 
-def _tensors(report: Report) -> RenderableType:
+def _tensors(result: InspectBankResult) -> RenderableType:
     """What a bank holds that is of a kind of its own: each tensor, and its shape."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for heading in ("tensor", "shape"):
         table.add_column(heading, no_wrap=True, overflow="ellipsis")
-    for name, shape in report["tensors"].items():
+    for name, shape in result.tensors.items():
         table.add_row(one_line(name), " x ".join(map(str, shape)) or "one number")
     return table
 
 
-def _changes(report: Report) -> RenderableType:
+def _changes(result: InspectBankResult) -> RenderableType:
     """The layers of a dense bank: how much of each is changed, and the root mean square of its change as a bar."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("layer", no_wrap=True, overflow="ellipsis")
     for heading in ("weights", "changed", "norm"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("root mean square", no_wrap=True)
-    layers = report["layers"]
+    layers = result.layers
     top = max(root_mean_square(layer) for layer in layers) or 1.0
     for layer in layers[:MOST_LAYERS]:
         table.add_row(
-            one_line(layer["name"]),
-            f"{layer['size']:,}",
-            percent(layer["density"][0]),
-            f"{layer['norm']:.3g}",
+            one_line(layer.name),
+            f"{layer.size:,}",
+            percent(layer.density[0]),
+            f"{layer.norm:.3g}",
             f"{root_mean_square(layer):<9.2e}" + "█" * round(20 * root_mean_square(layer) / top),
         )
     if len(layers) > MOST_LAYERS:
@@ -210,6 +209,6 @@ def _changes(report: Report) -> RenderableType:
     return table
 
 
-def root_mean_square(layer: Report) -> float:
+def root_mean_square(layer: LayerFacts) -> float:
     """The size of a layer's change for each weight, which can be compared between layers."""
-    return float(layer["norm"]) / math.sqrt(layer["size"])
+    return layer.norm / math.sqrt(layer.size)

@@ -2,69 +2,69 @@
 
 from collections.abc import Iterator
 from pathlib import PurePath
-from typing import Any
 
 from rich.text import Text
 from rich.tree import Tree
 
 from fewshot_cli.reports.layout import classes
-
-Report = dict[str, Any]
+from fewshot_cli.results import Ancestor, BankAncestor, DeltaAncestor
 
 MOST_CLASSES = 5
 SHORT = 12
 """Digits of a digest, where the whole is elsewhere."""
 
 
-def chain_shown(chain: Report) -> Tree:
+def chain_shown(chain: Ancestor) -> Tree:
     """The chain, the file itself at the root."""
     tree = Tree(_label(chain), guide_style="dim")
     _grow(tree, chain)
-    tree.add(Text.assemble(("base ", "dim"), base_line(chain["base"])))
+    tree.add(Text.assemble(("base ", "dim"), base_line(chain)))
     return tree
 
 
-def _grow(tree: Tree, link: Report) -> None:
+def _grow(tree: Tree, link: Ancestor) -> None:
     for older in ancestors(link):
         _grow(tree.add(_label(older)), older)
 
 
-def _label(link: Report) -> Text:
+def _label(link: Ancestor) -> Text:
     name, facts = told(link)
     return Text.assemble((f"{name} ", "bold"), (facts, ""))
 
 
-def ancestors(link: Report) -> Iterator[Report]:
+def ancestors(link: Ancestor) -> Iterator[Ancestor]:
     """The files that one comes from directly: its parents, and its bank."""
-    yield from link.get("parents", [])
-    if link.get("bank"):
-        yield link["bank"]
+    if isinstance(link, DeltaAncestor | BankAncestor):
+        yield from link.parents
+        if link.bank is not None:
+            yield link.bank
 
 
-def told(link: Report) -> tuple[str, str]:
+def told(link: Ancestor) -> tuple[str, str]:
     """The name of a file, and what is known of it."""
-    kind = "bank" if link["kind"] == "bank" else "delta file"
-    if link["file"] is None:
-        return kind, f"sha256 {link['sha256']}, which is not beside this file"
-    name = PurePath(link["file"]).name
-    if "seed" not in link:
-        return name, f"{kind}, sha256 {link['sha256'][:SHORT]}, as above"
+    kind = "bank" if link.kind == "bank" else "delta file"
+    if link.file is None:
+        return kind, f"sha256 {link.sha256}, which is not beside this file"
+    name = PurePath(link.file).name
+    if not isinstance(link, DeltaAncestor | BankAncestor):
+        return name, f"{kind}, sha256 {link.sha256[:SHORT]}, as above"
     return name, ", ".join(_facts(kind, link))
 
 
-def _facts(kind: str, link: Report) -> Iterator[str]:
-    yield f"{kind} by {link['method']}"
-    if link["kind"] == "delta":
-        yield f"classes {classes(link['classes'], MOST_CLASSES)}"
-        yield f"{link['images']} images, data {link['data'][:SHORT]}"
+def _facts(kind: str, link: DeltaAncestor | BankAncestor) -> Iterator[str]:
+    yield f"{kind} by {link.method}"
+    if isinstance(link, DeltaAncestor):
+        yield f"classes {classes(link.classes, MOST_CLASSES)}"
+        yield f"{link.images} images, data {link.data[:SHORT]}"
     else:
-        yield f"{link['episodes']:,} episodes of {', '.join(link['data']) or 'no named data'}"
-    yield f"seed {link['seed']}"
-    if "fewshot-cli" in link["versions"]:
-        yield f"fewshot {link['versions']['fewshot-cli']}"
-    yield f"sha256 {link['sha256'][:SHORT]}"
+        yield f"{link.episodes:,} episodes of {', '.join(link.data) or 'no named data'}"
+    yield f"seed {link.seed}"
+    if "fewshot-cli" in link.versions:
+        yield f"fewshot {link.versions['fewshot-cli']}"
+    yield f"sha256 {link.sha256[:SHORT]}"
 
 
-def base_line(base: Report) -> str:
-    """The backbone in a line."""
-    return f"{base['backbone']}, licence {base['licence']}, sha256 {base['fingerprint'][:SHORT]}"
+def base_line(chain: Ancestor) -> str:
+    """The backbone that all of the chain is on, in a line."""
+    base = chain.base
+    return f"{base.backbone}, licence {base.licence}, sha256 {base.fingerprint[:SHORT]}" if base else "not known"

@@ -23,7 +23,7 @@ from fewshot_cli.jobs.share.verify import verify
 from fewshot_cli.storage.feature_cache import NoCache
 
 CPU = torch.device("cpu")
-CLOSED = ["ridge", "lda", "gaussian", "cosine-ridge", "protonet", "protonet-euclidean"]
+CLOSED = ["ridge", "lda", "gaussian", "protonet", "protonet-euclidean"]
 TRAINED = ("method.tuning.optim.steps=2", "method.tuning.optim.epochs=0")
 
 
@@ -226,7 +226,7 @@ def test_the_file_names_what_it_comes_from(two, kept, grow, tmp_path):
     file = kept(two[0], "two.fewshot")
     grow(file, two[1], tmp_path / "grown.fewshot")
     rename_class(tmp_path / "grown.fewshot", "house", "home", tmp_path / "last.fewshot")
-    chain = inspect(tmp_path / "last.fewshot")["chain"]
+    chain = inspect(tmp_path / "last.fewshot").report()["chain"]
     (grown,) = chain["parents"]
     (first,) = grown["parents"]
     assert [link["classes"] for link in (chain, grown, first)] == [

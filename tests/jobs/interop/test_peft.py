@@ -59,7 +59,7 @@ def export(weights):
 @pytest.fixture
 def back(weights):
     def back(folder: Path, output: Path, base: str = "test_vit", **wanted):
-        return import_adapter(folder, output, Wanted(**wanted), None, Source(weights[base], True), Unseen())
+        return import_adapter(folder, output, Wanted(**wanted), None, Source(weights[base], True), Unseen()).report()
 
     return back
 
@@ -126,7 +126,7 @@ def test_what_was_learned_goes_to_peft_and_comes_back_as_it_was(
             assert torch.equal(all_values(after.delta[name]), all_values(change)), name
     if values != "float32":
         assert again.read_bytes() == file.read_bytes()
-    assert verify(again, Source(weights[backbone]), CPU)["checks"]["round trip"]
+    assert verify(again, Source(weights[backbone]), CPU).checks["round trip"]
 
 
 def snippet_in(folder: Path) -> str:
@@ -174,7 +174,6 @@ def configs():
     yield "vera drawn again", vera(r=5, save_projection=False, projection_prng_key=7, **LINEAR), "test_vit"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("config", "backbone"), [pytest.param(c, b, id=i) for i, c, b in configs()])
 def test_what_peft_trained_gives_its_logits_here(config, backbone, trained, back, tmp_path, weights, pictures, predict):
     folder, logits = trained(config, backbone)
@@ -194,7 +193,6 @@ def test_what_peft_trained_gives_its_logits_here(config, backbone, trained, back
     assert verify(file, base, CPU)
 
 
-@pytest.mark.slow
 def test_what_peft_trained_can_be_rounded_exported_and_asked(
     trained, back, export, tmp_path, predict, evaluate, unseen, weights, pictures
 ):
@@ -294,7 +292,6 @@ def test_an_export_belongs_to_its_base(tmp_path, learned, export, back, random_w
         back(tmp_path / "adapter", tmp_path / "y.fewshot", backbone="test_efficientnet")
 
 
-@pytest.mark.slow
 def test_an_adapter_takes_the_place_of_an_adapter_only(tmp_path, learned, export):
     file, folder = tmp_path / "x.fewshot", tmp_path / "adapter"
     shutil.copy(learned, file)
@@ -312,7 +309,6 @@ def test_an_adapter_takes_the_place_of_an_adapter_only(tmp_path, learned, export
     assert (folder / "notes.txt").read_text() == "mine"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("before", [False, True])
 def test_a_failed_proof_leaves_what_was_there(before, tmp_path, learned, export, back, monkeypatch):
     file, folder = tmp_path / "x.fewshot", tmp_path / "out" / "adapter"

@@ -134,16 +134,15 @@ def test_its_bank_is_written_read_and_told_of(tuned, known, tmp_path):
     assert bank.gates is None and len(bank.delta) == 0 and bank.header.shapes == {}
     assert float(bank.tensors[STRENGTH]) != 0
     assert metadata_of(path)["version"] == "2"
-    assert set(report["datasets"]) == {"day (validation)", "night (validation)"}
+    assert set(report.datasets) == {"day (validation)", "night (validation)"}
     told = inspect(path)
-    assert told["tensors"] == {STRENGTH: []} and told["layers"] == [] and told["settings"] == {"scale": 10.0}
+    assert told.tensors == {STRENGTH: ()} and told.layers == () and told.settings == {"scale": 10.0}
     assert "ridge strength: 1 tensor and no change" in summary(told)
     assert bank_shown(told)
     with pytest.raises(FewshotError, match="moves no weights"):
         draw(told, tmp_path / "x.svg")
 
 
-@pytest.mark.slow
 def test_adapt_and_eval_begin_from_it(tuned, known, learn, drawn, sets, source, tmp_path):
     path, _ = tuned()
     strength = float(read_bank(path).tensors[STRENGTH].exp())
@@ -187,7 +186,6 @@ def test_it_stops_and_goes_on_to_the_same_bank(tuned, known, monkeypatch):
     assert path.read_bytes() == straight.read_bytes()
 
 
-@pytest.mark.slow
 def test_what_does_not_fit_is_refused(tuned, known, learn, drawn, tmp_path, monkeypatch):
     path, _ = tuned()
     with pytest.raises(FewshotError, match="for ridge"):

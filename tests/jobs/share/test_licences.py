@@ -37,7 +37,7 @@ def test_a_file_of_weights_has_the_licence_that_it_states_and_no_other(weights, 
         (stated("mit", "licence"), "mit, as its file says"),
     ):
         learn(drawn, tmp_path / "x.fewshot", weights_file=file)
-        assert inspect(tmp_path / "x.fewshot")["licence"] == licence
+        assert inspect(tmp_path / "x.fewshot").licence == licence
 
 
 def test_weights_that_timm_names_have_the_licence_that_timm_states():
@@ -61,7 +61,7 @@ def test_what_a_file_knows_of_its_base_goes_with_it(weights, stated, drawn, tmp_
 def test_a_bank_passes_it_on(drawn, tmp_path, learn, random_bank, vit, source):
     bank = random_bank(tmp_path / "z.bank", vit, "dense", std=0.001)  # of a base under timm's word
     learn(drawn, tmp_path / "a.fewshot", "protonet", bank=bank)
-    assert inspect(tmp_path / "a.fewshot")["licence"] == vit.licence == inspect(bank)["licence"] != "unknown"
+    assert inspect(tmp_path / "a.fewshot").licence == vit.licence == inspect(bank).licence != "unknown"
 
 
 @pytest.mark.parametrize(

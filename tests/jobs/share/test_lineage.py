@@ -39,12 +39,12 @@ def link(chain, *path):
 
 
 def test_the_whole_chain_is_told(family):
-    chain = inspect(family / "abc.fewshot")["chain"]
+    chain = inspect(family / "abc.fewshot").report()["chain"]
     assert chain["base"].keys() == {"backbone", "licence", "fingerprint"} and chain["method"] == "compose"
     assert {Path(parent["file"]).name for parent in chain["parents"]} == {"ab.fewshot", "c.fewshot"}
     a = link(chain, "/a.fewshot")
     assert a["classes"] == ["cat", "house", "star"] and a["images"] == 12 and a["method"] == "protonet"
-    assert a == {k: v for k, v in inspect(family / "a.fewshot")["chain"].items() if k != "base"}
+    assert a == {k: v for k, v in inspect(family / "a.fewshot").report()["chain"].items() if k != "base"}
     bank = a["bank"]
     assert bank["kind"] == "bank" and bank["file"] == str(family / "z.bank") and bank["method"] == "smat"
     assert a["recipe"]["bank"] == "z.bank"  # and no folder of this machine
@@ -54,16 +54,18 @@ def test_the_whole_chain_is_told(family):
 def test_what_is_not_there_is_named_by_its_digest(family, tmp_path):
     digest = read_delta_file(family / "c.fewshot").digest
     (family / "c.fewshot").unlink()
-    missing = [parent for parent in inspect(family / "abc.fewshot")["chain"]["parents"] if parent["file"] is None]
+    missing = [
+        parent for parent in inspect(family / "abc.fewshot").report()["chain"]["parents"] if parent["file"] is None
+    ]
     assert missing == [{"kind": "delta", "sha256": digest, "file": None}]
     shutil.copy(family / "a.fewshot", tmp_path / "alone.fewshot")
-    alone = inspect(tmp_path / "alone.fewshot")["chain"]["bank"]
-    assert alone["file"] is None and alone["sha256"] == inspect(family / "z.bank")["sha256"]
+    alone = inspect(tmp_path / "alone.fewshot").report()["chain"]["bank"]
+    assert alone["file"] is None and alone["sha256"] == inspect(family / "z.bank").report()["sha256"]
 
 
 def test_a_bank_from_elsewhere_is_taken_only_if_it_is_the_one(family, tmp_path, random_bank, vit):
     shutil.copy(family / "a.fewshot", tmp_path / "alone.fewshot")
-    chain = inspect(tmp_path / "alone.fewshot", [family / "z.bank"])["chain"]
+    chain = inspect(tmp_path / "alone.fewshot", [family / "z.bank"]).report()["chain"]
     assert chain["bank"]["file"] == str(family / "z.bank")
     other = random_bank(tmp_path / "other.bank", vit, "dense", seed=9)
     with pytest.raises(FewshotError, match=r"other.bank is not a bank that .*alone.fewshot comes from"):
@@ -81,10 +83,10 @@ def test_broken_neighbours_are_none(family):
     (family / "b3.bank").mkdir()
     (family / "b4.safetensors").symlink_to(family / "nowhere")
     os.mkfifo(family / "b5.fewshot")
-    c = link(inspect(family / "abc.fewshot")["chain"], "/c.fewshot")
+    c = link(inspect(family / "abc.fewshot").report()["chain"], "/c.fewshot")
     assert c is not None and c["classes"] == ["fish", "tree"]
     (family / "c.fewshot").unlink()
-    assert {parent["file"] for parent in inspect(family / "abc.fewshot")["chain"]["parents"]} == {
+    assert {parent["file"] for parent in inspect(family / "abc.fewshot").report()["chain"]["parents"]} == {
         str(family / "ab.fewshot"),
         None,
     }
@@ -110,7 +112,7 @@ def test_a_long_line_is_cut_and_nobody_is_told_of_twice(tmp_path, drawn, learn):
         header = file.header.model_copy(update={"provenance": provenance})
         write_delta_file(tmp_path / f"{i}.fewshot", header, file.delta, file.head)
         file = read_delta_file(tmp_path / f"{i}.fewshot")
-    chain = inspect(tmp_path / f"{generations - 1}.fewshot")["chain"]
+    chain = inspect(tmp_path / f"{generations - 1}.fewshot").report()["chain"]
     first, *others = chain["parents"]
     assert "parents" in first and all("parents" not in other and other["file"] == first["file"] for other in others)
     depth = 0

@@ -1,48 +1,66 @@
 """The model card, of whatever a file says."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import yaml
 from huggingface_hub import ModelCard
 
 from fewshot_cli.reports.documents.model_card import card, code, fenced, subject
 from fewshot_cli.reports.licences import is_non_commercial, licence_metadata, meaning
+from fewshot_cli.results import (
+    Ancestor,
+    AncestralBase,
+    ChangedParameter,
+    DeltaAncestor,
+    ExpectedAccuracy,
+    HeadFacts,
+    InspectDeltaResult,
+)
 
 NASTY = ["a: b", "'q\" `tick`", "--- # x", "<script>alert(1)</script>", "new\nline", "| cell |", "*bold* [x](http://y)"]
 
 
 @pytest.fixture
-def report():
-    link = {
-        "kind": "delta",
+def result() -> InspectDeltaResult:
+    base = AncestralBase("test_vit", "f" * 64, "apache-2.0")
+    file: dict[str, Any] = {
         "sha256": "c" * 64,
         "file": "/home/ada/secret place/my `file`: 1.fewshot",
         "method": "lora",
-        "classes": NASTY,
-        "recipe": {"method": {"name": "lora"}},
+        "classes": tuple(NASTY),
         "seed": 3,
         "images": 35,
         "data": "d" * 64,
         "versions": {"torch": "2.5"},
-        "bank": {"kind": "bank", "sha256": "e" * 64, "file": None},
-        "parents": [],
     }
-    base = {"backbone": "test_vit", "licence": "apache-2.0", "fingerprint": "f" * 64}
-    return {
-        **{k: link[k] for k in ("sha256", "file", "method", "classes", "seed", "images", "data", "versions")},
-        **base,
-        "bytes": 12345,
-        "image_size": [64, 64],
-        "density": 0.01,
-        "changes": [{"parameter": "x"}],
-        "values": "float16",
-        "recipe": {"method": {"name": "lora"}, "note": "```\n# break out\n```"},
-        "expected_accuracy": {"mean": 0.9, "low": 0.8, "high": 0.95, "how": "5-fold: 35 images"},
-        "chain": {"base": base} | link,
-    }
+    bank = Ancestor(kind="bank", sha256="e" * 64, file=None)
+    return InspectDeltaResult(
+        **file,
+        backbone=base.backbone,
+        fingerprint=base.fingerprint,
+        licence=base.licence,
+        bytes=12345,
+        image_size=(64, 64),
+        head=HeadFacts(16, False, "float16", None),
+        graft=None,
+        support=None,
+        density=0.01,
+        changes=(ChangedParameter("x", (2, 2), "dense", "float16", 4),),
+        format=2,
+        values="float16",
+        bytes_per_changed_weight=2.0,
+        recipe={"method": {"name": "lora"}, "note": "```\n# break out\n```"},
+        expected_accuracy=ExpectedAccuracy(0.9, 0.8, 0.95, "5-fold: 35 images"),
+        bank=bank.sha256,
+        parents=(),
+        chain=DeltaAncestor(base=base, recipe={"method": {"name": "lora"}}, bank=bank, parents=(), **file),
+    )
 
 
-def test_foreign_text_stays_text(report):
-    found = ModelCard(card(report, "timm/test_vit"))
+def test_foreign_text_stays_text(result):
+    found = ModelCard(card(result, "timm/test_vit"))
     front = found.data.to_dict()
     assert front["model-index"][0]["name"] == "my `file`: 1.fewshot"
     assert front["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.9
@@ -51,19 +69,19 @@ def test_foreign_text_stays_text(report):
     assert "secret place" not in found.content and "e" * 64 in found.text
 
 
-def test_the_front_matter_is_what_the_hub_files_it_under(report):
-    front = yaml.safe_load(card(report, "timm/test_vit").split("---\n")[1])
+def test_the_front_matter_is_what_the_hub_files_it_under(result):
+    front = yaml.safe_load(card(result, "timm/test_vit").split("---\n")[1])
     assert front["license"] == "apache-2.0" and front["base_model"] == "timm/test_vit"
     assert front["library_name"] == "fewshot" and front["pipeline_tag"] == "image-classification"
-    report["licence"], report["expected_accuracy"]["mean"] = "unknown", None
-    front = yaml.safe_load(card(report, "timm/test_vit").split("---\n")[1])
+    unknown = replace(result, licence="unknown", expected_accuracy=replace(result.expected_accuracy, mean=None))
+    front = yaml.safe_load(card(unknown, "timm/test_vit").split("---\n")[1])
     assert front["license"] == "unknown"
     assert "base_model" not in front  # nobody knows that the weights are those of the hub
     assert "model-index" not in front  # nothing was measured
 
 
-def test_a_card_that_was_edited_is_nobodys(report):
-    text = card(report)
+def test_a_card_that_was_edited_is_nobodys(result):
+    text = card(result)
     assert subject(text) == subject(text.replace("\n", "\r\n")) == "my `file`: 1.fewshot"
     assert subject(text.replace("## Limits", "## Mind")) is None
     assert subject(text + "\nmore\n") is None and subject("") is None and subject("---\nlicense: mit\n---\n") is None

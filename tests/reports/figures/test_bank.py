@@ -3,6 +3,7 @@
 import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -11,67 +12,67 @@ from fewshot_cli.reports.documents.page import bank_page
 from fewshot_cli.reports.figures.bank import picture
 from fewshot_cli.reports.printable import printable
 from fewshot_cli.reports.terminal.describe import inspected
+from fewshot_cli.results import Ancestor, AncestralBase, BankAncestor, InspectBankResult, LayerFacts
 
 NASTY = "<b>$x_1$</b> \x1b[31m[bold]"
 
 
-def made(experts: int = 4, layers: int = 6, density: float = 0.1, name: str = "blocks.{}") -> dict:
-    """A whole report of a bank, whose densities rise from layer to layer and from expert to expert."""
+def made(experts: int = 4, layers: int = 6, density: float = 0.1, name: str = "blocks.{}") -> InspectBankResult:
+    """The whole result of a bank, whose densities rise from layer to layer and from expert to expert."""
     columns = max(1, experts)
-    mean = [density * (1 + m / columns) / 2 for m in range(experts)]
-    return {
-        "command": "inspect",
-        "version": "1.2.3",
-        "file": "x.bank",
-        "bytes": 12_345_678,
-        "bytes_as_float32": 4_000_000 * (1 + experts),
-        "sha256": "a" * 64,
-        "backbone": name.format("net"),
-        "fingerprint": "b" * 64,
-        "licence": "apache-2.0",
-        "image_size": [64, 64],
-        "kind": "experts" if experts else "dense",
-        "experts": experts,
-        "size": 1_000_000,
-        "density": min(1.0, 2 * density),
-        "expert_density": mean,
-        "expert_between": [0.5] * experts,
-        "layers": [
-            {
-                "name": name.format(i),
-                "size": 1000 * (1 + i),
-                "density": [density * (1 + i + m) / (layers + columns) for m in range(columns)],
-                "norm": 0.25 * i * density,
-            }
-            for i in range(layers)
-        ],
-        "overlap": [
-            [1.0 if a == b else density * abs(a - b) / experts for a in range(experts)] for b in range(experts)
-        ],
-        "overlap_by_chance": [[1.0 if a == b else density / 2 for a in range(experts)] for b in range(experts)],
-        "recipe": {"method": {"name": "smat", "sparsity": 0.875}},
-        "router": {"pool": "mean"} if experts else {},
+    base = AncestralBase(name.format("net"), "b" * 64, "apache-2.0")
+    practice: dict[str, Any] = {
         "seed": 7,
         "episodes": 12_000,
         "data": {name.format("omniglot"): "c" * 64},
         "validation": {name.format("omniglot"): 0.625},
         "versions": {"torch": "2.99"},
-        "parent": "d" * 64,
-        "chain": {
-            "base": {"backbone": name.format("net"), "licence": "apache-2.0", "fingerprint": "b" * 64},
-            "kind": "bank",
-            "sha256": "a" * 64,
-            "file": "x.bank",
-            "method": "smat",
-            "recipe": {"method": {"name": "smat"}},
-            "seed": 7,
-            "episodes": 12_000,
-            "data": {name.format("omniglot"): "c" * 64},
-            "versions": {"torch": "2.99"},
-            "bank": {"kind": "bank", "sha256": "d" * 64, "file": None},
-            "parents": [],
-        },
     }
+    return InspectBankResult(
+        version="1.2.3",
+        file="x.bank",
+        bytes=12_345_678,
+        bytes_as_float32=4_000_000 * (1 + experts),
+        sha256="a" * 64,
+        backbone=base.backbone,
+        fingerprint=base.fingerprint,
+        licence=base.licence,
+        image_size=(64, 64),
+        kind="experts" if experts else "dense",
+        experts=experts,
+        size=1_000_000,
+        density=min(1.0, 2 * density),
+        expert_density=tuple(density * (1 + m / columns) / 2 for m in range(experts)),
+        expert_between=(0.5,) * experts,
+        layers=tuple(
+            LayerFacts(
+                name.format(i),
+                1000 * (1 + i),
+                tuple(density * (1 + i + m) / (layers + columns) for m in range(columns)),
+                0.25 * i * density,
+            )
+            for i in range(layers)
+        ),
+        overlap=tuple(
+            tuple(1.0 if a == b else density * abs(a - b) / experts for a in range(experts)) for b in range(experts)
+        ),
+        overlap_by_chance=tuple(tuple(1.0 if a == b else density / 2 for a in range(experts)) for b in range(experts)),
+        recipe={"method": {"name": "smat", "sparsity": 0.875}},
+        router={"pool": "mean"} if experts else {},
+        settings={},
+        tensors={},
+        parent="d" * 64,
+        chain=BankAncestor(
+            base=base,
+            sha256="a" * 64,
+            file="x.bank",
+            method="smat",
+            recipe={"method": {"name": "smat"}},
+            bank=Ancestor(kind="bank", sha256="d" * 64, file=None),
+            **practice,
+        ),
+        **practice,
+    )
 
 
 CASES = {
@@ -89,19 +90,19 @@ CASES = {
 
 
 @pytest.fixture(params=CASES)
-def report(request) -> dict:
+def result(request) -> InspectBankResult:
     return CASES[request.param]
 
 
-def shown(report: dict, width: int = 80) -> str:
+def shown(result: InspectBankResult, width: int = 80) -> str:
     console = Console(width=width, color_system=None, highlight=False, markup=False, emoji=False)
     with console.capture() as captured:
-        console.print(inspected(printable(report)))
+        console.print(inspected(printable(result)))
     return captured.get()
 
 
-def test_a_terminal_shows_every_fact(report):
-    text = shown(report)
+def test_a_terminal_shows_every_fact(result):
+    text = shown(result)
     for fact in (
         "12.3 MB",
         "licence apache-2.0",
@@ -141,21 +142,20 @@ def test_a_dense_bank_shows_its_norms():
     assert "expert" not in text and "root mean square" in text and "0.125" in text
 
 
-@pytest.mark.slow
-def test_a_picture_names_layers_and_is_the_same_each_time(report):
-    svg = picture(report, "svg")
+def test_a_picture_names_layers_and_is_the_same_each_time(result):
+    svg = picture(result, "svg")
     texts = {element.text for element in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")}
-    assert texts >= ({"0", "layer"} if report["experts"] else {"layer"})
-    assert ("Overlap of experts" in texts) == (report["experts"] > 1)
-    assert svg == picture(report, "svg")
+    assert texts >= ({"0", "layer"} if result.experts else {"layer"})
+    assert ("Overlap of experts" in texts) == (result.experts > 1)
+    assert svg == picture(result, "svg")
 
 
-def test_the_page_is_whole_and_needs_nothing_else(report):
-    page = bank_page(report)
+def test_the_page_is_whole_and_needs_nothing_else(result):
+    page = bank_page(result)
     assert "http" not in page and "\x1b" not in page and "<script" not in page and "<b>" not in page
     assert "&lt;b&gt;" in page or "blocks.2" in page
     tags = _Tags(page)
-    assert tags.open == [] and page == bank_page(report)
+    assert tags.open == [] and page == bank_page(result)
     (svg,) = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
     assert ET.fromstring(svg).get("role") == "img"
 
