@@ -13,6 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fewshot_cli.api.classifier import Classifier as Classifier
+    from fewshot_cli.api.editing import add_class as add_class
+    from fewshot_cli.api.editing import correct as correct
+    from fewshot_cli.api.editing import next as next
+    from fewshot_cli.api.editing import remove_class as remove_class
+    from fewshot_cli.api.editing import rename_class as rename_class
     from fewshot_cli.api.functions import adapt as adapt
     from fewshot_cli.api.functions import compare as compare
     from fewshot_cli.api.functions import evaluate as evaluate
@@ -30,6 +35,7 @@ _LIE_IN = {
     **dict.fromkeys(
         ("adapt", "compare", "evaluate", "export", "load", "meta_tune", "predict"), "fewshot_cli.api.functions"
     ),
+    **dict.fromkeys(("add_class", "correct", "next", "remove_class", "rename_class"), "fewshot_cli.api.editing"),
 }
 
 __all__ = [
@@ -37,13 +43,18 @@ __all__ = [
     "FewshotError",
     "__version__",
     "adapt",
+    "add_class",
     "compare",
+    "correct",
     "evaluate",
     "export",
     "load",
     "meta_tune",
     "predict",
+    "remove_class",
+    "rename_class",
 ]
+"""Without `next`, which `from fewshot_cli import *` would put in the place of Python's own."""
 
 
 def __getattr__(name: str) -> Any:

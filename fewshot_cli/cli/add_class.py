@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from fewshot_cli.cli import early, options
-from fewshot_cli.cli.edit_options import InPlace, Output, output_of
+from fewshot_cli.cli import options
+from fewshot_cli.cli.edit_options import InPlace, Output, Working, output_of
 
 
 @options.command
@@ -33,15 +33,10 @@ def add_class(
     The old images are not needed: FILE keeps their features, if it was made with --keep-support. The new classifier is
     the one that all images at once would have given. A class that FILE has already gets more images.
     """
-    early.check_device(device)
-    early.check_weights(weights)
-    early.check_delta_files([file])
-    early.check_there([folder])
+    working = Working(file, weights, device, offline, no_cache, quiet)
+    working.check(folder)
     target = output_of(file, output, in_place)
-    early.check_keeps_images(file)
-    early.check_outputs([target])
-    progress = options.start(quiet, offline)
-    means = options.means(weights, offline, device, no_cache, progress)
+    means = working.means(target)
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.jobs.edit.add_class import add_class as job
     from fewshot_cli.reports.terminal.edit import edited

@@ -1,11 +1,16 @@
 """What the commands that change a classifier have in common."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fewshot_cli.cli import early, options
 from fewshot_cli.errors import FewshotError
+
+if TYPE_CHECKING:
+    from fewshot_cli.jobs.context import Means
 
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="FILE", help="The delta file to write; or give --in-place.")
@@ -21,3 +26,29 @@ def output_of(file: Path, output: Path | None, in_place: bool) -> Path:
         which = "Both --output and --in-place are" if in_place else "Neither --output nor --in-place is"
         raise FewshotError(f"{which} given.", f"Give -o FILE for a new file, or --in-place to change {file} itself.")
     return output or file
+
+
+@dataclass(frozen=True)
+class Working:
+    """The options of the commands that look at new pictures: the classifier, its backbone, and how to work."""
+
+    file: Path
+    weights: Path | None
+    device: str
+    offline: bool
+    no_cache: bool
+    quiet: bool
+
+    def check(self, pictures: Path) -> None:
+        """Raises FewshotError for a mistake in the options, or where the pictures are not there."""
+        early.check_device(self.device)
+        early.check_weights(self.weights)
+        early.check_delta_files([self.file])
+        early.check_there([pictures])
+
+    def means(self, output: Path | None) -> "Means":
+        """What the job works with. Raises FewshotError for a file that can't be changed, or an output as little."""
+        early.check_keeps_images(self.file)
+        early.check_outputs([output])
+        progress = options.start(self.quiet, self.offline)
+        return options.means(self.weights, self.offline, self.device, self.no_cache, progress)

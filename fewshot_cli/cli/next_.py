@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from fewshot_cli.cli import early, options
+from fewshot_cli.cli import options
+from fewshot_cli.cli.edit_options import Working
 
 
 @options.command
@@ -32,14 +33,9 @@ def next_(
     A label teaches much where the answer is unsure and many other answers hang on it. Each picture is chosen as if
     those above it had their labels. FILE must have been made with --keep-support.
     """
-    early.check_device(device)
-    early.check_weights(weights)
-    early.check_delta_files([file])
-    early.check_there([folder])
-    early.check_keeps_images(file)
-    early.check_outputs([csv])
-    progress = options.start(quiet, offline)
-    means = options.means(weights, offline, device, no_cache, progress)
+    working = Working(file, weights, device, offline, no_cache, quiet)
+    working.check(folder)
+    means = working.means(csv)
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.jobs.edit.next_ import next_ as job
     from fewshot_cli.reports.terminal.next_ import to_fill_in, to_label

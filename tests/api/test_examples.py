@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import fewshot_cli
-from fewshot_cli.api import functions
+from fewshot_cli.api import editing, functions
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "python.md"
 
@@ -27,7 +27,7 @@ def test_the_examples_of_the_page_run(folder, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", [fewshot_cli, functions], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [fewshot_cli, functions, editing], ids=lambda module: module.__name__)
 def test_doctests_run(module):
     found = doctest.testmod(module)
     assert found.attempted > 0 and found.failed == 0

@@ -268,3 +268,18 @@ def test_nothing_is_printed_and_no_global_state_changes(recipe, folder, pictures
 def test_without_a_cache_nothing_is_remembered(pictures, adapt, tmp_path):
     adapt(pictures, no_cache=True).predict(pictures["cat"])
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_classifier_is_changed_without_a_word(pictures, adapt, folder, tmp_path, weights, capfd):
+    file, output = tmp_path / "x.fewshot", tmp_path / "y.fewshot"
+    adapt({label: pictures[label] for label in ("cat", "house")}, keep_support=True).save(file)
+    how = {"weights": weights, "offline": True}
+    assert fewshot.add_class(file, folder / "star", output, **how).added == {"star": 4}
+    assert fewshot.load(output, **how).classes == ("cat", "house", "star") != fewshot.load(file, **how).classes
+    with pytest.raises(fewshot.FewshotError, match="No picture"):
+        fewshot.next(output, folder / "star", **how)
+    assert fewshot.rename_class(output, "star", "sun", output).in_place
+    assert fewshot.remove_class(output, "sun", output).classes == ("cat", "house")
+    with pytest.raises(fewshot.FewshotError, match="0 pictures"):
+        fewshot.next(file, folder, count=0, **how)
+    assert capfd.readouterr() == ("", "")

@@ -27,6 +27,8 @@ def next_(path: Path, folder: Path, count: int, means: Means) -> NextResult:
     file lacks the features that it was learned from.
     """
     start = time.perf_counter()
+    if count < 1:
+        raise FewshotError(f"{count} pictures can't be named.", "Ask for one or more.")
     known = known_in(path, read_delta_file(path))
     paths = find_images([folder])
     if not folder.exists() or not paths:
