@@ -1,6 +1,6 @@
 """What jobs return: typed results, of which `--json`, the terminal's views and pages are views. Nothing heavy here."""
 
-from fewshot_cli.results.base import ExpectedAccuracy, Result, Skipped, StoredAs
+from fewshot_cli.results.base import ExpectedAccuracy, ForetoldAccuracy, Result, Skipped, StoredAs
 from fewshot_cli.results.classify import (
     AdaptResult,
     AskedFile,
@@ -108,6 +108,7 @@ __all__ = [
     "ExpectedAccuracy",
     "ExportResult",
     "Figures",
+    "ForetoldAccuracy",
     "GraftFacts",
     "HeadFacts",
     "Hung",

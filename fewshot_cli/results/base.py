@@ -63,6 +63,16 @@ class ExpectedAccuracy:
 
 
 @dataclass(frozen=True)
+class ForetoldAccuracy:
+    """The accuracy to expect with `more` more images of each class, and its 95 % interval."""
+
+    more: int
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class StoredAs:
     """How a file keeps its numbers: those of the changes, and those of the head."""
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from fewshot_cli.results.base import LEFT_OUT_IF_NONE, ExpectedAccuracy, Result, Skipped, called
+from fewshot_cli.results.base import LEFT_OUT_IF_NONE, ExpectedAccuracy, ForetoldAccuracy, Result, Skipped, called
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,7 @@ class AdaptResult(Result):
     data: str
     """The SHA-256 of labels and contents."""
     versions: Mapping[str, str]
+    expected_with_more: ForetoldAccuracy | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
 
 
 @dataclass(frozen=True)

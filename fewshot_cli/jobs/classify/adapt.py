@@ -15,7 +15,7 @@ from fewshot_cli.formats.delta.sections import graft_as_stored
 from fewshot_cli.images.sources.class_folders import Folder
 from fewshot_cli.images.sources.in_memory import MEMORY
 from fewshot_cli.images.sources.labelled import read_labelled
-from fewshot_cli.jobs.classify.held_out import HeldOut, Lesson, Rounding, held_out
+from fewshot_cli.jobs.classify.held_out import MORE, HeldOut, Lesson, Rounding, held_out
 from fewshot_cli.jobs.classify.proof import Written, rounded, write_proved
 from fewshot_cli.jobs.classify.support_set import SupportSet, check_names, support_set
 from fewshot_cli.jobs.classify.suspects import doubts
@@ -25,7 +25,7 @@ from fewshot_cli.jobs.models import facts_of
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.jobs.run_record import SHORT_HASH, Stopwatch, versions, write_run
 from fewshot_cli.recipes import DEFAULT_FOLDS, Recipe
-from fewshot_cli.results import AdaptResult, BegunFrom, ExpectedAccuracy, Hung, Pruning
+from fewshot_cli.results import AdaptResult, BegunFrom, ExpectedAccuracy, ForetoldAccuracy, Hung, Pruning
 from fewshot_cli.storage.atomic import check_writable
 
 
@@ -82,6 +82,7 @@ def adapt(
         folder=None if labelled.root == MEMORY else str(labelled.root.absolute()),
         file=str(output),
         pruning=pruning,
+        expected_with_more=learned.with_more,
         seconds=watch.rounded(),
         device=str(means.device),
     )
@@ -101,8 +102,16 @@ class Learned:
         """The accuracy to expect on new images."""
         if isinstance(self.asked, str):
             return Expected(mean=None, low=None, high=None, how=self.asked)
-        found = self.asked.accuracy
+        found = self.asked.expected
         return Expected(mean=found.mean, low=found.low, high=found.high, how=self.asked.how)
+
+    @property
+    def with_more(self) -> ForetoldAccuracy | None:
+        """The accuracy to expect of a classifier that has more images, where that can be known."""
+        if isinstance(self.asked, str):
+            return None
+        found = self.asked.with_more
+        return ForetoldAccuracy(more=MORE, mean=found.mean, low=found.low, high=found.high)
 
 
 def learn(start: Start, support: Support, how: AdaptSettings, progress: Progress) -> Learned:

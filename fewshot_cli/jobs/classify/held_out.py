@@ -9,7 +9,17 @@ from torch import Tensor
 from fewshot_cli.engine.adaptation import Adapted, Run, Support, Watch, unwatched
 from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.engine.model.model import Model
+from fewshot_cli.engine.trust.expected import (
+    SLOPE,
+    SLOPE_AHEAD,
+    Measured,
+    expected,
+    held_out_share,
+    measured_slope,
+    typical_slope,
+)
 from fewshot_cli.engine.trust.metrics import Interval, wilson
+from fewshot_cli.engine.trust.subsets import enough_parts, half, one_in, parts
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.methods.base import ClosedFormMethod, Learner
 
@@ -18,12 +28,15 @@ from fewshot_cli.methods.base import ClosedFormMethod, Learner
 class HeldOut:
     """Logits `(n, way)` of images by heads that never saw them, their true labels, and how that was done.
 
-    `kept` are the logits that rounding leaves, where these were asked for.
+    `kept` are the logits that rounding leaves, where these were asked for. `expected` is the accuracy on new images,
+    classes being as frequent as in the support set, and `with_more` that with `MORE` more images of each class.
     """
 
     logits: Tensor
     labels: Tensor
     how: str
+    expected: Interval
+    with_more: Interval
     kept: Tensor | None = None
 
     @property
@@ -41,6 +54,11 @@ class HeldOut:
 
 
 ALONE = "one image per class: with it left out nothing of its class is left to learn from"
+
+MORE = 5
+"""For how many more images of each class an accuracy is foretold."""
+
+AT_ONCE = 5  # parts of a support set that are solved at once
 
 Rounding = Callable[[Adapted], Adapted]
 """What a file makes of what was learned, both on the backbone that it was learned on; the head stays."""
@@ -83,13 +101,38 @@ def held_out(lesson: Lesson, folds: int, progress: Progress, rounding: Rounding 
 
 
 def left_out_one_by_one(method: ClosedFormMethod, features: Tensor, labels: Tensor, way: int) -> HeldOut | str:
-    """What heads fitted to all images but one say of that one, exactly, or the reason why there can be none."""
-    count = torch.bincount(labels, minlength=way)[labels]
-    asked = count > 1
+    """What heads fitted to all images but one say of that one, exactly, or the reason why there can be none.
+
+    What they promise rests on heads fitted without one image of each class, so that no class is worse off than others.
+    """
+    asked = torch.bincount(labels, minlength=way)[labels] > 1
     if not bool(asked.any()):
         return ALONE
     logits = method.leave_one_out(features, labels, way)
-    return HeldOut(logits[asked], labels[asked], f"leave-one-out, exact, {int(asked.sum())} images")
+    most = _measured(method, features, labels, one_in(labels, way))
+    fewer = _measured(method, features, labels, half(labels, way))
+    how = f"images of each class left out in turn, {int(asked.sum())} images"
+    return HeldOut(logits[asked], labels[asked], how, *_promised(most, fewer, labels))
+
+
+def _measured(method: ClosedFormMethod, features: Tensor, labels: Tensor, out: Tensor) -> Measured:
+    """The share answered right by heads that `out` `(way,)` images of each class were kept from."""
+    count, way = enough_parts(labels, out), len(out)
+    learned, asked = (rows.to(labels.device) for rows in parts(labels, out, count, seed=0))
+    right = [
+        method.head(features[some], labels[some], way).logits(features[others]).argmax(-1) == labels[others]
+        for some, others in zip(torch.split(learned, AT_ONCE), torch.split(asked, AT_ONCE), strict=True)
+    ]
+    kept = torch.bincount(labels, minlength=way) - out
+    return held_out_share(torch.cat(right).flatten().cpu(), asked.flatten().cpu(), labels.cpu(), kept.cpu())
+
+
+def _promised(most: Measured, fewer: Measured | None, labels: Tensor) -> tuple[Interval, Interval]:
+    """The accuracy to expect, and that with `MORE` more images of each class."""
+    slopes = [typical_slope(mean) for mean in (SLOPE, SLOPE_AHEAD)]
+    now, ahead = [measured_slope(most, fewer, slope) for slope in slopes] if fewer else slopes
+    counts = torch.bincount(labels)[labels].float()
+    return expected(most, now, most.full_size), expected(most, ahead, float((counts + MORE).log().mean()))
 
 
 def _k_fold(lesson: Lesson, folds: int, progress: Progress, rounding: Rounding | None) -> HeldOut:
@@ -109,7 +152,12 @@ def _k_fold(lesson: Lesson, folds: int, progress: Progress, rounding: Rounding |
             advance(fold + 1, folds)
     asked = fold_of >= 0
     how = f"{folds}-fold, {int(asked.sum())} images"
-    return HeldOut(logits[asked], support.labels[asked], how, kept[asked] if rounding else None)
+    logits, labels = logits[asked], support.labels[asked]
+    rows = asked.nonzero().squeeze(1).cpu()
+    counts = torch.bincount(support.labels, minlength=support.way).cpu()
+    learned = (counts * (1 - 1 / folds)).clamp(min=1)
+    most = held_out_share((logits.argmax(1) == labels).cpu(), rows, support.labels.cpu(), learned)
+    return HeldOut(logits, labels, how, *_promised(most, None, support.labels), kept[asked] if rounding else None)
 
 
 def _fold_of_each(support: Support, folds: int, seed: int) -> Tensor:

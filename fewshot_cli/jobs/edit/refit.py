@@ -55,7 +55,7 @@ class Fitted:
             return Expected(mean=None, low=None, high=None, how=TRAINED)
         if isinstance(self.held_out, str):
             return Expected(mean=None, low=None, high=None, how=self.held_out)
-        found = self.held_out.accuracy
+        found = self.held_out.expected
         return Expected(mean=found.mean, low=found.low, high=found.high, how=self.held_out.how)
 
     @property

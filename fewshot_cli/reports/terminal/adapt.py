@@ -4,9 +4,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from fewshot_cli.reports.layout import classes, expectation, facts, left_out, percent, size, skipped_files
-from fewshot_cli.results import AdaptResult, Pruning, RoundingCost
-
-CAUTION = "rather too low, since each was judged by what was learned from the others"
+from fewshot_cli.results import AdaptResult, ForetoldAccuracy, Pruning, RoundingCost
 
 
 def adapted(result: AdaptResult) -> RenderableType:
@@ -17,7 +15,7 @@ def adapted(result: AdaptResult) -> RenderableType:
     if expected.mean is None:
         accuracy = Text(f"not known: {expected.how}", style="yellow")
     else:
-        how = f"\n{expected.how}; {CAUTION}"
+        how = f"\n{expected.how}, corrected for what they miss"
         accuracy = Text.assemble((expectation(expected), "bold green"), (how, "dim"))
     moved = (
         "a graft on its layers"
@@ -36,6 +34,7 @@ def adapted(result: AdaptResult) -> RenderableType:
         ("method", f"{_named(result)} on {result.backbone}; {moved}"),
         *bank,
         ("expect", accuracy),
+        *_with_more(result.expected_with_more),
         *_doubts(result),
         *pruned(result.pruning),
         ("wrote", f"{result.file}, {size(result.bytes)}, proved: read back, it gives the same answers"),
@@ -46,6 +45,14 @@ def adapted(result: AdaptResult) -> RenderableType:
             + "".join(f", {name} {spent:.1f}" for name, spent in seconds.items() if name != "total"),
         ),
     )
+
+
+def _with_more(foretold: ForetoldAccuracy | None) -> list[tuple[str, str]]:
+    """The accuracy that more images would give."""
+    if foretold is None:
+        return []
+    mean, low, high = (f"{100 * share:.0f}" for share in (foretold.mean, foretold.low, foretold.high))
+    return [("with more", f"{foretold.more} more of each class: {mean} % ({low} to {high})")]
 
 
 def _doubts(result: AdaptResult) -> list[tuple[str, Text]]:

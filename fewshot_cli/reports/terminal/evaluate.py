@@ -23,7 +23,7 @@ def evaluated(result: EvalResult) -> RenderableType:
         ("accuracy", found),
     ]
     if expected.mean is not None:
-        rows.append(("expected", Text(f"{expectation(expected)}, {expected.how}", style="dim")))
+        rows.append(("expected", Text(f"{expectation(expected)}; {_kept(result)}", style="dim")))
     rows.append(
         ("calibration", f"probabilities are off by {percent(result.ece)} on average (expected calibration error)")
     )
@@ -34,6 +34,14 @@ def evaluated(result: EvalResult) -> RenderableType:
         rows.append(("record", result.record))
     small = len(result.classes) <= MOST_CLASSES
     return Group(facts(*rows), Text(), _confusion(result) if small else _worst(result))
+
+
+def _kept(result: EvalResult) -> str:
+    """Whether the accuracy lies in the interval that was promised."""
+    low, high = result.expected_accuracy.low or 0.0, result.expected_accuracy.high or 1.0
+    if low <= result.accuracy <= high:
+        return "what came lies in it"
+    return f"what came lies {'below' if result.accuracy < low else 'above'} it"
 
 
 def repeated(result: RepeatedResult) -> RenderableType:

@@ -151,7 +151,7 @@ def test_adapt_and_eval_begin_from_it(tuned, known, learn, drawn, sets, source, 
     heads = [read_delta_file(tmp_path / f"{name}.fewshot").head for name in ("x", "plain")]
     assert isinstance(heads[0], Head) and torch.equal(heads[0].weight, heads[1].weight)
     assert report["bank"]["digest"] == read_bank(path).digest and plain["bank"] is None
-    assert report["expected_accuracy"]["how"].startswith("leave-one-out, exact")
+    assert report["expected_accuracy"]["how"].startswith("images of each class left out in turn")
     question = Question(
         tuple(read_datasets(sets / "day")),
         protocols({"name": "fixed", "way": 3, "shots": 2, "queries": 3}),

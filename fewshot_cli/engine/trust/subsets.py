@@ -1,0 +1,54 @@
+"""Parts of a support set that leave some images of every class out, so that no class is worse off than another."""
+
+import torch
+from torch import Tensor
+
+SHARES = 10  # of a large class, one in so many is left out at a time
+PARTS = 20  # at least as many parts are answered about
+
+
+def one_in(labels: Tensor, way: int) -> Tensor:
+    """How many images of each class `(way,)` are left out at a time: a tenth, at least one, none of a lone image."""
+    counts = torch.bincount(labels, minlength=way)
+    return torch.where(counts > 1, (counts // SHARES).clamp(min=1), 0)
+
+
+def half(labels: Tensor, way: int) -> Tensor:
+    """How many images of each class `(way,)` are left out where half of the class, rounded down, is to be missing."""
+    return torch.bincount(labels, minlength=way) // 2
+
+
+def enough_parts(labels: Tensor, out: Tensor) -> int:
+    """How many parts it takes until every image that can be was left out, times what makes that `PARTS` or more."""
+    counts = torch.bincount(labels, minlength=len(out))[out > 0]
+    turns = int(-(-counts // out[out > 0]).max())
+    return turns * -(-PARTS // turns)
+
+
+def parts(labels: Tensor, out: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Rows that are learned from, `(count, kept)`, and rows that are asked about, `(count, asked)`.
+
+    Every part lacks `out[c]` images of class c. They are taken from a shuffled class in turn, and the class is shuffled
+    again once all of it was left out, so that all images are asked about almost equally often.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    labels = labels.cpu()
+    asked = [
+        _in_turn((labels == label).nonzero().squeeze(1), some, count, rng)
+        for label, some in enumerate(out.tolist())
+        if some
+    ]
+    left_out = torch.cat(asked, 1).sort(1).values
+    everyone = torch.ones(count, len(labels), dtype=torch.bool).scatter_(1, left_out, False)
+    return everyone.nonzero()[:, 1].reshape(count, -1), left_out
+
+
+def _in_turn(members: Tensor, some: int, count: int, rng: torch.Generator) -> Tensor:
+    """Rows `(count, some)` of the members; what a last turn lacks comes from its beginning, so none is there twice."""
+    turns = -(-len(members) // some)
+    taken = []
+    for start in range(0, count, turns):
+        shuffled = members[torch.randperm(len(members), generator=rng)]
+        places = torch.arange(min(turns, count - start) * some) % len(members)
+        taken.append(shuffled[places].reshape(-1, some))
+    return torch.cat(taken)
