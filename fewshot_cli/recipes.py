@@ -71,7 +71,8 @@ class Recipe(Settings):
     def _says_something(self) -> "Recipe":
         if self.method is None and self.head is None:
             raise PydanticCustomError("nothing_said", "neither is given")
-        if self.head is not None and self.method is not None and self.method.head_only is not None:
+        whole = isinstance(self.method, Method) and self.method.is_whole
+        if self.head is not None and self.method is not None and (whole or self.method.head_only is not None):
             raise PydanticCustomError(
                 "two_heads",
                 "{method} is a head already, and {head} is another; leave one out",

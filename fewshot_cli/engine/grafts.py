@@ -27,6 +27,9 @@ class GraftKind(Protocol):
     def output(self, site: str, params: Mapping[str, Tensor], inputs: Tensor, outputs: Tensor) -> Tensor:
         """What takes the place of the `outputs` of a site that was given `inputs`."""
 
+    def width(self, dim: int) -> int:
+        """How long the features are that a backbone of `dim` has with it."""
+
     @property
     def why_not_merged(self) -> str:
         """The reason, as the end of a sentence, why no change of weights does the same."""

@@ -278,10 +278,11 @@ def check_delta(file: DeltaFile, backbone: Backbone, path: Path) -> None:
             raise FewshotError(
                 f"{path} has a graft that does not fit {backbone.name}: {error}.", "Make it again."
             ) from None
+    dim = adapted.graft.kind.width(backbone.dim) if adapted.graft else backbone.dim
     dims = {adapted.head.dim} | ({file.support.features.shape[1]} if file.support else set())
-    if dims != {backbone.dim}:
+    if dims != {dim}:
         raise FewshotError(
-            f"{path} has a head for {adapted.head.dim} features; {backbone.name} has {backbone.dim}.",
+            f"{path} has a head for {adapted.head.dim} features; {backbone.name} has {dim}.",
             "Make it again.",
         )
 

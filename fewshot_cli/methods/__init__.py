@@ -10,6 +10,7 @@ from pydantic import Field
 from fewshot_cli.methods.base import GraftSettings, TransductiveMethod
 from fewshot_cli.methods.clip_adapter import Blend, CLIPAdapter
 from fewshot_cli.methods.coop import CoOp
+from fewshot_cli.methods.cross_modal import CrossModal
 from fewshot_cli.methods.dense import FOMAML, Dense
 from fewshot_cli.methods.finetune import Finetune
 from fewshot_cli.methods.gaussian import Gaussian
@@ -29,17 +30,34 @@ from fewshot_cli.methods.shira import SHiRA
 from fewshot_cli.methods.smat import SMAT
 from fewshot_cli.methods.taskres import TaskRes
 from fewshot_cli.methods.tim import TIM
+from fewshot_cli.methods.tip_adapter import Cache, TipAdapter, TipAdapterF
 from fewshot_cli.methods.tsa import TSA, FeatureMap
 from fewshot_cli.methods.two_stage import TwoStage
 from fewshot_cli.methods.zero_shot import ZeroShot
 
-Move: TypeAlias = Finetune | LoRA | SAFT | SHiRA | KAdaptation | MoA | TSA | ProLIP | TwoStage | CoOp | CLIPAdapter
-HeadAlone: TypeAlias = ProtoNet | Ridge | Logistic | LDA | Gaussian | TIM | ZeroShot | GDA | LPPlusPlus | TaskRes
+Move: TypeAlias = (
+    Finetune
+    | LoRA
+    | SAFT
+    | SHiRA
+    | KAdaptation
+    | MoA
+    | TSA
+    | ProLIP
+    | TwoStage
+    | CoOp
+    | CLIPAdapter
+    | TipAdapter
+    | TipAdapterF
+)
+HeadAlone: TypeAlias = (
+    ProtoNet | Ridge | Logistic | LDA | Gaussian | TIM | ZeroShot | GDA | LPPlusPlus | TaskRes | CrossModal
+)
 
 AnyMethod: TypeAlias = Annotated[HeadAlone | Move, Field(discriminator="name")]
 AnyHead: TypeAlias = Annotated[HeadAlone, Field(discriminator="name")]
 TRANSDUCTIVE: tuple[type[TransductiveMethod], ...] = (TIM,)
 """The heads that answer from all queries at once."""
-GRAFTS: tuple[type[GraftSettings], ...] = (TokenMixture, FeatureMap, Blend)
+GRAFTS: tuple[type[GraftSettings], ...] = (TokenMixture, FeatureMap, Blend, Cache)
 """The kinds of graft that files may hold."""
 AnyMetaMethod: TypeAlias = Annotated[SMAT | Dense | FOMAML | MAMF, Field(discriminator="name")]

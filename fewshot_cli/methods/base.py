@@ -70,6 +70,11 @@ class Method(Settings, Learner):
     def needs_text(self) -> bool:
         return getattr(getattr(self, "tuning", None), "head", None) == "text"
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether its own head belongs to it, so that no other may take the place of that."""
+        return False
+
     def adapt(self, backbone: Backbone, support: Support, run: Run) -> Adapted:
         """The move with the head trained along, else ridge on the moved features."""
         from fewshot_cli.engine.adaptation import Adapted
@@ -154,6 +159,10 @@ class GraftSettings(Settings):
     @abstractmethod
     def output(self, site: str, params: Mapping[str, Tensor], inputs: Tensor, outputs: Tensor) -> Tensor:
         """What takes the place of the `outputs` of a site that was given `inputs`."""
+
+    def width(self, dim: int) -> int:
+        """How long the features are that a backbone of `dim` has with it."""
+        return dim
 
     @property
     @abstractmethod

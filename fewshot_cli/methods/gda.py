@@ -53,12 +53,13 @@ class GDA(TextHead):
         import torch
 
         from fewshot_cli.engine.head.gaussian import gaussian_head
+        from fewshot_cli.engine.head.left_out import folds
 
         counts = torch.bincount(labels, minlength=len(texts))
         if int(counts.min()) < 2:
             shots = float(counts.double().mean())
             return next((alpha for least, alpha in FIXED if shots >= least), 0.0)
-        fold_of = _places(labels) % min(FOLDS, int(counts.min()))
+        fold_of = folds(labels, min(FOLDS, int(counts.min())))
         right = torch.zeros(len(ALPHAS), dtype=torch.long)
         for fold in range(int(fold_of.max()) + 1):
             asked = fold_of == fold
@@ -68,11 +69,3 @@ class GDA(TextHead):
                 [int(((said + alpha * learned).argmax(1) == labels[asked]).sum()) for alpha in ALPHAS]
             )
         return ALPHAS[int(right.argmax())]
-
-
-def _places(labels: Tensor) -> Tensor:
-    """Of each image how many of its class come before it."""
-    import torch.nn.functional as F
-
-    members = F.one_hot(labels)
-    return (members.cumsum(0) * members).sum(1) - 1

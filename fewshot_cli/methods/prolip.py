@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from fewshot_cli.engine.model.backbone import Backbone
 
 PROJECTION = "visual.head.weight"
-CROPS = (0.5, 1.0)
-"""The share of a picture's area that a view shows."""
 EPSILON = 1e-4
 """Of Adam, as in the authors' half precision; it belongs to the method."""
 
@@ -91,11 +89,8 @@ class ProLIP(Method):
         """What the tower sees `(support, width)` in a random crop of each image, before the projection."""
         import torch
 
-        from fewshot_cli.engine.data.crops import draw_views, viewed
         from fewshot_cli.engine.rng import Draws
+        from fewshot_cli.engine.train.cropped import seen_in_crops
 
         none = torch.eye(backbone.params[PROJECTION].shape[1], device=backbone.device)
-        pictures = support.pictures().to(backbone.device)
-        crops = draw_views(Draws(seed, "prolip", view), len(pictures), scale=CROPS, jitter=0.0)
-        shown = (viewed(pictures.float() / 255, crops) * 255).round().to(torch.uint8)
-        return backbone.frozen_features(shown, {PROJECTION: none})
+        return seen_in_crops(backbone, support, Draws(seed, "prolip", view), {PROJECTION: none})

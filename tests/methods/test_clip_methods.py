@@ -12,12 +12,13 @@ from fewshot_cli.engine.data.preprocessing import Preprocessing
 from fewshot_cli.engine.head.gaussian import gaussian_head
 from fewshot_cli.engine.model.clip_names import canonical
 from fewshot_cli.engine.model.open_clip import Description, build_towers
-from fewshot_cli.engine.train.schedules import prompt_lr
+from fewshot_cli.engine.train.schedules import cross_modal_lr, prompt_lr
 from fewshot_cli.engine.train.settings import Optim, Tuning
 from fewshot_cli.engine.train.text import told
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.methods.clip_adapter import Blend, CLIPAdapter
 from fewshot_cli.methods.coop import CoOp, Prompts
+from fewshot_cli.methods.cross_modal import CrossModal
 from fewshot_cli.methods.finetune import Finetune
 from fewshot_cli.methods.gda import ALPHAS, GDA
 from fewshot_cli.methods.lora import LoRA
@@ -26,8 +27,10 @@ from fewshot_cli.methods.prolip import PROJECTION, ProLIP
 from fewshot_cli.methods.saft import SAFT
 from fewshot_cli.methods.sparse import task_gradient
 from fewshot_cli.methods.taskres import TaskRes
+from fewshot_cli.methods.tip_adapter import KEYS, Cache, TipAdapter, TipAdapterF, best_pair, search_points, votes
 from fewshot_cli.methods.two_stage import TwoStage
 from fewshot_cli.methods.zero_shot import ZeroShot
+from fewshot_cli.recipes import load_recipe
 
 
 def close(actual, expected, rtol=1e-4):
@@ -149,6 +152,88 @@ def test_clip_adapter_is_its_authors(golden):
     close(loss.detach().reshape(1), numbers["loss"].reshape(1))
     for name, of in (("down", "grad_w1"), ("up", "grad_w2")):
         close(params[name].grad, numbers[of], rtol=1e-3)
+
+
+def test_cross_modal_probe_is_its_authors(golden):
+    numbers, about = golden("cross_modal")
+    rates = [cross_modal_lr(step, about["lr"], about["iters"]) for step in range(about["iters"])]
+    close(torch.tensor(rates), numbers["lrs"])
+    steps = [
+        (rate, numbers["x_s"][i], numbers["y_s"][i], numbers["text"][t], numbers["y_text"][t])
+        for rate, i, t in zip(rates, numbers["image_batches"], numbers["text_batches"], strict=True)
+    ]
+    method = CrossModal(weight_decay=about["wd"], scale=math.exp(about["logit"]))
+    for after in (1, 20):
+        close(method.trained(numbers["w_init"], steps[:after]), numbers[f"w_after{after}"])
+    close(method.loss(numbers["w_init"], *steps[0][1:]).reshape(1), numbers["losses"][:1])
+    best = method.trained(numbers["w_init"], steps[: int(numbers["best_iter"]) + 1])
+    unit = F.normalize(numbers["x_test"], dim=1)
+    close(method.scale * unit @ best.T, numbers["test_logits"])
+    close(method.scale * unit @ (0.5 * best + 0.5 * numbers["zeroshot_weights"]).T, numbers["test_logits_wiseft"])
+
+
+# --- Tip-Adapter ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", ["bal_5shot", "hard_1shot", "imb_5shot"])
+def test_tip_adapter_is_its_authors(golden, case):
+    numbers, about = golden("transductive_tip_adapter")
+    given = {name.removeprefix(f"{case}."): values for name, values in numbers.items() if name.startswith(f"{case}.")}
+    close(TipAdapter().keys(given["support_views"]), given["keys"])
+    one_hot = F.one_hot(given["y_s"]).float()
+    asked = F.normalize(given["x_val"], dim=1)
+    cosines, said = asked @ given["keys"].T, given["val_proto_logits"]
+    close(100 * asked @ given["protos"].T, said)
+    for beta, alpha in ((1, 2), (5.5, 20)):
+        close(said + alpha * votes(cosines, beta, one_hot), given[f"beta{beta}_alpha{alpha}.val_logits"])
+    scales = [
+        search_points(scale, points) for scale, points in zip(about["search_scale"], about["search_step"], strict=True)
+    ]
+    best = best_pair(said, cosines, one_hot, given["y_val"], *scales)
+    assert best == pytest.approx((about["best"][case]["best_beta"], about["best"][case]["best_alpha"]))
+    counts = tuple(torch.bincount(given["y_s"]).tolist())
+    seen = Cache(beta=best[0], counts=counts).output("", {KEYS: given["keys"]}, given["x_q"], given["x_q"])
+    weight = torch.cat([100 * given["protos"], best[1] * torch.eye(len(counts))], dim=1)
+    close(seen @ weight.T, given["query_logits_best"])
+
+
+def test_tip_adapter_chooses_by_images_left_out():
+    """The pair is the one of the most right answers, fold by fold, of a cache without the images of the fold."""
+    rng = torch.Generator().manual_seed(4)
+    labels = torch.arange(3).repeat_interleave(4)
+    features = F.normalize(torch.eye(3, 8)[labels] + 0.6 * torch.randn(12, 8, generator=rng), dim=1)
+    texts = F.normalize(torch.eye(3, 8) + 0.6 * torch.randn(3, 8, generator=rng), dim=1)
+    support = Support(features, labels, features, 3, vectors=texts)
+    found: dict[tuple[float, float], int] = {}
+    for beta in search_points(7.0, 20):
+        for alpha in search_points(3.0, 20):
+            right = 0
+            for fold in range(4):
+                asked = torch.arange(12) % 4 == fold
+                voted = votes(features[asked] @ features[~asked].T, beta, F.one_hot(labels[~asked]).float())
+                right += int(((2 * features[asked] @ texts.T + alpha * voted).argmax(1) == labels[asked]).sum())
+            found[beta, alpha] = right
+    assert len(set(found.values())) > 1
+    assert TipAdapter(scale=2.0)._chosen(support, features) == max(found, key=lambda pair: found[pair])
+    assert TipAdapter(alpha=2.5, beta=3.0)._chosen(support, features) == (3.0, 2.5)
+    one_each = support.subset(torch.tensor([0, 4, 8]))
+    assert TipAdapter()._chosen(one_each, features[[0, 4, 8]]) == (1.0, 1.17)
+
+
+def test_training_the_keys_lowers_the_loss(clip, easy):
+    heard = []
+    run = Run(watch=lambda step, steps, loss: heard.append(loss))
+    method = TipAdapterF(alpha=3.0, beta=5.0, views=1, epochs=20, lr=1e-2, scale=5.0)
+    trained = method.move(clip, easy(clip), run)
+    plain = TipAdapter(alpha=3.0, beta=5.0, views=1, scale=5.0).move(clip, easy(clip), Run())
+    assert heard[-1] < heard[0]
+    assert trained.head.weight.equal(plain.head.weight)
+    assert not trained.graft.params[KEYS].equal(plain.graft.params[KEYS])
+
+
+def test_another_head_on_a_cache_is_refused():
+    with pytest.raises(FewshotError, match="is a head already"):
+        load_recipe("tip-adapter", ["head.name=ridge"])
 
 
 @pytest.fixture(scope="module")
@@ -325,7 +410,9 @@ def test_steps_by_the_number_of_images_of_a_class(clip, easy):
     assert heard == [6] * 6
 
 
-@pytest.mark.parametrize("method", [ZeroShot(), GDA(), ProLIP(), TwoStage(), Finetune(tuning=TEXT), LPPlusPlus()])
+@pytest.mark.parametrize(
+    "method", [ZeroShot(), GDA(), ProLIP(), TwoStage(), Finetune(tuning=TEXT), LPPlusPlus(), TipAdapter()]
+)
 def test_a_backbone_that_reads_no_text_is_refused(method, vit, easy):
     assert method.needs_text
     with pytest.raises(FewshotError) as refused:

@@ -24,7 +24,8 @@ def moved_backbone(backbone: Backbone, delta: Delta, graft: Graft | None = None)
     if graft is None:
         return moved
     params = graft.to(backbone.device).params
-    return grafted(moved, graft.sites, params, graft.kind.output)
+    grown = grafted(moved, graft.sites, params, graft.kind.output)
+    return replace(grown, dim=graft.kind.width(moved.dim))
 
 
 def grafted(backbone: Backbone, sites: Sequence[str], params: Mapping[str, Tensor], output: Output) -> Backbone:

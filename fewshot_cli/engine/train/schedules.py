@@ -76,6 +76,16 @@ def prompt_lr(epoch: int, lr: float, epochs: int, first: float = 1e-5) -> float:
     return first if epoch == 0 else lr * _half_cosine((epoch - 1) / epochs)
 
 
+def cross_modal_lr(step: int, lr: float, steps: int, warmup: int = 50, first: float = 1e-5) -> float:
+    """The learning rate of cross-modal probes (Lin et al., 2023, arXiv:2301.06267): `first`, a line, half a cosine.
+
+    The cosine is counted from the end of the warm-up and as long as the run, so that it never gets to 0.
+    """
+    if step == 0:
+        return first
+    return lr * step / warmup if step < warmup else lr * _half_cosine((step - warmup) / steps)
+
+
 def warm_cosine_lr(epoch: int, lr: float, epochs: int = 100, warmup: int = 5, low: float = FIRST_LR) -> float:
     """timm's cosine schedule: from `low` up a line for `warmup` epochs, then down half a cosine to `low` at `epochs`.
 

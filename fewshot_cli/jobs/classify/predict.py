@@ -236,7 +236,7 @@ class Answerer:
     def rows(self, names: Sequence[str], seen: Sequence[Seen]) -> list[Prediction]:
         """A row for each of the images of these names."""
         readable = [one.features[self.look] for one in seen if one.problem is None]
-        features = torch.from_numpy(np.stack(readable)) if readable else torch.empty(0, self.model.backbone.dim)
+        features = torch.from_numpy(np.stack(readable)) if readable else torch.empty(0, self.model.adapted.head.dim)
         probabilities = iter(_probabilities(self.model, features.to(self.model.backbone.device)))
         file = None if self.file is None else str(self.file)
         return [
