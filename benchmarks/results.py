@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from long_tables import section as long_section
 from meta_tables import section
+from tiny_clip_table import section as tiny_clip_section
 
 from fewshot_cli.engine.trust.significance import mean_interval
 from fewshot_cli.images.sources.dataset import read_datasets
@@ -150,7 +151,7 @@ def page() -> str:
             parts += [
                 f"### {shots} image{'s' * (shots > 1)} of each class\n\n{markdown(at(run, shots))}" for shots in (1, 5)
             ]
-    parts += [found for found in (section(), long_section()) if found]
+    parts += [found for found in (section(), long_section(), tiny_clip_section()) if found]
     reference = json.loads((RESULTS / "reference.json").read_text())
     parts.append(REFERENCE + reference_table(reference))
     return "\n".join(parts)
