@@ -133,6 +133,7 @@ class MetaRecipe(Settings):
 
     @property
     def method_name(self) -> str:
+        """The name of the method."""
         return self.method.name
 
 

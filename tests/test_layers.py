@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -233,3 +234,29 @@ def test_recipes_are_checked_without_torch():
     code = "import sys, fewshot_cli.recipes; print(sorted({'torch', 'timm', 'scipy'} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert found.stdout == "[]\n"
+
+
+def test_no_two_classes_have_one_name():
+    """Whoever searches for a name finds one thing."""
+    names = Counter(node.name for path in FILES for node in tree(path).body if isinstance(node, ast.ClassDef))
+    assert len(names) > 300
+    assert {name for name, count in names.items() if count > 1} == set()
+
+
+LEAST_DOCUMENTED = 0.9
+"""The share of public functions and methods that have a docstring."""
+
+
+def public_functions(node: ast.Module | ast.ClassDef) -> Iterator[ast.FunctionDef]:
+    """Those at the top and in public classes, but `__init__` and its like, which the class's docstring is about."""
+    for child in node.body:
+        if isinstance(child, ast.FunctionDef) and not child.name.startswith("_"):
+            yield child
+        elif isinstance(child, ast.ClassDef) and not child.name.startswith("_"):
+            yield from public_functions(child)
+
+
+def test_public_functions_are_documented():
+    found = [each for path in FILES for each in public_functions(tree(path))]
+    documented = [each for each in found if ast.get_docstring(each)]
+    assert len(found) > 1000 and len(documented) / len(found) >= LEAST_DOCUMENTED

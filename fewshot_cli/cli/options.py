@@ -195,6 +195,7 @@ def means(weights: Path | None, offline: bool, device: str, no_cache: bool, prog
 
 
 def feature_cache(no_cache: bool) -> "FeatureCache":
+    """The cache of features that the command uses; one that remembers nothing with --no-cache."""
     from fewshot_cli.storage.feature_cache import FeatureCache, NoCache
 
     return NoCache() if no_cache else FeatureCache()

@@ -47,6 +47,7 @@ class Graft:
     params: Mapping[str, Tensor]
 
     def to(self, device: torch.device) -> "Graft":
+        """The graft with its parameters on the device."""
         return replace(self, params={name: values.to(device) for name, values in self.params.items()})
 
 

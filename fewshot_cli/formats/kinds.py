@@ -34,9 +34,11 @@ class Kind:
 
     @property
     def readable(self) -> tuple[str, ...]:
+        """The versions of the format that this program reads."""
         return tuple(str(version) for version in sorted((*self.also_read, self.version)))
 
     def damaged(self, path: Path, how: str) -> FewshotError:
+        """The error that tells of a damaged file of this kind, and how to get another."""
         return FewshotError(
             f"{path} is damaged: {how}.", f"Make it again with `{self.command}`, or fetch it again from where it came."
         )

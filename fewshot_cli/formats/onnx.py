@@ -18,7 +18,7 @@ MOST_WORDS = 160
 """Letters of an exporter's error that are told."""
 
 
-class Classifier(nn.Module):
+class ExportedClassifier(nn.Module):
     """Normalised images `(n, 3, height, width)` to logits `(n, way)`."""
 
     def __init__(self, features: nn.Module, head: Head) -> None:
@@ -32,7 +32,7 @@ class Classifier(nn.Module):
         return Head(self.get_buffer("weight"), self.get_buffer("bias"), self.unit_norm).logits(self.features(images))
 
 
-def write_onnx(path: Path, classifier: Classifier, size: tuple[int, int], facts: Mapping[str, str]) -> None:
+def write_onnx(path: Path, classifier: ExportedClassifier, size: tuple[int, int], facts: Mapping[str, str]) -> None:
     """Writes the classifier with one input `images`, of any batch size, one output `logits`, and `facts` as metadata.
 
     Raises FewshotError where the packages for it are not installed.

@@ -57,6 +57,7 @@ def is_ours(folder: Path) -> bool:
 
 
 def peft_is_installed() -> bool:
+    """Whether PEFT can be imported."""
     return find_spec("peft") is not None
 
 

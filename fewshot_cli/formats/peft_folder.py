@@ -73,6 +73,7 @@ def adapter_bytes(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def digest_of(content: bytes) -> str:
+    """The SHA-256 of the content, in hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 

@@ -40,14 +40,17 @@ class ImageError(Exception):
 
 
 def damaged() -> ImageError:
+    """The error of a file that is damaged or cut short."""
     return ImageError("truncated", "the file is damaged or ends too early", COPY_AGAIN)
 
 
 def of_kind_not_read(format_: str) -> ImageError:
+    """The error of a format that is known and not read."""
     return ImageError("not-read", f"a {format_} of a kind that isn't read", "Save it as PNG or JPEG.")
 
 
 def too_large(width: int, height: int) -> ImageError:
+    """The error of a picture of more pixels than are decoded."""
     return ImageError("too-large", f"too large: {width} x {height} pixels", SMALLER)
 
 

@@ -70,6 +70,7 @@ class Loaded:
 
     @property
     def backbone(self) -> Backbone:
+        """The backbone that the classifier is on."""
         return self.model.backbone
 
     @property
@@ -85,6 +86,7 @@ class Loaded:
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the head's rows."""
         return self.file.header.classes
 
 
@@ -253,6 +255,7 @@ def parameter_shapes_of(base: BaseFacts) -> dict[str, tuple[int, ...]]:
 
 
 def shapes_of(backbone: Backbone) -> dict[str, tuple[int, ...]]:
+    """The shape of each of the backbone's parameters, by name."""
     return {name: tuple(values.shape) for name, values in backbone.params.items()}
 
 

@@ -11,7 +11,7 @@ from fewshot_cli.methods.base import GraftSettings, TransductiveMethod
 from fewshot_cli.methods.clip_adapter import Blend, CLIPAdapter
 from fewshot_cli.methods.coop import CoOp
 from fewshot_cli.methods.cross_modal import CrossModal
-from fewshot_cli.methods.dense import FOMAML, Dense
+from fewshot_cli.methods.dense import FOMAML, DenseMetaTuning
 from fewshot_cli.methods.finetune import Finetune
 from fewshot_cli.methods.gaussian import Gaussian
 from fewshot_cli.methods.gda import GDA
@@ -60,4 +60,4 @@ TRANSDUCTIVE: tuple[type[TransductiveMethod], ...] = (TIM,)
 """The heads that answer from all queries at once."""
 GRAFTS: tuple[type[GraftSettings], ...] = (TokenMixture, FeatureMap, Blend, Cache)
 """The kinds of graft that files may hold."""
-AnyMetaMethod: TypeAlias = Annotated[SMAT | Dense | FOMAML | MAMF, Field(discriminator="name")]
+AnyMetaMethod: TypeAlias = Annotated[SMAT | DenseMetaTuning | FOMAML | MAMF, Field(discriminator="name")]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fewshot_cli.engine.params import Params
 
 
-class Dense(MetaMethod):
+class DenseMetaTuning(MetaMethod):
     """Prototypical networks meta-trained from pre-trained weights (Hu et al., 2022, arXiv:2204.07305), SGD with
     momentum on all weights and on the scale of the cosine, which is of use in training only."""
 
@@ -102,7 +102,7 @@ def moved_weights(bank: Params, backbone: Backbone) -> Kept:
     return Kept("dense", dict(zip(layout.names, layout.shapes, strict=True)), delta)
 
 
-class FOMAML(Dense):
+class FOMAML(DenseMetaTuning):
     """First-order MAML with a head that starts at the prototypes (Finn et al., 2017, arXiv:1703.03400; Triantafillou et
     al., 2020, arXiv:1903.03096): the loss on the queries after a few steps on the support set."""
 

@@ -59,6 +59,7 @@ class LoRA(Method):
 
     @property
     def factor(self) -> float:
+        """What the product of both matrices is multiplied by."""
         return self.alpha / (self.rank if self.scaling == "alpha/rank" else math.sqrt(self.rank))
 
     def move(self, backbone: Backbone, support: Support, run: Run) -> Moved:

@@ -73,10 +73,12 @@ def _pixels(size: int | Sequence[int]) -> str:
 
 
 def counted(count: int, what: str) -> str:
+    """The count and the word for what was counted, in the plural where it is not one."""
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def row_names(result: ComparisonResult) -> list[str]:
+    """The names of the comparison's rows, in order."""
     return [row.name for row in result.rows]
 
 
@@ -171,12 +173,14 @@ def verdict(pair: Pair) -> str:
 
 
 def p_value(p: float | None) -> str:
+    """A p-value as people read it."""
     if p is None:
         return ""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def duration(seconds: float) -> str:
+    """Seconds as people read them, in milliseconds where they are few."""
     return f"{1000 * seconds:.2g} ms" if seconds < 0.0995 else f"{seconds:.2f} s"
 
 

@@ -28,6 +28,7 @@ def one_line(text: str, style: str = "") -> Text:
 
 
 def percent(share: float) -> str:
+    """A share in [0, 1] in percent, with one decimal."""
     return f"{100 * share:.1f} %"
 
 

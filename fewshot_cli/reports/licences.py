@@ -31,6 +31,7 @@ def licence_metadata(licence: str) -> dict[str, str]:
 
 
 def is_non_commercial(licence: str) -> bool:
+    """Whether the licence forbids commercial use."""
     name = identifier(licence).lower()
     parts = name.replace("non-commercial", "noncommercial").split("-")
     return "nc" in parts or "noncommercial" in parts or name in RESEARCH_ONLY

@@ -86,7 +86,7 @@ class HeadFacts:
 
 
 @dataclass(frozen=True)
-class GraftFacts:
+class GraftDescription:
     """The settings of what hangs in the network, in which of its modules, and how many values it has."""
 
     kind: Mapping[str, Any]
@@ -120,7 +120,7 @@ class InspectDeltaResult(InspectResult):
     method: str | None
     classes: tuple[str, ...]
     head: HeadFacts
-    graft: GraftFacts | None
+    graft: GraftDescription | None
     support: SupportFacts | None
     density: float
     changes: tuple[ChangedParameter, ...]

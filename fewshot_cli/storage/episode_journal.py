@@ -26,6 +26,7 @@ def longest(known: Known, key: str, start: int, results: Results) -> None:
 
 
 def episodes_in(results: Results) -> int:
+    """How many episodes the results of a block are of."""
     return len(results[0]["accuracy"])
 
 

@@ -38,6 +38,7 @@ class Repository:
 
     @property
     def url(self) -> str:
+        """The address of the repository's page, at this revision."""
         return f"{endpoint()}/{self.name}" + (f"/tree/{self.revision}" if self.revision != MAIN else "")
 
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from fewshot_cli.engine.head.linear import Head
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.formats.onnx import Classifier, onnx_session, write_onnx
+from fewshot_cli.formats.onnx import ExportedClassifier, onnx_session, write_onnx
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -32,7 +32,7 @@ HEAD = Head(torch.ones(2, 3), torch.zeros(2), unit_norm=False)
 
 
 def test_a_network_that_takes_one_number_of_images_only_is_told_in_a_sentence(tmp_path):
-    write_onnx(tmp_path / "x.onnx", Classifier(OneSizeOnly(), HEAD), (8, 8), {})
+    write_onnx(tmp_path / "x.onnx", ExportedClassifier(OneSizeOnly(), HEAD), (8, 8), {})
     answers = onnx_session(tmp_path / "x.onnx")
     assert answers(torch.zeros(2, 3, 8, 8)).shape == (2, 2)
     with pytest.raises(FewshotError, match="onnxruntime can't run the exported network on 7 images") as caught:
@@ -42,7 +42,7 @@ def test_a_network_that_takes_one_number_of_images_only_is_told_in_a_sentence(tm
 
 def test_a_network_that_cannot_be_exported_is_told_in_a_sentence(tmp_path):
     with pytest.raises(FewshotError, match="PyTorch can't export this network to ONNX: ") as caught:
-        write_onnx(tmp_path / "x.onnx", Classifier(Undecided(), HEAD), (8, 8), {})
+        write_onnx(tmp_path / "x.onnx", ExportedClassifier(Undecided(), HEAD), (8, 8), {})
     assert "\n" not in caught.value.problem and len(caught.value.problem) < 250
     assert caught.value.problem.endswith(".") and not caught.value.problem.endswith("..")
     assert "--format safetensors" in caught.value.hint

@@ -14,7 +14,7 @@ from fewshot_cli.results import AskedFile, DoctorResult, Prediction, PredictResu
 KEYS = {
     "AdaptResult": "seed backbone method head classes images per_class skipped left_out folder file bytes graft "
     "support_bytes transductive density bank pruning seconds expected_accuracy doubts max_abs_diff values device "
-    "recipe data versions",
+    "recipe data versions expected_with_more",
     "PredictResult": "file backbone classes images unread transductive predictions files sorted_into seconds",
     "EvalResult": "file sha256 folder backbone method transductive classes images skipped accuracy low high n "
     "learned_from balanced_accuracy per_class confusion ece expected_accuracy data versions seconds",
@@ -33,7 +33,7 @@ KEYS = {
     "density expert_density expert_between layers overlap overlap_by_chance recipe router settings tensors seed "
     "episodes data validation versions parent chain",
     "HeadFacts": "dim unit_norm values transductive",
-    "GraftFacts": "kind sites values",
+    "GraftDescription": "kind sites values",
     "SupportFacts": "images bytes",
     "ChangedParameter": "parameter shape form values changed",
     "LayerFacts": "name size density norm",

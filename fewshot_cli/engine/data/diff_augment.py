@@ -10,7 +10,7 @@ from fewshot_cli.engine.device import sent
 
 
 @dataclass(frozen=True)
-class Draws:
+class AugmentDraws:
     """The random numbers of one DiffAugment, drawn beforehand, so that applying them is a pure function.
 
     `flip` turns the whole batch; `colour` `(3, n)`, uniform in [0, 1), is brightness, saturation, contrast of each
@@ -22,7 +22,7 @@ class Draws:
     shift: Tensor
 
 
-def draw(images: Tensor, rng: torch.Generator, probability: float = 0.9) -> Draws | None:
+def draw(images: Tensor, rng: torch.Generator, probability: float = 0.9) -> AugmentDraws | None:
     """The numbers for a batch `(n, 3, height, width)`; None, drawn with `1 - probability`, leaves it as it is.
 
     `rng` is a CPU generator, whatever the device of the images, so that a seed means the same on every device.
@@ -33,7 +33,7 @@ def draw(images: Tensor, rng: torch.Generator, probability: float = 0.9) -> Draw
     flip = torch.rand((), generator=rng).item() >= 0.5
     colour = sent(torch.rand(3, n, generator=rng), images.device)
     shift = torch.stack([torch.randint(-m, m + 1, (n,), generator=rng) for m in (max_shift(height), max_shift(width))])
-    return Draws(flip, colour, sent(shift, images.device))
+    return AugmentDraws(flip, colour, sent(shift, images.device))
 
 
 def max_shift(size: int) -> int:
@@ -41,7 +41,7 @@ def max_shift(size: int) -> int:
     return math.floor(0.125 * size + 0.5)
 
 
-def diff_augment(images: Tensor, draws: Draws | None) -> Tensor:
+def diff_augment(images: Tensor, draws: AugmentDraws | None) -> Tensor:
     """Images `(n, 3, height, width)` flipped, with other colours, and shifted over a zero ground.
 
     DiffAugment (Zhao et al., 2020, arXiv:2006.10738) as P>M>F (arXiv:2204.07305) uses it on the support set:

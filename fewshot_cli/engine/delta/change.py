@@ -19,12 +19,15 @@ class Dense:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The shape of the parameter that changes."""
         return tuple(self.values.shape)
 
     def nonzeros(self) -> int:
+        """How many values of the parameter change."""
         return int(torch.count_nonzero(self.values))
 
     def added_to(self, base: Tensor) -> Tensor:
+        """The parameter with the change added, of the base's shape."""
         return base + self.values
 
 
@@ -37,9 +40,11 @@ class Sparse:
     values: Tensor
 
     def nonzeros(self) -> int:
+        """How many values of the parameter change."""
         return len(self.positions)
 
     def added_to(self, base: Tensor) -> Tensor:
+        """The parameter with the change added, of the base's shape."""
         # contiguous, because positions count row by row whatever the memory format of the base
         return base.contiguous().flatten().index_add(0, self.positions, self.values).reshape(self.shape)
 
@@ -56,10 +61,12 @@ class LowRank:
     right: Tensor
 
     def nonzeros(self) -> int:
+        """How many values of the parameter change, counted a few rows at a time."""
         rows = torch.split(self.left, max(1, MOST_AT_ONCE // max(1, self.right.shape[1])))
         return sum(int(torch.count_nonzero(part @ self.right)) for part in rows)
 
     def added_to(self, base: Tensor) -> Tensor:
+        """The parameter with the change added, of the base's shape."""
         return base + (self.left @ self.right).reshape(self.shape)
 
 

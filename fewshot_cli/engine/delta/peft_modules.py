@@ -42,6 +42,7 @@ class AdapterSettings(BaseModel):
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
     def rank(self, layer: str) -> int:
+        """The rank of the adapter at a layer."""
         return int(_of_pattern(self.rank_pattern or {}, layer, self.r))
 
 
@@ -101,7 +102,7 @@ _AGAIN = "Save it again with save_pretrained of PEFT."
 
 
 @dataclass(frozen=True)
-class Adapted:
+class PeftChanges:
     """What an adapter does to a model: the delta of its layers, and what it brings whole, by timm's names."""
 
     delta: dict[str, Change]
@@ -114,7 +115,7 @@ def changes_of(
     module: nn.Module,
     place: Path,
     called: Collection[str] | None = None,
-) -> Adapted:
+) -> PeftChanges:
     """What the adapter in `place` with these tensors does to `module`, which calls the layers `called`, else all.
 
     Raises FewshotError for a layer that the model doesn't have, a tensor that doesn't fit it, and numbers that aren't.
@@ -139,7 +140,7 @@ def changes_of(
     read = _Reader(settings, place, _shapes(layers, kind, module, place, called))
     if kind == "VERA":
         read.project(projections)
-    return Adapted({f"{layer}.weight": read.change(layer, layers[layer]) for layer in layers}, saved)
+    return PeftChanges({f"{layer}.weight": read.change(layer, layers[layer]) for layer in layers}, saved)
 
 
 def _shapes(

@@ -26,7 +26,7 @@ ALIKE = 0.5
 
 
 @dataclass(frozen=True)
-class Lesson:
+class LabelWorth:
     """A picture of the pool whose label to ask for, by its row: what the label is worth, and how many others follow.
 
     `worth` is as defined above; of those others, of which there are at most `MOST_OTHERS`, the score correlates with
@@ -38,7 +38,7 @@ class Lesson:
     alike: int
 
 
-def lessons(known: Tensor, pool: Tensor, probabilities: Tensor, count: int) -> list[Lesson]:
+def lessons(known: Tensor, pool: Tensor, probabilities: Tensor, count: int) -> list[LabelWorth]:
     """The `count` pictures whose labels would teach most, the first the most.
 
     `known` are features `(labelled, dim)`, `pool` `(n, dim)` those of the pictures without a label, and `probabilities`
@@ -50,12 +50,12 @@ def lessons(known: Tensor, pool: Tensor, probabilities: Tensor, count: int) -> l
     unsure = 1 - probabilities.double().square().sum(1)
     correlated = (between.square() > ALIKE**2 * own * own[some, None]).sum(0)
     left = torch.ones(len(pool), dtype=torch.bool)
-    chosen: list[Lesson] = []
+    chosen: list[LabelWorth] = []
     rows: list[tuple[Tensor, Tensor]] = []  # of those chosen: k(x, ·), and 1 + k(x, x)
     for _ in range(min(count, len(pool))):
         worth = unsure * (unsure[some] @ between.square()) / (1 + own)
         best = int(worth.masked_fill(~left, -torch.inf).argmax())
-        chosen.append(Lesson(best, float(worth[best]), int(correlated[best]) - int(best in some)))
+        chosen.append(LabelWorth(best, float(worth[best]), int(correlated[best]) - int(best in some)))
         left[best] = False
         row = kernel.between(pool[best : best + 1], pool)[0]
         for earlier, scale in rows:

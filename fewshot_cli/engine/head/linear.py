@@ -30,6 +30,7 @@ class Head:
 
     @property
     def dim(self) -> int:
+        """The number of features that the head takes."""
         return self.weight.shape[-1]
 
     def sharpened(self, factor: float) -> "Head":
@@ -37,6 +38,7 @@ class Head:
         return replace(self, weight=self.weight * factor, bias=self.bias * factor)
 
     def to(self, device: torch.device) -> "Head":
+        """The head on the device."""
         return replace(self, weight=self.weight.to(device), bias=self.bias.to(device))
 
 

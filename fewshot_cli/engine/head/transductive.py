@@ -32,6 +32,7 @@ class TransductiveHead:
 
     @property
     def dim(self) -> int:
+        """The number of features that the head takes."""
         return self.features.shape[1]
 
     def logits(self, features: Tensor) -> Tensor:
@@ -45,4 +46,5 @@ class TransductiveHead:
         return replace(self, factor=self.factor * factor)
 
     def to(self, device: torch.device) -> "TransductiveHead":
+        """The head with its support set on the device."""
         return replace(self, features=self.features.to(device), labels=self.labels.to(device))

@@ -14,7 +14,7 @@ from fewshot_cli.engine.data.episode import Pool
 from fewshot_cli.engine.data.episode_samplers import AnyProtocol
 from fewshot_cli.engine.meta.drawn_task import DrawnTask
 from fewshot_cli.engine.meta.featured_task import FeaturedTask
-from fewshot_cli.engine.meta.settings import LARGEST_SHARE, Views
+from fewshot_cli.engine.meta.settings import LARGEST_SHARE, ViewSettings
 from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.engine.rng import Draws
 from fewshot_cli.errors import FewshotError
@@ -41,6 +41,7 @@ class Domain:
 
     @classmethod
     def whole(cls, pool: Pool, features: Tensor, images: Images) -> "Domain":
+        """The domain of all of a pool's images, with their features `(images, dim)`."""
         return cls(pool, features, images, np.arange(len(pool.labels)))
 
     @classmethod
@@ -73,7 +74,7 @@ class Domain:
         )
         return Domain(pool, self.features, self.images, self.rows[kept])
 
-    def drawn(self, protocol: AnyProtocol, seed: int, number: int, views: Views | None) -> DrawnTask:
+    def drawn(self, protocol: AnyProtocol, seed: int, number: int, views: ViewSettings | None) -> DrawnTask:
         """Episode `number`, on the CPU.
 
         `views` vary the pictures, not their features: those are the plain pictures', so that they never need a pass.
@@ -88,7 +89,7 @@ class Domain:
         return DrawnTask(self.images[rows], rows, labels, len(session.support), session.way, varied)
 
     def task(
-        self, protocol: AnyProtocol, backbone: Backbone, seed: int, number: int, views: Views | None
+        self, protocol: AnyProtocol, backbone: Backbone, seed: int, number: int, views: ViewSettings | None
     ) -> FeaturedTask:
         """Episode `number` as tensors on the backbone's device, its pictures varied as `drawn` has it."""
         return self.drawn(protocol, seed, number, views).on(backbone, self.features)

@@ -30,4 +30,5 @@ class FeaturedTask(Task):
 
     @property
     def frozen_prototypes(self) -> Tensor:
+        """The mean frozen feature of each class, `(way, dim)`."""
         return class_means(self.support_features, self.support_labels, self.way)

@@ -17,7 +17,7 @@ LARGEST_SHARE = 0.5
 """Of a domain's classes or images that may be kept for validation."""
 
 
-class Views(Settings):
+class ViewSettings(Settings):
     """How the pictures of a practice task are varied: RandomResizedCrop, flip, colours, as P>M>F does."""
 
     scale: tuple[float, float] = (0.08, 1.0)
@@ -74,7 +74,7 @@ class Training(Settings):
     batch: int = Field(default=1, ge=1)
     """Episodes in a step of the optimiser."""
     schedule: Schedule = Schedule()
-    views: Views | None = None
+    views: ViewSettings | None = None
     """None shows the pictures as they are."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the backbone's passes; `auto` is bfloat16 on a GPU that has it in hardware, else float32."""

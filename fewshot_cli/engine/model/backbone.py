@@ -43,11 +43,13 @@ class Backbone:
 
     @cached_property
     def params(self) -> Params:
+        """The backbone's parameters by timm's names, with those that the overlay replaces."""
         own = {name: parameter.detach() for name, parameter in self.module.named_parameters()}
         return own | dict(self.overlay)
 
     @cached_property
     def fingerprint(self) -> str:
+        """The SHA-256 of the weights that it was built from."""
         return fingerprint(self.source)
 
     @cached_property
@@ -86,6 +88,7 @@ class Backbone:
 
     @property
     def device(self) -> torch.device:
+        """The device that its parameters are on."""
         return next(iter(self.params.values())).device
 
     @property

@@ -18,7 +18,7 @@ INSTEAD = "Use --format onnx."
 
 
 @dataclass(frozen=True)
-class Classifier:
+class ClassifierLayers:
     """What a model has that its backbone lacks: the last layers, by name, and the batch norms before them."""
 
     layers: dict[str, nn.Module]
@@ -26,6 +26,7 @@ class Classifier:
 
     @property
     def parts(self) -> dict[str, nn.Module]:
+        """The last layers and the batch norms before them, by name."""
         return {**self.norms, **self.layers}
 
     @property
@@ -34,7 +35,7 @@ class Classifier:
         return len(self.layers) == 1 and not self.norms and isinstance(next(iter(self.layers.values())), nn.Linear)
 
 
-def classifier_of(plain: nn.Module, body: Collection[str], name: str, way: int) -> Classifier:
+def classifier_of(plain: nn.Module, body: Collection[str], name: str, way: int) -> ClassifierLayers:
     """The classifier of the model `name` with `way` outputs; `body` are the names of what its backbone holds.
 
     Raises FewshotError where something in between has weights that are none of a head.
@@ -58,7 +59,7 @@ def classifier_of(plain: nn.Module, body: Collection[str], name: str, way: int) 
             )
     if not layers:
         raise FewshotError(f"timm's {name} has no classifier that a head could be.", INSTEAD)
-    return Classifier(layers, norms)
+    return ClassifierLayers(layers, norms)
 
 
 def _outputs(layer: nn.Module) -> int:
@@ -71,7 +72,7 @@ def _outputs(layer: nn.Module) -> int:
 
 @torch.no_grad()
 def classifier_values(
-    plain: nn.Module, classifier: Classifier, head: Head, images: Tensor, features: Tensor
+    plain: nn.Module, classifier: ClassifierLayers, head: Head, images: Tensor, features: Tensor
 ) -> dict[str, Tensor]:
     """The classifier's parameters and buffers with which the model computes the head of its features.
 
@@ -100,7 +101,7 @@ def classifier_values(
 
 
 def _layer_values(
-    classifier: Classifier, head: Head, slices: Mapping[str, tuple[int, int]], shares: Mapping[str, float]
+    classifier: ClassifierLayers, head: Head, slices: Mapping[str, tuple[int, int]], shares: Mapping[str, float]
 ) -> dict[str, Tensor]:
     """The head in the layers of which `shares` tells how much they count, nothing in the others."""
     values: dict[str, Tensor] = {}
@@ -129,7 +130,7 @@ def _as_it_is(place: str, norm: _BatchNorm) -> dict[str, Tensor]:
     return values
 
 
-def _slices(classifier: Classifier, dim: int) -> dict[str, tuple[int, int]]:
+def _slices(classifier: ClassifierLayers, dim: int) -> dict[str, tuple[int, int]]:
     """Which of the `dim` features each layer looks at: all of them, or the next ones in turn."""
     found: dict[str, tuple[int, int]] = {}
     start = 0
@@ -146,7 +147,7 @@ def _slices(classifier: Classifier, dim: int) -> dict[str, tuple[int, int]]:
     return found
 
 
-def _shares(plain: nn.Module, classifier: Classifier, images: Tensor) -> dict[str, float]:
+def _shares(plain: nn.Module, classifier: ClassifierLayers, images: Tensor) -> dict[str, float]:
     """How much of each layer's output is in the model's."""
     layers = classifier.layers
     for parameter in (parameter for layer in layers.values() for parameter in layer.parameters()):

@@ -49,6 +49,7 @@ _OF_HUGGING_FACE = (  # in this order
 
 
 def is_two_towers(name: str) -> bool:
+    """Whether the name is that of a model with an image tower and a text tower."""
     return name.startswith(PREFIX)
 
 

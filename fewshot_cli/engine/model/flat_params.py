@@ -22,14 +22,17 @@ class Layout:
 
     @classmethod
     def of(cls, params: Mapping[str, Tensor]) -> "Layout":
+        """The layout of these parameters, in their order."""
         return cls(tuple(params), tuple(tuple(values.shape) for values in params.values()))
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
+        """The number of values of each parameter."""
         return tuple(prod(shape) for shape in self.shapes)
 
     @property
     def size(self) -> int:
+        """The number of values of all parameters."""
         return sum(self.sizes)
 
     @cached_property

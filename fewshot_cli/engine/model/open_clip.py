@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fewshot_cli.engine.data.preprocessing import Preprocessing
 from fewshot_cli.engine.model.clip_names import BIAS, PREFIX, SCALE, TEXT, VISUAL, canonical, resized_positions
 from fewshot_cli.engine.model.timm_models import clip_vision_transformer
-from fewshot_cli.engine.model.towers import Held, Towers, TwoTowers
+from fewshot_cli.engine.model.towers import Towers, TwoTowers, UnbuiltParameters
 from fewshot_cli.engine.params import Params
 from fewshot_cli.errors import FewshotError
 
@@ -128,7 +128,7 @@ def build_towers(
     if checked:
         _check_text(about, text)
     visual = _with_weights(about, source, preprocessing.size)
-    module = Towers(visual, Held(text), int(about.model["embed_dim"]))
+    module = Towers(visual, UnbuiltParameters(text), int(about.model["embed_dim"]))
     module = module.to(device or torch.device("cpu")).eval().requires_grad_(False)
     scale = source.get(SCALE, torch.tensor(100.0).log()).exp()
     bias = source.get(BIAS, torch.zeros(()))

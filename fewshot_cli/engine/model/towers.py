@@ -31,7 +31,7 @@ class Towers(nn.Module):
         return self.visual(images)  # type: ignore[no-any-return]
 
 
-class Held(nn.Module):
+class UnbuiltParameters(nn.Module):
     """Parameters under names with dots, in modules that do nothing: weights whose network is built when it is needed.
 
     So an answer about pictures takes no text tower, and deltas, exports and proofs still find its parameters.
@@ -47,7 +47,7 @@ class Held(nn.Module):
             else:
                 self.register_parameter(name, nn.Parameter(values, requires_grad=False))
         for name, parts in inside.items():
-            self.add_module(name, Held(parts))
+            self.add_module(name, UnbuiltParameters(parts))
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ class TwoTowers(Backbone):
 
     @cached_property
     def image_params(self) -> Params:
+        """The parameters without those of the text tower."""
         return {name: values for name, values in self.params.items() if not name.startswith(TEXT)}
 
     @cached_property

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_cli.engine.adaptation import Images, Run, Support
-from fewshot_cli.engine.data.diff_augment import Draws, diff_augment, draw
+from fewshot_cli.engine.data.diff_augment import AugmentDraws, diff_augment, draw
 from fewshot_cli.engine.device import has_bfloat16, sent
 from fewshot_cli.engine.head.linear import Head, class_means, cosine_head
 from fewshot_cli.engine.model.backbone import Backbone
@@ -146,7 +146,9 @@ class _Steps:
             features = self._passes.features(chunk, dict(self.weights(params)))
             yield features, Part(of_chunk, self.support.way, len(labels))
 
-    def _of_prototypes(self, plain: Tensor, draws: Draws | None, labels: Tensor, params: Params) -> tuple[Tensor, Part]:
+    def _of_prototypes(
+        self, plain: Tensor, draws: AugmentDraws | None, labels: Tensor, params: Params
+    ) -> tuple[Tensor, Part]:
         """Features of the whole support set in one part, plain and augmented."""
         moved, chunk = dict(self.weights(params)), self._recomputed
         features = seen = features_in_chunks(self._passes, plain, moved, chunk)

@@ -55,12 +55,12 @@ __all__ = [
     "HEAD_VALUES",
     "KIND",
     "BaseFacts",
+    "DeltaEncoding",
     "DeltaFile",
     "Expected",
     "HeadValues",
     "Header",
     "Provenance",
-    "Stored",
     "any_head_as_stored",
     "as_stored",
     "delta_bytes",
@@ -75,7 +75,7 @@ OLDER: Mapping[int, type[Header]] = {1: Header, 2: StoredHeader}
 
 
 @dataclass(frozen=True)
-class Stored:
+class DeltaEncoding:
     """How a file keeps its numbers: the kind of the changes', the head's, and the form of each change by name."""
 
     version: int
@@ -92,7 +92,7 @@ class DeltaFile:
     delta: Delta
     head: Head | KeptHead
     digest: str
-    stored: Stored
+    stored: DeltaEncoding
     graft: KeptGraft | None = None
     support: KeptSupport | None = None
 
@@ -148,7 +148,7 @@ def read_delta_file(path: Path) -> DeltaFile:
         else:
             delta, forms = delta_v1.changes_in(header.shapes, tensors)
             head, head_values = head_in(header, tensors, ("float32",))
-            file = DeltaFile(header, delta, head, digest, Stored(1, "float32", head_values, forms))
+            file = DeltaFile(header, delta, head, digest, DeltaEncoding(1, "float32", head_values, forms))
     except Malformed as error:
         raise KIND.damaged(path, str(error)) from None
     except MemoryError:
@@ -164,14 +164,14 @@ def _current(header: StoredHeader, tensors: dict[str, Tensor], digest: str) -> D
     plain = header.plain(touched_in(header, tensors))
     if not isinstance(header, SectionedHeader):
         head, head_values = head_in(header, tensors, HEAD_VALUES)
-        return DeltaFile(plain, delta, head, digest, Stored(2, header.values, head_values, forms))
+        return DeltaFile(plain, delta, head, digest, DeltaEncoding(2, header.values, head_values, forms))
     support, graft = support_in(header, tensors), graft_in(header, tensors)
     if header.transductive is not None:
         kept = KeptHead(header.transductive.settings, header.transductive.factor)
-        stored = Stored(3, header.values, "float16", forms)
+        stored = DeltaEncoding(3, header.values, "float16", forms)
         return DeltaFile(plain, delta, kept, digest, stored, graft, support)
     head, head_values = head_in(header, tensors, HEAD_VALUES)
-    return DeltaFile(plain, delta, head, digest, Stored(3, header.values, head_values, forms), graft, support)
+    return DeltaFile(plain, delta, head, digest, DeltaEncoding(3, header.values, head_values, forms), graft, support)
 
 
 def values_of(file: DeltaFile, name: str) -> Values:

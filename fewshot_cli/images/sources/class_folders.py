@@ -149,6 +149,7 @@ def name_is_text(name: str) -> bool:
 
 
 def nfc(name: str) -> str:
+    """The name with letters and accents composed (Unicode's NFC), as file systems may spell it otherwise."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -158,6 +159,7 @@ def order(path: Path) -> tuple[str, str]:
 
 
 def identity(folder: Path) -> str:
+    """What is the same for a folder however it is reached: its path without links."""
     return os.path.realpath(folder)
 
 

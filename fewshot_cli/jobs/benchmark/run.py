@@ -181,4 +181,5 @@ def _circumstances(means: Means) -> str:
 
 
 def digest(facts: Any) -> str:
+    """The SHA-256 of facts that JSON can hold."""
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

@@ -22,7 +22,7 @@ from fewshot_cli.images.sources.class_folders import (
 )
 from fewshot_cli.jobs.classify.predict import seen_through
 from fewshot_cli.jobs.context import Means
-from fewshot_cli.jobs.edit.kept import Kept, kept_in
+from fewshot_cli.jobs.edit.kept import EditableFile, kept_in
 from fewshot_cli.jobs.edit.refit import refit, told
 from fewshot_cli.jobs.features import Embedded
 from fewshot_cli.jobs.models import load_model
@@ -90,7 +90,7 @@ def check_names(names: set[str]) -> None:
             raise FewshotError(f"A class can't be called {name!r}.", "Give it a name of letters.")
 
 
-def new_features(kept: Kept, items: Sequence[Item], means: Means) -> tuple[NamedFeatures, tuple[Skipped, ...]]:
+def new_features(kept: EditableFile, items: Sequence[Item], means: Means) -> tuple[NamedFeatures, tuple[Skipped, ...]]:
     """What the classifier's backbone sees in images that it doesn't know yet, as its file keeps it; and the others.
 
     Raises FewshotError where a picture is in two classes, or no image is left of a class.
@@ -116,7 +116,7 @@ def new_features(kept: Kept, items: Sequence[Item], means: Means) -> tuple[Named
     return NamedFeatures(features, names, contents), skipped
 
 
-def _unknown(kept: Kept, items: Sequence[Item], embedded: Embedded) -> tuple[list[int], list[Skipped]]:
+def _unknown(kept: EditableFile, items: Sequence[Item], embedded: Embedded) -> tuple[list[int], list[Skipped]]:
     """The rows of `embedded` whose content is new, and the others with the reason."""
     known = dict(zip(kept.known.contents, kept.known.names, strict=True))
     first: dict[str, Item] = {}

@@ -12,7 +12,7 @@ from fewshot_cli.images.sources.corrections import Correction, corrections
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.edit.add_class import new_features
 from fewshot_cli.jobs.edit.asked import check_known
-from fewshot_cli.jobs.edit.kept import Kept, kept_in
+from fewshot_cli.jobs.edit.kept import EditableFile, kept_in
 from fewshot_cli.jobs.edit.refit import refit, told
 from fewshot_cli.jobs.run_record import SHORT_HASH
 from fewshot_cli.results import Corrected, CorrectResult, Skipped
@@ -58,13 +58,13 @@ def correct(path: Path, listed: Path, output: Path, means: Means) -> CorrectResu
     )
 
 
-def _label(row: Correction, kept: Kept) -> str:
+def _label(row: Correction, kept: EditableFile) -> str:
     """The class; without the apostrophe that a spreadsheet wants in front of what looks like a formula."""
     bare = row.label.removeprefix("'")
     return bare if row.label not in kept.file.header.classes and bare in kept.file.header.classes else row.label
 
 
-def _said(rows: Sequence[Correction], kept: Kept, listed: Path) -> tuple[dict[str, Item], list[Skipped]]:
+def _said(rows: Sequence[Correction], kept: EditableFile, listed: Path) -> tuple[dict[str, Item], list[Skipped]]:
     """The pictures that can be read with their classes, by content; and the others with the reason.
 
     Raises FewshotError for a picture that is said to be of two classes.
@@ -86,7 +86,7 @@ def _said(rows: Sequence[Correction], kept: Kept, listed: Path) -> tuple[dict[st
     return said, skipped
 
 
-def _check_classes(kept: Kept, left: Sequence[str]) -> None:
+def _check_classes(kept: EditableFile, left: Sequence[str]) -> None:
     for name in kept.known.classes:
         if name not in left:
             raise FewshotError(

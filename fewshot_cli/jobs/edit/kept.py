@@ -12,7 +12,7 @@ from fewshot_cli.recipes import Recipe, parse_recipe
 
 
 @dataclass(frozen=True)
-class Kept:
+class EditableFile:
     """A delta file, the features that it keeps, and its head's formula. How the backbone moves stays as it is.
 
     `trained` says whether it moved to fit these very images, so that what the head says of one that was left out of it
@@ -26,7 +26,7 @@ class Kept:
     trained: bool
 
 
-def kept_in(path: Path) -> Kept:
+def kept_in(path: Path) -> EditableFile:
     """The file with what a change of its classes needs.
 
     Raises FewshotError where it lacks the support set, or its head is no formula of features.
@@ -34,7 +34,7 @@ def kept_in(path: Path) -> Kept:
     file = read_delta_file(path)
     known = known_in(path, file)
     recipe = parse_recipe(file.header.recipe, f"in {path}")
-    return Kept(path, file, known, _formula(path, recipe), isinstance(recipe.learner, MoveThenHead))
+    return EditableFile(path, file, known, _formula(path, recipe), isinstance(recipe.learner, MoveThenHead))
 
 
 def known_in(path: Path, file: DeltaFile) -> NamedFeatures:

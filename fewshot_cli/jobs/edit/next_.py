@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fewshot_cli.engine.head.active_learning import Lesson, lessons
+from fewshot_cli.engine.head.active_learning import LabelWorth, lessons
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.delta.file import read_delta_file
 from fewshot_cli.images.image_ref import StoredFile
@@ -71,7 +71,7 @@ def _new(embedded: Embedded, known: Sequence[str]) -> tuple[list[int], int]:
     return list(first.values()), len(embedded.contents) - len(first)
 
 
-def _to_label(path: Path, probabilities: Tensor, classes: Sequence[str], lesson: Lesson, most: float) -> ToLabel:
+def _to_label(path: Path, probabilities: Tensor, classes: Sequence[str], lesson: LabelWorth, most: float) -> ToLabel:
     best = probabilities.topk(2)
     top = tuple((classes[i], round(p, 6)) for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True))
     return ToLabel(str(path), *top[0], top, round(lesson.worth / most, 4), lesson.alike)

@@ -25,7 +25,7 @@ from fewshot_cli.formats.delta.file import (
 from fewshot_cli.formats.delta.head import narrowest_head
 from fewshot_cli.formats.delta.sections import KeptHead, KeptSupport, kept_support
 from fewshot_cli.jobs.classify.held_out import HeldOut, left_out_one_by_one
-from fewshot_cli.jobs.edit.kept import Kept
+from fewshot_cli.jobs.edit.kept import EditableFile
 from fewshot_cli.jobs.run_record import data_hash, seconds_since, versions, write_run
 from fewshot_cli.results import ComesFrom, EditResult, ExpectedAccuracy, OldClasses, Share
 from fewshot_cli.storage.atomic import staged
@@ -70,7 +70,7 @@ class Fitted:
         return dict(zip(rows, right.tolist(), strict=True))
 
 
-def fitted(kept: Kept, known: NamedFeatures) -> Fitted:
+def fitted(kept: EditableFile, known: NamedFeatures) -> Fitted:
     """The head that `adapt` would fit to these images, its probabilities sharpened by the same rule.
 
     Where the backbone was trained on some of them, as much as the file's own head is: that was found by folds.
@@ -86,7 +86,7 @@ def fitted(kept: Kept, known: NamedFeatures) -> Fitted:
     return Fitted(known, head.sharpened(factor), held_out, kept.trained)
 
 
-def _sharpening(kept: Kept) -> float:
+def _sharpening(kept: EditableFile) -> float:
     """How many times as large the weights of the file's head are as those of its formula."""
     plain = kept.head.head(kept.known.features, kept.known.labels, len(kept.known.classes)).weight
     written = kept.file.head
@@ -94,7 +94,7 @@ def _sharpening(kept: Kept) -> float:
     return factor if factor > 0 else 1.0
 
 
-def refit(kept: Kept, known: NamedFeatures, rows: Collection[int], output: Path) -> EditResult:
+def refit(kept: EditableFile, known: NamedFeatures, rows: Collection[int], output: Path) -> EditResult:
     """Writes the classifier fitted to the images that are known now; says what the change was worth.
 
     The first of `known` are the `rows` of those known before; on the images of these in classes of both, the accuracy

@@ -21,7 +21,7 @@ from fewshot_cli.engine.model.classifiers import classifier_of, classifier_value
 from fewshot_cli.engine.model.timm_models import plain_timm_model
 from fewshot_cli.engine.model.towers import TwoTowers
 from fewshot_cli.errors import CheckFailed, FewshotError
-from fewshot_cli.formats.onnx import Classifier, onnx_session, write_onnx
+from fewshot_cli.formats.onnx import ExportedClassifier, onnx_session, write_onnx
 from fewshot_cli.formats.peft_config import check_folder
 from fewshot_cli.formats.tensors import unshared, write_safetensors
 from fewshot_cli.images.drawing import CLASSES, write_folder
@@ -190,7 +190,7 @@ def _as_timm(model: Loaded) -> tuple[nn.Module, dict[str, Tensor]]:
 def _write_onnx(path: Path, model: Loaded) -> Callable[[Tensor], Tensor]:
     """Writes an ONNX model from normalised images to logits; gives what onnxruntime makes of it."""
     merged = merged_module(model.model.moved, model.model.weights)
-    write_onnx(path, Classifier(merged, model.head), model.backbone.preprocessing.size, description(model))
+    write_onnx(path, ExportedClassifier(merged, model.head), model.backbone.preprocessing.size, description(model))
     return onnx_session(path)
 
 

@@ -23,7 +23,7 @@ from fewshot_cli.formats.peft_folder import (
 )
 from fewshot_cli.formats.weights import PACKAGED
 from fewshot_cli.jobs.models import Loaded, Source
-from fewshot_cli.reports.documents.peft_readme import Adapted, peft_readme
+from fewshot_cli.reports.documents.peft_readme import AdapterFacts, peft_readme
 
 
 def write_adapter(draft: Path, model: Loaded, name: str, source: Source) -> Callable[[Tensor], Tensor]:
@@ -61,7 +61,7 @@ def write_adapter(draft: Path, model: Loaded, name: str, source: Source) -> Call
         head=stored.head,
     )
     create, imports = _creation(model, source)
-    about = Adapted(
+    about = AdapterFacts(
         name=name,
         kind=KINDS[adapter.kind],
         backbone=backbone.name,

@@ -18,7 +18,7 @@ from fewshot_cli.results import (
     AnyInspected,
     ChangedParameter,
     ExpectedAccuracy,
-    GraftFacts,
+    GraftDescription,
     HeadFacts,
     InspectBankResult,
     InspectDeltaResult,
@@ -102,9 +102,9 @@ def _head(file: DeltaFile) -> HeadFacts:
     return HeadFacts(dim, False, "float16", dict(file.head.settings))
 
 
-def _graft(graft: KeptGraft) -> GraftFacts:
+def _graft(graft: KeptGraft) -> GraftDescription:
     values = sum(tensor.numel() for tensor in graft.params.values())
-    return GraftFacts(graft.facts.kind, tuple(graft.facts.sites), values)
+    return GraftDescription(graft.facts.kind, tuple(graft.facts.sites), values)
 
 
 def inspect_bank(path: Path, banks: Sequence[Path] = ()) -> InspectBankResult:

@@ -33,4 +33,5 @@ def card_of(result: AnyInspected, repository: str = SOMEWHERE) -> str:
 
 
 def write_card(result: AnyInspected, path: Path) -> None:
+    """Writes the card of what `inspect` found."""
     write_atomically(path, card_of(result))

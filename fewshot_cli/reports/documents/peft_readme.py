@@ -10,7 +10,7 @@ from fewshot_cli.reports.licences import is_timms_word, licence_metadata
 
 
 @dataclass(frozen=True)
-class Adapted:
+class AdapterFacts:
     """What the README of an adapter says. `create` is the Python expression that makes timm's model with its weights,
     `imports` what it needs; `preprocessing` has the fields of engine.preprocessing.Preprocessing.
     """
@@ -30,7 +30,7 @@ class Adapted:
     weights_file: str | None
 
 
-def peft_readme(about: Adapted) -> str:
+def peft_readme(about: AdapterFacts) -> str:
     """The README as Markdown, with the header that the Hugging Face hub reads."""
     base = about.base_model if is_timms_word(about.licence) else None  # other weights than the hub's
     facts: dict[str, Any] = {"base_model": base, **licence_metadata(about.licence), "library_name": "peft"}
@@ -61,7 +61,7 @@ pip install timm 'peft>=0.17'
 """
 
 
-def _notes(about: Adapted) -> str:
+def _notes(about: AdapterFacts) -> str:
     notes = ""
     if about.weights_file:
         notes += (
@@ -80,7 +80,7 @@ def _notes(about: Adapted) -> str:
     return notes
 
 
-def _snippet(about: Adapted) -> str:
+def _snippet(about: AdapterFacts) -> str:
     facts = about.preprocessing
     given = {"interpolation": facts["interpolation"], "mean": tuple(facts["mean"]), "std": tuple(facts["std"])}
     given |= {"crop_pct": facts["crop_fraction"], "crop_mode": facts["crop_mode"]}

@@ -37,6 +37,7 @@ def side_by_side(count: int, most: int, height: float, sharey: bool = False) -> 
 
 
 def dot(axes: Axes, x: float, y: float, half_width: float | None, look: tuple[str, str]) -> None:
+    """Draws a mean as a point, with its 95 % interval as a bar."""
     colour, marker = look
     axes.errorbar(x, y, xerr=100 * (half_width or 0), color=colour, marker=marker, linestyle="none", elinewidth=1.6)
 

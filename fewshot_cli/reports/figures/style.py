@@ -54,11 +54,13 @@ class Plot:
 
 
 def cut(name: str, longest: int = LONGEST) -> str:
+    """The name, cut to so many letters."""
     return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
 @contextmanager
 def style() -> Iterator[None]:
+    """Matplotlib's settings for our figures, while it lasts."""
     with mpl.rc_context(), warnings.catch_warnings():
         mpl.rcdefaults()  # whatever the user has set up
         mpl.rcParams.update(STYLE)
@@ -67,6 +69,7 @@ def style() -> Iterator[None]:
 
 
 def plot(name: str, title: str, caption: str, told: str, figure: Figure) -> Plot:
+    """The figure as it stands in a page, as SVG."""
     mpl.rcParams["svg.hashsalt"] = name
     written = io.StringIO()
     figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})

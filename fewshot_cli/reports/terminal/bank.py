@@ -114,6 +114,7 @@ def spread(shares: Sequence[float]) -> str:
 
 
 def counted(count: int, what: str) -> str:
+    """The count and the word for what was counted, in the plural where it is not one."""
     return f"{count} {what}" + ("s" if count != 1 else "")
 
 

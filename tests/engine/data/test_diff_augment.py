@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fewshot_cli.engine.data.diff_augment import Draws, diff_augment, draw, max_shift
+from fewshot_cli.engine.data.diff_augment import AugmentDraws, diff_augment, draw, max_shift
 
 
 @pytest.mark.parametrize("case", ["flip", "noflip"])
@@ -11,7 +11,7 @@ def test_diff_augment_is_the_published_function(golden, case):
     vectors, config = golden("pmf")
     coins = vectors[f"aug.{case}.coins"]
     assert coins[0] < config["aug"]["prob"]
-    draws = Draws(
+    draws = AugmentDraws(
         flip=bool(coins[1] >= 0.5),
         colour=vectors[f"aug.{case}.u_brightness_saturation_contrast"],
         shift=vectors[f"aug.{case}.shift_rows_cols"],

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from fewshot_cli.engine.data.episode import Pool
 from fewshot_cli.engine.data.episode_samplers import Across, Fixed
 from fewshot_cli.engine.meta.domain import Domain, parted
-from fewshot_cli.engine.meta.settings import Training, Views
+from fewshot_cli.engine.meta.settings import Training, ViewSettings
 
 
 def domain(classes: int, images: int, domains: int = 1) -> Domain:
@@ -38,12 +38,12 @@ def test_a_task_is_the_episode_as_tensors(vit):
 def test_views_change_the_pictures_and_not_the_features(vit):
     here, protocol = domain(6, 8), Fixed(way=3, shots=2, queries=3)
     plain = here.task(protocol, vit, 0, 0, None)
-    varied = here.task(protocol, vit, 0, 0, Views())
-    again = here.task(protocol, vit, 0, 0, Views())
+    varied = here.task(protocol, vit, 0, 0, ViewSettings())
+    again = here.task(protocol, vit, 0, 0, ViewSettings())
     assert torch.equal(varied.support_images, again.support_images)
     assert not torch.equal(varied.support_images, plain.support_images)
     assert torch.equal(varied.support_features, plain.support_features)
-    untouched = here.task(protocol, vit, 0, 0, Views(scale=(1, 1), ratio=(1, 1), jitter=0))
+    untouched = here.task(protocol, vit, 0, 0, ViewSettings(scale=(1, 1), ratio=(1, 1), jitter=0))
     torch.testing.assert_close(untouched.support_images, plain.support_images, rtol=0, atol=1e-3)
 
 
@@ -96,4 +96,4 @@ def test_classes_that_come_step_by_step_are_no_practice():
     with pytest.raises(ValidationError, match="step by step"):
         Training(protocol={"name": "incremental", "base_way": 3, "sessions": 2})
     with pytest.raises(ValidationError, match="from low to high"):
-        Views(scale=(0.5, 0.1))
+        ViewSettings(scale=(0.5, 0.1))

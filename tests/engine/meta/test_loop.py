@@ -11,11 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fewshot_cli.engine.data.episode_samplers import Fixed
 from fewshot_cli.engine.meta.domain import Domain
 from fewshot_cli.engine.meta.loop import Diverged, Practice, epochs
-from fewshot_cli.engine.meta.settings import Training, Validation, Views
+from fewshot_cli.engine.meta.settings import Training, Validation, ViewSettings
 from fewshot_cli.engine.meta.task_source import TaskSource, kept_apart
 from fewshot_cli.engine.meta.validation import best, is_out_of_patience
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.methods.dense import Dense
+from fewshot_cli.methods.dense import DenseMetaTuning
 from fewshot_cli.methods.mamf import MAMF
 from fewshot_cli.methods.smat import SMAT
 
@@ -48,7 +48,7 @@ def test_the_example_of_the_documentation_runs(sets, random_weights, capsys):
     assert set(found["backbone"].params) < set(found["bank"]) and found["state"].step == 8
 
 
-@pytest.mark.parametrize("method", [Dense(lr=1e-2), MAMF(way=3, tasks=2)], ids=lambda method: method.name)
+@pytest.mark.parametrize("method", [DenseMetaTuning(lr=1e-2), MAMF(way=3, tasks=2)], ids=lambda method: method.name)
 def test_a_state_goes_on_in_another_run(method, source):
     straight = Practice.start(method, TRAINING, source)
     found = list(epochs(straight))
@@ -66,18 +66,18 @@ def test_a_state_goes_on_in_another_run(method, source):
 def test_a_state_of_another_method_is_none(source):
     state = Practice.start(MAMF(way=3), TRAINING, source).state()
     with pytest.raises(ValueError, match="is none of"):
-        Practice.start(Dense(), TRAINING, source).restore(state)
+        Practice.start(DenseMetaTuning(), TRAINING, source).restore(state)
 
 
 def test_every_step_is_told_of(source):
     heard: list[int] = []
-    practice = Practice.start(Dense(), TRAINING, source)
+    practice = Practice.start(DenseMetaTuning(), TRAINING, source)
     list(epochs(practice, lambda: heard.append(practice.step)))
     assert heard == list(range(1, 9))
 
 
 def test_a_loss_that_is_no_number_ends_the_run(source):
-    practice = Practice.start(Dense(lr=1e30), TRAINING, source)
+    practice = Practice.start(DenseMetaTuning(lr=1e30), TRAINING, source)
     with pytest.raises(Diverged, match=r"broke off in episode \d"):
         list(epochs(practice))
 
@@ -86,7 +86,9 @@ def test_what_a_method_needs_it_says_before_the_first_step(source):
     with pytest.raises(FewshotError, match="A task of 9 classes can't be drawn from 6"):
         Practice.start(MAMF(way=9), TRAINING, source)
     with pytest.raises(FewshotError, match="target noon is none"):
-        Practice.start(Dense(), Training(protocol=TRAINING.protocol, target="noon", sampler={"name": "exp3"}), source)
+        Practice.start(
+            DenseMetaTuning(), Training(protocol=TRAINING.protocol, target="noon", sampler={"name": "exp3"}), source
+        )
 
 
 @pytest.mark.parametrize(
@@ -119,11 +121,13 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("method", [SMAT(experts=2), Dense(), Dense(clip=1.0)], ids=["smat", "dense", "clipped"])
+@pytest.mark.parametrize(
+    "method", [SMAT(experts=2), DenseMetaTuning(), DenseMetaTuning(clip=1.0)], ids=["smat", "dense", "clipped"]
+)
 def test_no_step_of_practice_reads_a_number_from_the_device(method, source, monkeypatch):
     """Only `read` does, now and then."""
     monkeypatch.setattr("fewshot_cli.engine.meta.smat.gates.is_closing", lambda shares: True)  # as on a GPU
-    practice = Practice.start(method, TRAINING.model_copy(update={"views": Views()}), source)
+    practice = Practice.start(method, TRAINING.model_copy(update={"views": ViewSettings()}), source)
     practice.advance()
     with Waits() as waits:
         practice.advance()

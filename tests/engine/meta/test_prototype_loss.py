@@ -30,7 +30,7 @@ from fewshot_cli.engine.meta.prototype_loss import (
 from fewshot_cli.engine.meta.settings import InnerLoop, Training
 from fewshot_cli.engine.meta.task_source import TaskSource
 from fewshot_cli.engine.model.backbone import Backbone
-from fewshot_cli.methods.dense import FOMAML, Dense
+from fewshot_cli.methods.dense import FOMAML, DenseMetaTuning
 
 AS_THEY_ARE = Preprocessing((16, 16), 1.0, "center", "bicubic", mean=(0.0,) * 3, std=(1 / 255,) * 3)
 
@@ -245,7 +245,7 @@ def test_any_number_of_classes_and_any_backbone_will_do(request, pictures, way):
         assert not any(p.requires_grad or p.grad is not None for p in backbone.module.parameters())
 
 
-@pytest.mark.parametrize("method", [Dense(), FOMAML(inner=InnerLoop(steps=1))], ids=["dense", "fomaml"])
+@pytest.mark.parametrize("method", [DenseMetaTuning(), FOMAML(inner=InnerLoop(steps=1))], ids=["dense", "fomaml"])
 def test_lower_precision_is_of_the_backbones_passes_only(method, vit, pictures, monkeypatch):
     """What comes after the features is computed in float32, under autocast too: to the bit what it is by hand."""
     images, labels = pictures((2, 2, 2), seed=3)
@@ -271,6 +271,6 @@ def test_lower_precision_is_of_the_backbones_passes_only(method, vit, pictures, 
 
 def test_what_is_learned_of_the_cosine_is_not_in_the_bank(vit):
     """Its scale is of use in training only: nothing that begins from a bank reads it."""
-    bank = Dense().start(vit, 0)
+    bank = DenseMetaTuning().start(vit, 0)
     assert bank.keys() == vit.params.keys() | {SCALE}
-    assert Dense().kept(bank, vit, 0).tensors == {}
+    assert DenseMetaTuning().kept(bank, vit, 0).tensors == {}

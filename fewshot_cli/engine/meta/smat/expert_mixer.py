@@ -24,6 +24,7 @@ class ExpertMixer:
 
     @classmethod
     def of(cls, bank: Params, settings: SMATSettings) -> "ExpertMixer":
+        """The mixer of a bank's experts by its router."""
         packed = PackedGates.of(bank[LOGITS], settings.evaluation_beta)
         packed = packed.rounded() if settings.binary else packed
         return cls(bank[DELTA].detach(), packed, folded(router_of(bank)), settings.pool)

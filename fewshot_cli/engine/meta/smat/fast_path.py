@@ -10,7 +10,7 @@ from torch.autograd import grad
 
 from fewshot_cli.engine.defaults import TRAINING_BETA
 from fewshot_cli.engine.device import Recorder, recorder, release_memory, runs_triton
-from fewshot_cli.engine.meta.smat.gates import IN_CHUNKS, Passes, clamp_logits_, interpolate
+from fewshot_cli.engine.meta.smat.gates import IN_CHUNKS, GatePasses, clamp_logits_, interpolate
 from fewshot_cli.engine.params import Params
 from fewshot_cli.errors import FewshotError
 
@@ -32,12 +32,12 @@ class Fault(Exception):
 class FastPath:
     """What does the gates' passes, what records steps, and who is told where a step falls back to the plain one."""
 
-    passes: Passes
+    passes: GatePasses
     recorder: Recorder
     told: Callable[[str], None]
 
 
-def available(device: torch.device) -> tuple[Passes, Recorder] | None:
+def available(device: torch.device) -> tuple[GatePasses, Recorder] | None:
     """The kernels and the recorder of a GPU; None on other devices. Raises Fault where a GPU has no Triton."""
     recorded_by = recorder(device)
     if recorded_by is None:
@@ -118,14 +118,14 @@ class _Trial:
         return cls(*(values.to(device) for values in (base, delta, logits, weights, slope, shares)))
 
 
-def _prove(passes: Passes, recorded_by: Recorder, device: torch.device, experts: int) -> None:
+def _prove(passes: GatePasses, recorded_by: Recorder, device: torch.device, experts: int) -> None:
     trial = _Trial.of(device, experts)
     check_near("the gates' kernels", _by_hand(passes, trial), _by_hand(IN_CHUNKS, trial), WITHIN)
     check_near("a recorded graph", _replayed(passes, recorded_by, trial), _not_recorded(trial), WITHIN)
     release_memory(device)
 
 
-def _by_hand(passes: Passes, trial: _Trial) -> Params:
+def _by_hand(passes: GatePasses, trial: _Trial) -> Params:
     """What both passes give, in every way that they are used."""
     merged, opened, positive = passes.forward(trial.base, trial.delta, trial.logits, trial.weights, TRAINING_BETA)
     results = {"the merged weights": merged, "the open gates": opened, "the number of gates": positive}
@@ -140,7 +140,7 @@ def _by_hand(passes: Passes, trial: _Trial) -> Params:
     return results
 
 
-def _descended(passes: Passes, trial: _Trial, slope: Tensor, into: Tensor) -> Tensor:
+def _descended(passes: GatePasses, trial: _Trial, slope: Tensor, into: Tensor) -> Tensor:
     """The gradient of delta, and added to `into` that of the logits: what a step has of the gates."""
     delta = trial.delta.detach().requires_grad_()
     merged = interpolate(trial.base, delta, trial.logits, trial.weights, into=into, passes=passes)
@@ -148,7 +148,7 @@ def _descended(passes: Passes, trial: _Trial, slope: Tensor, into: Tensor) -> Te
     return of_delta
 
 
-def _replayed(passes: Passes, recorded_by: Recorder, trial: _Trial) -> Params:
+def _replayed(passes: GatePasses, recorded_by: Recorder, trial: _Trial) -> Params:
     """The work once by Python and twice from a recording, whose input changes in between."""
     slope, into = trial.slope.clone(), torch.zeros_like(trial.logits)
 

@@ -26,6 +26,7 @@ class FlatBackbone:
 
     @classmethod
     def of(cls, backbone: Backbone, precision: torch.dtype = torch.float32) -> "FlatBackbone":
+        """The backbone with all its weights in one vector `(size,)`."""
         layout = Layout.of(backbone.params)
         return cls(backbone, layout, layout.flatten(backbone.params), precision)
 

@@ -87,7 +87,7 @@ gradients of delta and weights. That of the logits is written to the next tensor
 None has it left out."""
 
 
-class Passes(Protocol):
+class GatePasses(Protocol):
     """The work of `interpolate`: `InChunks` is the plain one, `gates_triton` has it in one kernel each way."""
 
     @property
@@ -165,7 +165,7 @@ def interpolate(
     weights: Tensor,
     beta: float = TRAINING_BETA,
     into: Tensor | None = None,
-    passes: Passes = IN_CHUNKS,
+    passes: GatePasses = IN_CHUNKS,
 ) -> Merged:
     """The weights base + (Σ_m w_m z_m) ⊙ delta of a task, from its expert weights `(experts,)`.
 
@@ -187,7 +187,7 @@ class _Interpolation(torch.autograd.Function):
         weights: Tensor,
         beta: float,
         into: Tensor | None,
-        passes: Passes,
+        passes: GatePasses,
     ) -> Any:
         ctx.save_for_backward(delta, logits, weights)
         ctx.beta, ctx.into, ctx.passes = beta, into, passes

@@ -24,7 +24,7 @@ from fewshot_cli.engine.meta.featured_task import PADDING, FeaturedTask
 from fewshot_cli.engine.meta.settings import SMATSettings
 from fewshot_cli.engine.meta.smat import gates as experts
 from fewshot_cli.engine.meta.smat.flat_backbone import FlatBackbone
-from fewshot_cli.engine.meta.smat.gates import IN_CHUNKS, Passes, interpolate, start_logits
+from fewshot_cli.engine.meta.smat.gates import IN_CHUNKS, GatePasses, interpolate, start_logits
 from fewshot_cli.engine.meta.smat.router import Noise, Routing, is_state, power_iterated, route, start_router
 from fewshot_cli.engine.params import Params
 
@@ -83,6 +83,7 @@ def passed(bank: Params) -> Params:
 
 
 def router_of(bank: Params) -> Params:
+    """The parameters of the bank's router, by their names in it."""
     return {name.removeprefix(ROUTER): values for name, values in bank.items() if name.startswith(ROUTER)}
 
 
@@ -94,7 +95,7 @@ def smat_loss(
     temperature: float | Tensor,
     rng: Noise | None = None,
     into: Tensor | None = None,
-    passes: Passes = IN_CHUNKS,
+    passes: GatePasses = IN_CHUNKS,
 ) -> SMATLoss:
     """The loss of one task, differentiable in `trained(bank)`; `rng` samples the experts' weights.
 

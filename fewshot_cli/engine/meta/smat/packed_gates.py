@@ -52,10 +52,12 @@ class PackedGates:
 
     @property
     def size(self) -> int:
+        """The number of weights that each expert has a gate for."""
         return self.bits.shape[1]
 
     @property
     def experts(self) -> int:
+        """The number of experts."""
         return len(self.between)
 
     @property
