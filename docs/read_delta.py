@@ -1,4 +1,4 @@
-"""Reads a delta file of version 2 with NumPy alone, as delta-format.md says. It trusts the file: no check, no hash."""
+"""Reads a delta file of version 2 or 3 with NumPy alone, as delta-format.md says. It trusts the file: no checks."""
 
 import hashlib
 import json
@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "i1", "U8": "u1"}
+TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "i1", "I32": "<i4", "U8": "u1"}
 
 
 def read_delta(path):
-    """Parameter -> what is added to it, in its shape; the head's weight `(classes, features)` and bias; the header."""
+    """Parameter -> what is added to it, in its shape; the head's weight `(classes, features)` and bias; the header; the
+    tensors of version 3's sections by name. A transductive head answers from these: weight and bias are then None."""
     content = Path(path).read_bytes()
     start = 8 + int.from_bytes(content[:8], "little")
     listed = json.loads(content[8:start])
@@ -40,12 +41,15 @@ def read_delta(path):
             (part, numbers), change = np.split(numbers, [len(places[name])]), np.zeros(sizes[name], "f4")
             change[places[name]] = part * next(scales)
         delta[name] = change.reshape(shapes[name])
+    sections = {name: values for name, values in tensors.items() if name.startswith(("graft/", "support."))}
+    if header.get("transductive"):
+        return delta, None, None, header, sections
     weight = tensors["head.weight"]
     if weight.ndim == 1:
         folded = whole(np.frombuffer(zlib.decompress(weight.tobytes(), -15), np.uint8))
         weight = (folded >> 1 ^ -(folded & 1)).reshape(len(header["classes"]), -1)
     weight = weight.astype("f4") * tensors.get("head.scales", np.ones(1, "f4"))[:, None]
-    return delta, weight, tensors["head.bias"], header
+    return delta, weight, tensors["head.bias"], header, sections
 
 
 def tensor(data, dtype, shape, data_offsets):
