@@ -19,7 +19,7 @@ from fewshot_cli.engine.trust.expected import (
     typical_slope,
 )
 from fewshot_cli.engine.trust.metrics import Interval, wilson
-from fewshot_cli.engine.trust.subsets import enough_parts, half, one_in, parts
+from fewshot_cli.engine.trust.subsets import content_order, enough_parts, half, one_in, parts
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.methods.base import ClosedFormMethod, Learner
 
@@ -117,6 +117,8 @@ def left_out_one_by_one(method: ClosedFormMethod, features: Tensor, labels: Tens
 
 def _measured(method: ClosedFormMethod, features: Tensor, labels: Tensor, out: Tensor) -> Measured:
     """The share answered right by heads that `out` `(way,)` images of each class were kept from."""
+    order = content_order(features)
+    features, labels = features[order], labels[order]
     count, way = enough_parts(labels, out), len(out)
     learned, asked = (rows.to(labels.device) for rows in parts(labels, out, count, seed=0))
     right = [

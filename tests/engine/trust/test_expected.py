@@ -11,7 +11,7 @@ from fewshot_cli.engine.trust.expected import (
     measured_slope,
     typical_slope,
 )
-from fewshot_cli.engine.trust.subsets import enough_parts, half, one_in, parts
+from fewshot_cli.engine.trust.subsets import content_order, enough_parts, half, one_in, parts
 
 UNEVEN = torch.tensor([0] * 5 + [1] * 2 + [2] + [3] * 25)
 
@@ -79,3 +79,13 @@ def test_a_steep_curve_is_believed_as_far_as_there_are_images():
 def test_where_half_is_as_large_as_most_nothing_is_measured():
     pair = Measured(0.5, 10, 0.0, 0.7)
     assert measured_slope(pair, pair, typical_slope(SLOPE)) == typical_slope(SLOPE)
+
+
+def test_the_order_of_images_does_not_matter():
+    features = torch.randn(30, 20, generator=torch.Generator().manual_seed(0))
+    features[:, :3] = 0  # ties in the first columns
+    shuffled = features[torch.randperm(30, generator=torch.Generator().manual_seed(1))]
+    first = features[content_order(features)]
+    assert torch.equal(first, shuffled[content_order(shuffled)])
+    rounded = shuffled.half().float()
+    assert torch.equal(first.half().float(), rounded[content_order(rounded)])
