@@ -68,6 +68,7 @@ WAYS = {
     "linear probe": Way("logistic"),
     "GDA": Way("gda"),
     "LP++": Way("lp++"),
+    "Tip-Adapter-F": Way("tip-adapter-f"),
     "CoOp": Way("coop", (), "method.lr", (2e-3, 2e-2)),
     "CLIP-LoRA": Way("clip-lora", ("method.tuning.optim.steps_per_shot=0", *STEPS), rates=(6e-4, 2e-3, 6e-3)),
     "SAFT": Way("saft-clip", STEPS, rates=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2)),
