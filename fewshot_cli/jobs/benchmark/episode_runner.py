@@ -54,6 +54,8 @@ class Ground:
     texts: tuple[tuple[str, ...], ...] = ()
     vectors: Tensor | None = None
     """What a text tower is told of each class of the pool, and the mean directions `(classes, dim)` of that."""
+    is_described: bool = False
+    """Whether a names.csv beside the pictures says what classes are."""
 
     @cached_property
     def _delta_bytes(self) -> int:

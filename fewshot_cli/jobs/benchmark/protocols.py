@@ -52,11 +52,15 @@ def pool_of(dataset: Dataset, labels: npt.NDArray[np.int64]) -> Pool:
 
 
 def check_data(datasets: Sequence[Dataset], protocols: Sequence[AnyProtocol], targets: Sequence[str] = ()) -> None:
-    """Raises FewshotError where data sets don't fit the protocols, as far as their files' names tell."""
+    """Raises FewshotError where data sets don't fit the protocols, as far as their files' names tell, or a names.csv
+    beside them is wrong."""
     import numpy as np
 
     from fewshot_cli.engine.data.episode import join
+    from fewshot_cli.images.sources.class_names import descriptions
 
+    for dataset in datasets:
+        descriptions(dataset.root, dataset.classes)
     pools = {
         dataset.name: pool_of(dataset, np.array([sample.label for sample in dataset.samples], dtype=np.int64))
         for dataset in datasets

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from fewshot_cli.engine.data.episode_samplers import AnyProtocol, Incremental
 from fewshot_cli.engine.model.towers import TwoTowers
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.kinds import DELTA as DELTA_FILE
+from fewshot_cli.images.sources.class_names import descriptions
 from fewshot_cli.images.sources.dataset import Dataset
 from fewshot_cli.jobs.benchmark.blocks import Job, kept, known_blocks, worked
 from fewshot_cli.jobs.benchmark.episode_runner import Ground
@@ -139,16 +140,19 @@ def _grounds(question: Question, data: Mapping[str, Data], start: Start) -> Iter
             rows = _row_names(plan, protocol, question)
             contents = digest([part.hash for part in parts])
             seen = pool, protocol, rows, start.backbone, features, images, contents
-            yield _told(Ground(*seen, start.delta, tuple(left_out)), start)
+            yield _told(Ground(*seen, start.delta, tuple(left_out)), start, [part.dataset for part in parts])
 
 
 @torch.no_grad()
-def _told(ground: Ground, start: Start) -> Ground:
-    """The ground with what is said of its classes, where the backbone reads that."""
+def _told(ground: Ground, start: Start, datasets: Sequence[Dataset]) -> Ground:
+    """The ground with what is said of its classes, where the backbone reads that; of two data sets the first counts."""
     if not isinstance(start.backbone, TwoTowers):
         return ground
-    texts = class_texts(ground.pool.classes, start.recipe.template)
-    return replace(ground, texts=texts, vectors=start.backbone.class_vectors(texts))
+    known: dict[str, tuple[str, ...]] = {}
+    for dataset in datasets:
+        known = descriptions(dataset.root, dataset.classes) | known
+    texts = class_texts(ground.pool.classes, start.recipe.template, known)
+    return replace(ground, texts=texts, vectors=start.backbone.class_vectors(texts), is_described=bool(known))
 
 
 def _row_names(plan: PoolPlan, protocol: AnyProtocol, question: Question) -> tuple[str, ...]:
@@ -170,6 +174,8 @@ def _key(start: Start, ground: Ground, seed: int, circumstances: str) -> str:
         ground.hash,
         seed,
     ]
+    if ground.is_described:
+        asked.append(ground.texts)
     if start.bank is not None:  # whatever its file is called
         asked += [start.bank, start.recipe.density]
     return f"{digest(asked)}.{circumstances}"

@@ -399,3 +399,26 @@ def test_a_method_hears_the_names_of_the_classes(run, sets, monkeypatch):
     assert all(len(names) == 3 == len(set(names)) for names in heard) and len(heard) == 4
     folders = {path.name for path in (sets / "day").iterdir()}
     assert {name for names in heard for name in names} <= folders
+
+
+def test_names_csv_is_read_and_other_words_are_another_question(towers_file, tmp_path):
+    """The second run goes on from the record of the first, but for what other words change."""
+    write_folder(tmp_path / "drawn", LABELS[:3], 4, seed=0, size=64)
+    means = Means(Source(towers_file, offline=True), CPU, NoCache(), Unseen(), Processes())
+    recipes = {"zero-shot": load_recipe("zero-shot", backbone="clip:tiny")}
+
+    def nll() -> float:
+        facts = {"name": "fixed", "way": 3, "shots": 1, "queries": 2}
+        question = Question(tuple(read_datasets(tmp_path / "drawn")), protocols(facts), 2, 0, (), ("drawn",))
+        result, _ = compare(recipes, question, means, tmp_path / "run.json")
+        return result.report()["results"]["zero-shot"]["drawn"]["nll"]
+
+    plain = nll()
+    words = tmp_path / "drawn" / "names.csv"
+    words.write_text("class,description\ncat,a small tiger\nfish,what swims\n")
+    assert nll() != plain
+    words.write_text("class,description\ncat,cat\n")
+    assert nll() == plain
+    words.write_text("class,description\ndog,a pet\n")
+    with pytest.raises(FewshotError, match=r"names.csv, line 2: there is no class 'dog'"):
+        nll()
