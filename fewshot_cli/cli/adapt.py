@@ -11,6 +11,8 @@ from fewshot_cli.errors import FewshotError
 
 BY_NAMES = "zero-shot"
 """The recipe of --names, if none is given."""
+MARKING = "ridge"
+"""The recipe of images with several labels, if none is given."""
 
 
 @options.command
@@ -72,6 +74,14 @@ def adapt(
             help="How to keep each changed weight: fewer bits make a smaller file, which is proved with them.",
         ),
     ] = "float16",
+    labels: Annotated[
+        options.Labels,
+        typer.Option(
+            "--labels",
+            help="Whether a folder a+b is one class or images with both labels; auto parts it where its parts are "
+            "classes elsewhere.",
+        ),
+    ] = "auto",
     keep_support: Annotated[
         bool,
         typer.Option(
@@ -91,7 +101,15 @@ def adapt(
     Writes it to a small file, proves that file, and says what accuracy to expect.
     """
     if names is not None:
-        _check_names_alone({"FOLDER": folder, "--bank": bank, "--folds": folds, "--keep-support": keep_support or None})
+        _check_names_alone(
+            {
+                "FOLDER": folder,
+                "--bank": bank,
+                "--folds": folds,
+                "--keep-support": keep_support or None,
+                "--labels": None if labels == "auto" else labels,
+            }
+        )
         recipe = recipe or (None if method else BY_NAMES)
     elif folder is None:
         raise FewshotError(
@@ -103,6 +121,9 @@ def adapt(
     early.check_recipes([named], changes or ())
     early.check_there([folder] if folder else [])
     early.check_outputs([output])
+    several = folder is not None and early.has_several_labels(folder, labels)
+    if several and not (recipe or method or bank):
+        named = MARKING
     from fewshot_cli.recipes import folds_asked, load_recipe
 
     what = load_recipe(
@@ -118,7 +139,16 @@ def adapt(
     asked = folds_asked(what, folds, early.kind_of_bank(what.bank))
     early.check_backbone(what.backbone)
     if folder is not None:
-        early.check_labelled(folder)
+        early.check_labelled(folder, several=several)
+        if several:
+            from fewshot_cli.jobs.several_labels.asked import marking_method
+
+            marking_method(what, folder)
+            if keep_support:
+                raise FewshotError(
+                    "--keep-support is for changing classes later, which a classifier of several labels can't.",
+                    "Leave it out.",
+                )
     progress = options.start(quiet, offline)
     means = options.means(weights, offline, device, no_cache, progress)
     from fewshot_cli.cli.terminal import show
@@ -126,7 +156,12 @@ def adapt(
     from fewshot_cli.jobs.classify.adapt import adapt as job
     from fewshot_cli.reports.terminal.adapt import adapted
 
-    how = AdaptSettings(what, seed, asked, values, keep_support)
+    how = AdaptSettings(what, seed, asked, values, keep_support, labels)
+    if folder is not None and several:
+        from fewshot_cli.jobs.several_labels.adapt import adapt_to_label_sets
+
+        show(adapt_to_label_sets(folder, output, how, means), json, adapted)
+        return
     if folder is not None:
         show(job(folder, output, how, means), json, adapted)
         return

@@ -40,7 +40,7 @@ def doctor(
     if idle and not learn:
         raise FewshotError(f"{idle[0]} is of --learn, and does nothing without it.", "Give --learn, or leave it out.")
     early.check_there([folder])
-    early.check_labelled(folder, allow_empty=True)
+    early.check_labelled(folder, allow_empty=True, several=True)
     early.check_device(device)
     early.check_weights(weights)
     from fewshot_cli.cli.terminal import progress_on, show

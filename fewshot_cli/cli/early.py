@@ -5,9 +5,12 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fewshot_cli.cli.options import DEVICES
+
+if TYPE_CHECKING:
+    from fewshot_cli.images.sources.label_sets import Labels
 
 NAMES_OR_PATHS = ("recipe", "method", "what", "name")
 """The parameters that may be a path, or a name of something that is there without one."""
@@ -74,12 +77,17 @@ def check_recipes(names: Iterable[str], changes: Iterable[str]) -> None:
         parts_of(change)
 
 
-def check_delta_files(paths: Iterable[Path]) -> None:
-    """Raises FewshotError for the first that is no delta file; their content is checked when they are read."""
-    from fewshot_cli.formats.kinds import DELTA, check_kind
+def check_delta_files(paths: Iterable[Path], several_labels: bool = False) -> None:
+    """Raises FewshotError for the first that is no delta file; their content is checked when they are read.
+
+    Also for one that gives an image several labels, unless the command is one for which `several_labels` are well.
+    """
+    from fewshot_cli.formats.kinds import DELTA, check_kind, check_one_label
 
     for path in paths:
         check_kind(path, DELTA, DELTA.readable)
+        if not several_labels:
+            check_one_label(path)
 
 
 def check_has_class(path: Path, name: str) -> None:
@@ -155,11 +163,31 @@ def check_any_there(paths: Iterable[Path]) -> None:
         check_there(missing)
 
 
-def check_labelled(path: Path, allow_empty: bool = False) -> None:
-    """Raises FewshotError unless the folder, zip or list has classes, with files in them unless `allow_empty`."""
+def check_labelled(path: Path, allow_empty: bool = False, several: bool = False) -> None:
+    """Raises FewshotError unless the folder, zip or list has classes, with files in them unless `allow_empty`.
+
+    With `several` a list may say several labels of an image.
+    """
     from fewshot_cli.images.sources.labelled import read_labelled
 
-    read_labelled(path, allow_empty)
+    read_labelled(path, allow_empty, several)
+
+
+def has_several_labels(path: Path, how: "Labels") -> bool:
+    """Whether images of the folder, zip or list have several labels. Raises FewshotError where `how` does nothing."""
+    from fewshot_cli.images.sources.label_sets import check_option, label_sets
+    from fewshot_cli.images.sources.labelled import read_labelled
+
+    labelled = read_labelled(path, several=True)
+    check_option(labelled, how)
+    return label_sets(labelled, how) is not None
+
+
+def gives_several_labels(path: Path) -> bool:
+    """Whether a delta file gives an image several labels, as its header says."""
+    from fewshot_cli.formats.kinds import stated_in
+
+    return "thresholds" in stated_in(path)
 
 
 def check_scale(factor: float) -> None:

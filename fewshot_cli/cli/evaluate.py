@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewshot_cli.cli import early, options
+from fewshot_cli.cli import early, evaluate_sets, options
 
 if TYPE_CHECKING:
     import torch
@@ -158,10 +158,13 @@ def evaluate(
         _compare(recipes, question, where, found_on, no_cache, progress, json, output, html, markdown, threshold)
     elif what:
         file, folder = map(Path, what)
-        early.check_delta_files([file])
-        early.check_labelled(folder)
+        early.check_delta_files([file], several_labels=True)
+        if several := early.gives_several_labels(file):
+            evaluate_sets.check_pages(file, html, markdown)
+        early.check_labelled(folder, several=several)
         progress, where, found_on = _started(quiet, offline, weights, device)
-        _file(file, folder, where, found_on, no_cache, progress, json, output, html, markdown, threshold)
+        job = evaluate_sets.evaluate if several else _file
+        job(file, folder, where, found_on, no_cache, progress, json, output, html, markdown, threshold)
 
 
 def _started(quiet: bool, offline: bool, weights: Path | None, device: str) -> "tuple[Progress, Source, torch.device]":

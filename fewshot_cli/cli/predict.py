@@ -74,7 +74,7 @@ def predict(
         )
     early.check_device(device)
     early.check_weights(weights)
-    early.check_delta_files([file])
+    early.check_delta_files([file], several_labels=True)
     early.check_outputs([csv, jsonl])
     from fewshot_cli.jobs.classify.asked import check_apart, files_and_images
 
@@ -90,7 +90,7 @@ def predict(
     means = options.means(weights, offline, device, no_cache, progress)
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.errors import CheckFailed
-    from fewshot_cli.formats.delta.file import read_delta_file
+    from fewshot_cli.formats.delta.file import read_any_delta_file
     from fewshot_cli.jobs.classify.predict import TOP, Asking
     from fewshot_cli.jobs.classify.predict import predict as job
     from fewshot_cli.jobs.classify.sorting import Sorting
@@ -98,7 +98,7 @@ def predict(
     from fewshot_cli.reports.terminal.predict import labelled, predicted, watched
     from fewshot_cli.storage.atomic import is_stream
 
-    named = {name for each in files for name in read_delta_file(each).header.classes} if probabilities else ()
+    named = {name for each in files for name in read_any_delta_file(each).header.classes} if probabilities else ()
     outputs = Outputs(csv, jsonl, len(files) > 1, top, sorted(named))
     how = Asking(top or TOP, probabilities)
     sorting = Sorting(sort_into) if sort_into else None

@@ -17,7 +17,7 @@ def verify(
     """
     early.check_device(device)
     early.check_weights(weights)
-    early.check_delta_files([file])
+    early.check_delta_files([file], several_labels=True)
     options.start(json, offline)
     where = options.source(weights, offline)
     from fewshot_cli.cli.terminal import show

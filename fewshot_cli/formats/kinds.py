@@ -44,9 +44,11 @@ class Kind:
         )
 
 
-DELTA = Kind("fewshot-delta", 2, "delta file", "fewshot adapt FOLDER -o FILE", also_read=(1, 3))
+DELTA = Kind("fewshot-delta", 2, "delta file", "fewshot adapt FOLDER -o FILE", also_read=(1, 3, 4))
 SECTIONED_DELTA = replace(DELTA, version=3, also_read=(1, 2))
 """Written where a file has a section, so that whoever reads version 2 reads all others."""
+MARKING_DELTA = replace(DELTA, version=4, also_read=(1, 2, 3))
+"""Written where an image may have several labels: who reads version 3 would take the likeliest for the only one."""
 BANK = Kind("fewshot-bank", 1, "bank", "fewshot meta-tune RECIPE --data DIR... -o BANK", also_read=(2,))
 OTHER_BANK = replace(BANK, version=2, also_read=(1,))
 """Written where a bank is neither of experts nor dense, so that whoever reads version 1 reads all others."""
@@ -79,6 +81,21 @@ def stated_in(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def check_one_label(path: Path) -> None:
+    """Raises FewshotError where a delta file gives an image several labels, as its header says."""
+    if "thresholds" in stated_in(path):
+        raise gives_several_labels(path)
+
+
+def gives_several_labels(path: Path) -> FewshotError:
+    """What to say where a single label for each image is needed."""
+    return FewshotError(
+        f"{path} gives an image several labels, and this needs a classifier that gives one.",
+        "`fewshot predict`, `eval`, `inspect`, `verify` and `push` take it as it is; `fewshot adapt FOLDER "
+        "--labels one` makes one class of each folder.",
+    )
 
 
 def check_safetensors(path: Path) -> None:

@@ -21,7 +21,7 @@ from fewshot_cli.engine.model.timm_names import check_name, hub_repository, own_
 from fewshot_cli.engine.params import total_size
 from fewshot_cli.engine.settings import Settings
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.formats.delta.file import BaseFacts, DeltaFile, read_delta_file
+from fewshot_cli.formats.delta.file import BaseFacts, DeltaFile, read_any_delta_file, read_delta_file
 from fewshot_cli.formats.delta.sections import KeptHead
 from fewshot_cli.formats.weights import (
     PACKAGED,
@@ -90,12 +90,12 @@ class Loaded:
         return self.file.header.classes
 
 
-def load_model(path: Path, source: Source, device: torch.device) -> Loaded:
-    """The classifier in a delta file, ready to answer.
+def load_model(path: Path, source: Source, device: torch.device, several_labels: bool = False) -> Loaded:
+    """The classifier in a delta file, ready to answer; with `several_labels` also one that gives an image several.
 
     Raises FewshotError for a damaged file, a base that can't be had, or a base other than the one it was made for.
     """
-    file = read_delta_file(path)
+    file = read_any_delta_file(path) if several_labels else read_delta_file(path)
     backbone = load_base(file, source, device)
     check_base(file, backbone, path)
     return Loaded(file, Model(backbone, adapted_of(file, path)))
@@ -160,9 +160,12 @@ def plain_head(file: DeltaFile, path: Path, doing: str) -> Head:
     return adapted.head
 
 
-def read_on_one_base(paths: Sequence[Path]) -> list[DeltaFile]:
-    """The classifiers in the delta files. Raises FewshotError unless all have one base and prepare images alike."""
-    files = [read_delta_file(path) for path in paths]
+def read_on_one_base(paths: Sequence[Path], several_labels: bool = False) -> list[DeltaFile]:
+    """The classifiers in the delta files, with `several_labels` also those that give an image several.
+
+    Raises FewshotError unless all have one base and prepare images alike.
+    """
+    files = [read_any_delta_file(path) if several_labels else read_delta_file(path) for path in paths]
     first = files[0].header.base
     for path, file in zip(paths, files, strict=True):
         base = file.header.base

@@ -49,6 +49,11 @@ class Learner(ABC):
         return None
 
     @property
+    def marking(self) -> MarkingMethod | None:
+        """Itself, where it can learn several labels of an image."""
+        return None
+
+    @property
     def needs_text(self) -> bool:
         """Whether it takes the names of the classes for knowledge, so that it needs a backbone with a text tower."""
         return False
@@ -106,6 +111,22 @@ class HeadMethod(Settings, Learner):
 
     @property
     def head_only(self) -> HeadMethod:
+        return self
+
+
+class MarkingMethod(Learner):
+    """A head that is a formula for any marks, so that an image may have several labels."""
+
+    @abstractmethod
+    def marks_head(self, features: Tensor, marks: Tensor) -> Head:
+        """The head fitted to features `(support, dim)` and marks `(support, way)`; it gives scores, near 0 and 1."""
+
+    @abstractmethod
+    def marks_left_out(self, features: Tensor, marks: Tensor) -> Tensor:
+        """Scores `(support, way)`: row i is what the head fitted without image i says of image i, exactly."""
+
+    @property
+    def marking(self) -> MarkingMethod:
         return self
 
 

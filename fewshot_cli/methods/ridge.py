@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from fewshot_cli.engine.defaults import RIDGE_SCALE, RIDGE_STRENGTH
-from fewshot_cli.methods.base import GrowingMethod
+from fewshot_cli.methods.base import GrowingMethod, MarkingMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fewshot_cli.engine.head.sufficient_statistics import Moments
 
 
-class Ridge(GrowingMethod):
+class Ridge(GrowingMethod, MarkingMethod):
     """The linear layer with the least |X W + b - Y|² + strength |W|², Y one-hot labels, X features of typical norm 1.
 
     Differs from R2-D2: nothing is meta-learned, and the intercept b is free. Logits are the scores times `scale`;
@@ -41,3 +41,13 @@ class Ridge(GrowingMethod):
         from fewshot_cli.engine.head.ridge import ridge_leave_one_out
 
         return ridge_leave_one_out(features, labels, way, self.strength, self.scale)
+
+    def marks_head(self, features: Tensor, marks: Tensor) -> Head:
+        from fewshot_cli.engine.head.ridge import marks_head
+
+        return marks_head(features, marks, self.strength, scale=1)
+
+    def marks_left_out(self, features: Tensor, marks: Tensor) -> Tensor:
+        from fewshot_cli.engine.head.ridge import marks_leave_one_out
+
+        return marks_leave_one_out(features, marks, self.strength)

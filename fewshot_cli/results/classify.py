@@ -71,6 +71,29 @@ class RoundingCost:
     accuracy_before: float | None
 
 
+@dataclass(frozen=True)
+class OfLabel:
+    """Of one class, where an image may have several: how many images have it, and how well these are found.
+
+    Precision is None where no image gets the label, recall where none has it, F1 where both is so. `threshold` is the
+    probability above which an image gets it, where that was learned just now.
+    """
+
+    n: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    threshold: float | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+
+
+@dataclass(frozen=True)
+class SeveralLabels:
+    """What is expected where an image may have several labels, by class, and the mean F1 of all classes."""
+
+    macro_f1: float
+    per_class: Mapping[str, OfLabel]
+
+
 @dataclass(frozen=True, kw_only=True)
 class AdaptResult(Result):
     """What was learned from which images, what accuracy to expect, and the file that holds it."""
@@ -111,6 +134,10 @@ class AdaptResult(Result):
     """The SHA-256 of labels and contents."""
     versions: Mapping[str, str]
     expected_with_more: ForetoldAccuracy | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    labels: str | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    """How names of classes with a + were read, where there are such."""
+    several_labels: SeveralLabels | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    """Where an image may have several labels; `expected_accuracy` is then of exact match."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +155,8 @@ class Prediction:
     """Of every class, where they were asked for."""
     copy: str | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
     """Where the image was copied to, where images are sorted into folders."""
+    labels: tuple[str, ...] | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    """All labels, where there may be several: `label` joins them by +, and `probability` is that of just these."""
 
 
 @dataclass(frozen=True)
@@ -212,6 +241,34 @@ class RecordedEvalResult(EvalResult):
     record: str | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class LabelSetsResult(Result):
+    """How good a classifier of several labels an image is: accuracy is exact match, with its 95 % interval."""
+
+    command: ClassVar[str] = "eval"
+    file: str
+    sha256: str
+    folder: str
+    backbone: str
+    method: str | None
+    classes: tuple[str, ...]
+    images: int
+    skipped: tuple[Skipped, ...]
+    accuracy: float
+    low: float
+    high: float
+    n: int
+    learned_from: int
+    macro_f1: float
+    """The mean F1 of the classes that some image has or gets."""
+    per_class: Mapping[str, OfLabel]
+    expected_accuracy: ExpectedAccuracy
+    data: str
+    versions: Mapping[str, str]
+    record: str | None = None
+    seconds: Mapping[str, float]
+
+
 @dataclass(frozen=True)
 class Problem:
     """What is wrong with an image, and what to do about it."""
@@ -264,6 +321,8 @@ class DoctorResult(Result):
     findings: tuple[Problem, ...]
     learned: tuple[Suspect, ...] | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
     """What learning from the images says of them, where that was asked for."""
+    labels: str | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    """How names of classes with a + are read, where there are such."""
     not_learned: str | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
     """Why nothing could be learned from them."""
 

@@ -140,6 +140,8 @@ class InspectDeltaResult(InspectResult):
     """The digests of the files that it was composed of or changed from."""
     texts: Mapping[str, tuple[str, ...]] | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
     """By class, what a text tower was told."""
+    thresholds: Mapping[str, float] | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    """Where an image may have several labels: the probability above which it has each."""
     chain: DeltaAncestor
 
 

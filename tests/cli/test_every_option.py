@@ -123,6 +123,7 @@ EXPECTED: dict[str, dict[str, Expectation]] = {
         "--folds": Changes(f"{TRAINED} --folds 3", f"{TRAINED} --folds 2"),
         "--values": Changes("--method ridge --values float32", "--method ridge"),
         "--keep-support": Changes("--method ridge --keep-support", "--method ridge"),
+        "--labels": Refused("--labels several", "does nothing"),
         "--names": Changes("--names cat,house", "--names cat,star", "adapt -o x.fewshot {clip} --json"),
         "--template": Changes("--template {{}}", "", "adapt {drawn} -o x.fewshot {clip} --method zero-shot --json"),
         "--seed": Changes("--method ridge --seed 1", "--method ridge"),

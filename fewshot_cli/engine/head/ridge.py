@@ -17,10 +17,15 @@ def ridge_head(
 
     Features are `(..., support, dim)` and labels `(..., support)`; axes before these are tasks.
     """
+    return marks_head(features, F.one_hot(labels, way), strength, scale)
+
+
+def marks_head(features: Tensor, marks: Tensor, strength: float = RIDGE_STRENGTH, scale: float = RIDGE_SCALE) -> Head:
+    """The same for `marks` `(..., support, way)`, of which any number in a row is one, and the others zero."""
     device = features.device
-    features, labels = where_solved(features, labels)
+    features, marks = where_solved(features, marks)
     norm = typical_norm(features)[..., None, None]
-    x, y = features.double() / norm, F.one_hot(labels, way).double()
+    x, y = features.double() / norm, marks.double()
     x_mean, y_mean = x.mean(-2, keepdim=True), y.mean(-2, keepdim=True)
     weight = regression(x - x_mean, y - y_mean, strength)
     bias = (y_mean - x_mean @ weight.mT).squeeze(-2)
@@ -41,16 +46,22 @@ def ridge_leave_one_out(features: Tensor, labels: Tensor, way: int, strength: fl
 
     A class whose only image is left out gets -inf.
     """
+    marks = F.one_hot(labels, way)
+    scores = scale * marks_leave_one_out(features, marks, strength)
+    alone = torch.bincount(labels, minlength=way) == 1
+    return scores.masked_fill(marks.bool() & alone, -torch.inf).to(features.dtype)
+
+
+def marks_leave_one_out(features: Tensor, marks: Tensor, strength: float) -> Tensor:
+    """Scores `(support, way)`, float64: row i is what `marks_head` of scale 1 fitted without image i says of it."""
     device = features.device
-    features, labels = where_solved(features, labels)
-    y = F.one_hot(labels, way)
+    features, marks = where_solved(features, marks)
     norms = typical_norms_without_each(features)
-    scores = features.new_empty(len(features), way, dtype=torch.float64)
+    scores = features.new_empty(marks.shape, dtype=torch.float64)
     for norm in torch.unique(norms):  # one, but where leaving an image out moves it beyond the next power of two
         rows = norms == norm
-        scores[rows] = _held_out_scores(features.double() / norm, y.double(), strength)[rows]
-    alone = torch.bincount(labels, minlength=way) == 1
-    return (scale * scores).masked_fill(y.bool() & alone, -torch.inf).to(device, features.dtype)
+        scores[rows] = _held_out_scores(features.double() / norm, marks.double(), strength)[rows]
+    return scores.to(device)
 
 
 def _held_out_scores(x: Tensor, y: Tensor, strength: float) -> Tensor:

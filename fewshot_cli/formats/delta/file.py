@@ -34,6 +34,7 @@ from fewshot_cli.formats.delta.header import (
     BaseFacts,
     Expected,
     Header,
+    MarkingHeader,
     Provenance,
     SectionedHeader,
     StoredHeader,
@@ -49,7 +50,7 @@ from fewshot_cli.formats.delta.sections import (
     support_in,
 )
 from fewshot_cli.formats.kinds import DELTA as KIND
-from fewshot_cli.formats.kinds import SECTIONED_DELTA
+from fewshot_cli.formats.kinds import MARKING_DELTA, SECTIONED_DELTA, gives_several_labels
 
 __all__ = [
     "HEAD_VALUES",
@@ -66,12 +67,13 @@ __all__ = [
     "delta_bytes",
     "head_as_stored",
     "head_bytes",
+    "read_any_delta_file",
     "read_delta_file",
     "values_of",
     "write_delta_file",
 ]
 
-OLDER: Mapping[int, type[Header]] = {1: Header, 2: StoredHeader}
+OLDER: Mapping[int, type[Header]] = {1: Header, 2: StoredHeader, 3: SectionedHeader}
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ class DeltaFile:
     stored: DeltaEncoding
     graft: KeptGraft | None = None
     support: KeptSupport | None = None
+    thresholds: tuple[float, ...] | None = None
+    """Where an image may have several labels: the probability of each class above which it has it."""
 
     @property
     def moves(self) -> bool:
@@ -111,6 +115,7 @@ def write_delta_file(
     head_values: HeadValues = "float32",
     graft: KeptGraft | None = None,
     support: KeptSupport | None = None,
+    thresholds: tuple[float, ...] | None = None,
 ) -> int:
     """Writes the file, each change in whichever form is smallest, and gives its size in bytes.
 
@@ -122,6 +127,10 @@ def write_delta_file(
     kept = KeptHead(head.method.model_dump(), head.factor) if isinstance(head, TransductiveHead) else head
     if isinstance(kept, Head):
         tensors |= coded_head(kept, head_values)
+    if thresholds is not None:
+        none = {"graft": None, "transductive": None, "support": False}
+        marking = MarkingHeader.model_validate(dict(stored) | none | {"thresholds": thresholds})
+        return write_signed(path, MARKING_DELTA, marking, tensors)
     if graft is None and support is None:
         return write_signed(path, KIND, stored, tensors)
     facts = _facts(kept) if isinstance(kept, KeptHead) else None
@@ -135,13 +144,24 @@ def _facts(head: KeptHead) -> TransductiveFacts:
 
 
 def read_delta_file(path: Path) -> DeltaFile:
-    """The classifier in `path`.
+    """The classifier in `path`, which gives an image one label.
+
+    Raises FewshotError as `read_any_delta_file` does, and for a file that gives several.
+    """
+    file = read_any_delta_file(path)
+    if file.thresholds is not None:
+        raise gives_several_labels(path)
+    return file
+
+
+def read_any_delta_file(path: Path) -> DeltaFile:
+    """The classifier in `path`, whether it gives an image one label or several.
 
     Raises FewshotError, in one sentence, for a file that is missing, truncated, changed, of a newer version, or not a
     delta file at all. No content of a file makes it do anything else. Besides what files.signed says it takes memory
     for what it gives, at most 200 bytes for each number in the file, and a byte for every 64 weights of the base.
     """
-    header, tensors, digest = read_signed(path, SECTIONED_DELTA, SectionedHeader, OLDER)
+    header, tensors, digest = read_signed(path, MARKING_DELTA, MarkingHeader, OLDER)
     try:
         if isinstance(header, StoredHeader):
             file = _current(header, tensors, digest)
@@ -171,6 +191,9 @@ def _current(header: StoredHeader, tensors: dict[str, Tensor], digest: str) -> D
         stored = DeltaEncoding(3, header.values, "float16", forms)
         return DeltaFile(plain, delta, kept, digest, stored, graft, support)
     head, head_values = head_in(header, tensors, HEAD_VALUES)
+    if isinstance(header, MarkingHeader):
+        stored = DeltaEncoding(4, header.values, head_values, forms)
+        return DeltaFile(plain, delta, head, digest, stored, thresholds=header.thresholds)
     return DeltaFile(plain, delta, head, digest, DeltaEncoding(3, header.values, head_values, forms), graft, support)
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import (
     BaseModel,
@@ -208,9 +208,24 @@ class SectionedHeader(StoredHeader):
     support: bool
 
     @model_validator(mode="after")
-    def _has_what_it_needs(self) -> "SectionedHeader":
+    def _has_what_it_needs(self) -> Self:
         if self.transductive is not None and not self.support:
             raise ValueError("a transductive head without its support set can't be")
         if self.graft is None and not self.support:
             raise ValueError("a file without sections is of version 2")
+        return self
+
+
+class MarkingHeader(SectionedHeader):
+    """The header of version 4: an image has each label whose probability, by itself, is above its threshold."""
+
+    thresholds: tuple[Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)], ...]
+    """In the order of the classes."""
+
+    @model_validator(mode="after")
+    def _has_what_it_needs(self) -> Self:
+        if len(self.thresholds) != len(self.classes):
+            raise ValueError(f"there are {len(self.thresholds)} thresholds for {len(self.classes)} classes")
+        if self.graft is not None or self.transductive is not None or self.support:
+            raise ValueError("a classifier of several labels has no sections")
         return self

@@ -45,6 +45,8 @@ class Folder:
     items: tuple[Item, ...]
     loose: tuple[Path, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
+    several: bool = False
+    """Whether a list says of an image that it has several labels, which a + joins in the name of its class."""
 
 
 def read_folder(root: Path, allow_empty: bool = False) -> Folder:

@@ -32,6 +32,7 @@ class Found:
     parts: Mapping[str, Callable[[], "Found"]] = field(default_factory=dict)
     loose: tuple[Path, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
+    several: bool = False
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -40,14 +40,16 @@ def found_at(path: Path) -> list[Found]:
     raise FewshotError(f"{path} is no data set.", EXPECTED)
 
 
-def read_labelled(path: Path, allow_empty: bool = False) -> Folder:
+def read_labelled(path: Path, allow_empty: bool = False, several: bool = False) -> Folder:
     """The labelled images of one data set: a folder of class folders, a zip of such, or a list.
 
+    With `several` a list may say several labels of an image, as an array; a + joins them to the name of a class.
     Raises FewshotError for what `read_folder` refuses, for several data sets, and for parts of one.
     """
     if path.is_dir() or not path.exists():
         return read_folder(path, allow_empty)
-    (found,) = found_at(path)
+    is_list = several and path.suffix.lower() in LISTS
+    (found,) = [listed(path, several)] if is_list else found_at(path)
     if found.parts:
         raise FewshotError(
             f"{path} holds parts of a data set ({', '.join(found.parts)}), not classes.",
@@ -58,7 +60,7 @@ def read_labelled(path: Path, allow_empty: bool = False) -> Folder:
         which = f"a single class, {classes[0]!r}" if classes else "no class"
         raise FewshotError(f"{path} has {which}; telling apart takes two.", "Add a class, for instance 'other'.")
     items = tuple(Item(stored, label) for label in classes for stored in found.pictures(label))
-    return Folder(path, classes, items, found.loose, found.left_out)
+    return Folder(path, classes, items, found.loose, found.left_out, found.several)
 
 
 def class_folders(root: Path, name: str) -> Found:

@@ -23,15 +23,19 @@ _JSON_LINE = 'Each line is like {"path": "cats/1.jpg", "label": "cat"}.'
 _DELIMITER_LINE = re.compile(r'"?sep=(.)"?[,;\t]*', re.IGNORECASE)  # for spreadsheets, which write and read it
 
 
-def listed(path: Path) -> Found:
+def listed(path: Path, several: bool = False) -> Found:
     """The data set in a CSV or JSON-lines file; a picture listed twice counts once.
+
+    With `several` the label in JSON lines may be an array of labels, which a + joins.
 
     What systems and programs leave behind is left out, as from folders; hidden files that a list names are not.
     """
     labels: dict[Path, str] = {}
     left_out: list[str] = []
-    for line, where, label in labelled_rows(path):
+    joined = False
+    for line, where, label in labelled_rows(path, several=several):
         _check_row(path, line, where, label)
+        joined = joined or isinstance(label, JoinedLabels)
         if kind := next(filter(None, map(left_over, _written(where).parts)), None):
             left_out.append(kind)
             continue
@@ -42,14 +46,24 @@ def listed(path: Path) -> Found:
     pictures: dict[str, list[Stored]] = {}
     for picture in sorted(labels, key=order):
         pictures.setdefault(labels[picture], []).append(StoredFile(picture))
-    return Found(nfc(path.stem), path, tuple(pictures), pictures.__getitem__, left_out=counted(left_out))
+    return Found(
+        nfc(path.stem), path, tuple(pictures), pictures.__getitem__, left_out=counted(left_out), several=joined
+    )
 
 
-def labelled_rows(path: Path, labels: Sequence[str] = LABEL_COLUMNS) -> Iterator[tuple[int, str, str]]:
+class JoinedLabels(str):
+    """Several labels of one image, which a + joins."""
+
+
+def labelled_rows(
+    path: Path, labels: Sequence[str] = LABEL_COLUMNS, several: bool = False
+) -> Iterator[tuple[int, str, str]]:
     """The line number, path and label of each row, the label in the first column that is called as one of `labels`."""
-    rows = _json_rows if path.suffix.lower() == ".jsonl" else _csv_rows
     with _opened(path) as file:
-        yield from rows(path, file, labels)
+        if path.suffix.lower() == ".jsonl":
+            yield from _json_rows(path, file, labels, several)
+        else:
+            yield from _csv_rows(path, file, labels)
 
 
 def column_names(path: Path) -> list[str]:
@@ -173,7 +187,7 @@ def _check_length(path: Path, line: int, cells: list[str], names: list[str], nee
         )
 
 
-def _json_rows(path: Path, file: TextIO, labels: Sequence[str]) -> Iterator[tuple[int, str, str]]:
+def _json_rows(path: Path, file: TextIO, labels: Sequence[str], several: bool) -> Iterator[tuple[int, str, str]]:
     """The line number, path and label of each object; numbers are labels, too, but no label is none."""
     for line, text in enumerate(file, 1):
         if not text.strip():
@@ -192,7 +206,19 @@ def _json_rows(path: Path, file: TextIO, labels: Sequence[str]) -> Iterator[tupl
                     f"the {what} is {json.dumps(value)}" if there else f"there is no {what!r}, only {some(list(row))}"
                 )
                 raise FewshotError(f"{path}, line {line}: {problem}.", _JSON_LINE)
-        yield line, _text(path, line, "path", where), nfc(_text(path, line, "label", label).strip())
+        name = _joined(path, line, label) if several and isinstance(label, list) else _text(path, line, "label", label)
+        yield line, _text(path, line, "path", where), name if isinstance(name, JoinedLabels) else nfc(name.strip())
+
+
+def _joined(path: Path, line: int, labels: list[Any]) -> str:
+    """The labels of an array, joined by + in order; a single one is just that."""
+    names = sorted({nfc(_text(path, line, "label", label).strip()) for label in labels})
+    if not names or not all(names) or (len(names) > 1 and any("+" in name for name in names)):
+        raise FewshotError(
+            f"{path}, line {line}: {json.dumps(labels, ensure_ascii=False)} is no list of labels without a +.",
+            'Each line is like {"path": "1.jpg", "label": ["cat", "dog"]}.',
+        )
+    return names[0] if len(names) == 1 else JoinedLabels("+".join(names))
 
 
 def _text(path: Path, line: int, what: str, value: Any) -> str:

@@ -14,6 +14,7 @@ from fewshot_cli.formats.delta.rounding import Values
 from fewshot_cli.formats.delta.sections import graft_as_stored
 from fewshot_cli.images.sources.class_folders import Folder
 from fewshot_cli.images.sources.in_memory import MEMORY
+from fewshot_cli.images.sources.label_sets import Labels, reading_of
 from fewshot_cli.images.sources.labelled import read_labelled
 from fewshot_cli.jobs.classify.held_out import MORE, HeldOut, Lesson, Rounding, held_out
 from fewshot_cli.jobs.classify.proof import Written, rounded, write_proved
@@ -42,6 +43,8 @@ class AdaptSettings:
     folds: int = DEFAULT_FOLDS
     values: Values = "float16"
     keep_support: bool = False
+    labels: Labels = "one"
+    """How the names of classes with a + were read."""
 
 
 def adapt(
@@ -78,6 +81,8 @@ def adapt(
     watch.lap("prove")
     result = replace(
         result_of(start, stored, known, header, written),
+        doubts=doubts(known),
+        labels=reading_of(labelled, how.labels),
         left_out=dict(labelled.left_out),
         folder=None if labelled.root == MEMORY else str(labelled.root.absolute()),
         file=str(output),
@@ -217,7 +222,7 @@ def result_of(start: Start, stored: Adapted, known: SupportSet, header: Header, 
         pruning=None,
         seconds={},
         expected_accuracy=ExpectedAccuracy(**provenance.expected_accuracy.model_dump()),
-        doubts=doubts(known),
+        doubts=(),
         max_abs_diff=written.max_abs_diff,
         values=written.cost,
         device=str(start.base.device),

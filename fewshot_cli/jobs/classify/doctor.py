@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 from fewshot_cli.images.quality.checks import Finding, checkup
+from fewshot_cli.images.sources.label_sets import reading_of
 from fewshot_cli.images.sources.labelled import read_labelled
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.results import DoctorResult, Problem
@@ -14,7 +15,7 @@ def doctor(root: Path, progress: Progress) -> DoctorResult:
 
     Raises FewshotError where it holds no classes, or what `adapt` refuses as a whole.
     """
-    folder = read_labelled(root, allow_empty=True)
+    folder = read_labelled(root, allow_empty=True, several=True)
     with progress.track("examining images") as advance:
         findings = checkup(folder, advance)
     return DoctorResult(
@@ -24,6 +25,7 @@ def doctor(root: Path, progress: Progress) -> DoctorResult:
         left_out=dict(folder.left_out),
         counts=dict(Counter(finding.severity for finding in findings)),
         findings=tuple(map(_problem, findings)),
+        labels=reading_of(folder),
     )
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def evaluated(model: Loaded, file: str, labelled: Folder, means: Means) -> EvalR
     Raises FewshotError where they have a class that it does not know, or none of them can be read.
     """
     start = time.perf_counter()
-    _check_classes(file, model.classes, labelled)
+    check_classes(file, model.classes, labelled, labelled.classes)
     probabilities, embedded = probabilities_of(model, [item.stored for item in labelled.items], means)
     names = [labelled.items[index].label for index in embedded.readable]
     if not names:
@@ -87,9 +88,7 @@ def leave_record(result: EvalResult, output: Path | None) -> RecordedEvalResult:
     So the record of one folder is never replaced by that of another. Raises FewshotError where `output` can't be
     written; beside the file that is no reason to fail, and the record is None.
     """
-    file = Path(result.file)
-    which = hashlib.sha256(f"{result.sha256} {result.data}".encode()).hexdigest()[:8]
-    record = output or file.with_name(f"{file.name}.eval-{which}.run.json")
+    record = output or record_of(Path(result.file), result.sha256, result.data)
     facts = {each.name: getattr(result, each.name) for each in fields(result)}
     recorded = RecordedEvalResult(**facts, record=str(record))
     try:
@@ -101,8 +100,15 @@ def leave_record(result: EvalResult, output: Path | None) -> RecordedEvalResult:
     return recorded
 
 
-def _check_classes(file: str, known: tuple[str, ...], labelled: Folder) -> None:
-    strange = [name for name in labelled.classes if name not in known]
+def record_of(file: Path, digest: str, data: str) -> Path:
+    """Where the record of a file of this digest on images of this hash lies, beside the file."""
+    which = hashlib.sha256(f"{digest} {data}".encode()).hexdigest()[:8]
+    return file.with_name(f"{file.name}.eval-{which}.run.json")
+
+
+def check_classes(file: str, known: Sequence[str], labelled: Folder, names: Sequence[str]) -> None:
+    """Raises FewshotError where one of the names of labels in the folder is not known to the file."""
+    strange = [name for name in names if name not in known]
     if strange:
         some = ", ".join(f"'{name}'" for name in strange[:5]) + (" and more" if len(strange) > 5 else "")
         raise FewshotError(

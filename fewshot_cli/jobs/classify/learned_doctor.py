@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from fewshot_cli.images.sources.label_sets import label_sets
 from fewshot_cli.images.sources.labelled import read_labelled
 from fewshot_cli.jobs.classify.doctor import doctor
 from fewshot_cli.jobs.classify.support_set import support_set
@@ -21,6 +22,9 @@ def learned_doctor(root: Path, recipe: Recipe, means: Means) -> DoctorResult:
     found = doctor(root, means.progress)
     if any(finding.severity == "error" for finding in found.findings):
         return replace(found, not_learned="What stops adapt has to be mended first.")
+    labelled = read_labelled(root, several=True)
+    if label_sets(labelled):
+        return replace(found, not_learned="Its images have several labels, and each is judged as if it had one.")
     start = Starts(means.source, means.device).of(recipe)
-    known = support_set(read_labelled(root), start.backbone, means, decode=False)
+    known = support_set(labelled, start.backbone, means, decode=False)
     return replace(found, learned=suspects(known))

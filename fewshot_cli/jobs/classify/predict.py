@@ -22,6 +22,7 @@ from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.delta.file import DeltaFile
 from fewshot_cli.images.image_ref import Stored, StoredFile
 from fewshot_cli.images.sources.class_folders import find_images
+from fewshot_cli.images.sources.label_sets import PLUS
 from fewshot_cli.jobs.classify.sorting import Sorting
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.features import Embedded, Look, Seen, embed, seen_by_each
@@ -67,6 +68,8 @@ def predict(
     if sorting and len(files) > 1:
         raise FewshotError("Several classifiers give several answers to sort by.", "Give --sort-into with one file.")
     panel = Panel.of(files, means, how)
+    if sorting:
+        panel.check_one_label(files)
     kept: list[Prediction] = []
     images = unread = 0
 
@@ -132,7 +135,7 @@ class Panel:
     @classmethod
     def of(cls, paths: Sequence[Path], means: Means, how: Asking) -> Panel:
         """Those in the delta files. Raises FewshotError unless all are on one base, which is at hand."""
-        files = read_on_one_base(paths)
+        files = read_on_one_base(paths, several_labels=True)
         backbone = load_base(files[0], means.source, means.device)
         models = []
         for path, file in zip(paths, files, strict=True):
@@ -140,7 +143,7 @@ class Panel:
             models.append(Model(backbone, adapted_of(file, path)))
         names = [_look_of(file) for file in files]
         answerers = [
-            Answerer(model, file.header.classes, name, path if len(paths) > 1 else None, how)
+            Answerer(model, file.header.classes, name, path if len(paths) > 1 else None, how, file.thresholds)
             for path, file, model, name in zip(paths, files, models, names, strict=True)
         ]
         return cls(files, backbone, swapping_looks(backbone, dict(zip(names, models, strict=True))), answerers)
@@ -149,6 +152,15 @@ class Panel:
     def is_transductive(self) -> bool:
         """Whether an answer depends on what else is asked."""
         return any(answerer.is_transductive for answerer in self.answerers)
+
+    def check_one_label(self, paths: Sequence[Path]) -> None:
+        """Raises FewshotError where images have several labels, so that none can be copied into one folder."""
+        for path, file in zip(paths, self.files, strict=True):
+            if file.thresholds is not None:
+                raise FewshotError(
+                    f"{path} gives an image several labels, so it can't be sorted into one folder.",
+                    "Leave --sort-into out; --csv has the labels.",
+                )
 
     def check_can_go_on(self) -> None:
         """Raises FewshotError where no image can be answered before all are there."""
@@ -227,6 +239,7 @@ class Answerer:
     look: str
     file: Path | None = None
     how: Asking = DEFAULT
+    thresholds: Sequence[float] | None = None
 
     @property
     def is_transductive(self) -> bool:
@@ -237,7 +250,11 @@ class Answerer:
         """A row for each of the images of these names."""
         readable = [one.features[self.look] for one in seen if one.problem is None]
         features = torch.from_numpy(np.stack(readable)) if readable else torch.empty(0, self.model.adapted.head.dim)
-        probabilities = iter(_probabilities(self.model, features.to(self.model.backbone.device)))
+        features = features.to(self.model.backbone.device)
+        several = self.thresholds is not None
+        probabilities = iter(
+            self.model.answers(features).sigmoid().cpu() if several else _probabilities(self.model, features)
+        )
         file = None if self.file is None else str(self.file)
         return [
             Prediction(name, None, None, (), one.problem.reason, file)
@@ -252,7 +269,22 @@ class Answerer:
         top = tuple((self.classes[i], round(p, 6)) for p, i in shares)
         each = [round(p, 6) for p in probabilities.tolist()] if self.how.probabilities else None
         named = None if each is None else dict(zip(self.classes, each, strict=True))
+        if self.thresholds is not None:
+            labels, sure = label_set(self.classes, probabilities, self.thresholds)
+            return Prediction(name, PLUS.join(labels), round(sure, 6), top, None, file, named, labels=labels)
         return Prediction(name, *top[0], top, None, file, named)
+
+
+def label_set(
+    classes: Sequence[str], probabilities: Tensor, thresholds: Sequence[float]
+) -> tuple[tuple[str, ...], float]:
+    """The labels whose probability `(way,)` is above their threshold, and the probability that it is just these.
+
+    That is as if labels were independent of each other.
+    """
+    given = probabilities.double() > torch.tensor(thresholds, dtype=torch.float64)
+    labels = tuple(name for name, above in zip(classes, given.tolist(), strict=True) if above)
+    return labels, float(torch.where(given, probabilities, 1 - probabilities).prod())
 
 
 def answers(answerers: Sequence[Answerer], names: Sequence[str], seen: Iterator[Seen]) -> Iterator[list[Prediction]]:

@@ -10,7 +10,7 @@ from fewshot_cli.engine.head.linear import Head
 from fewshot_cli.engine.meta.smat.bank_statistics import overlap, overlap_by_chance, survey
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.bank import read_bank
-from fewshot_cli.formats.delta.file import BaseFacts, DeltaFile, read_delta_file, values_of
+from fewshot_cli.formats.delta.file import BaseFacts, DeltaFile, read_any_delta_file, values_of
 from fewshot_cli.formats.delta.sections import KeptGraft
 from fewshot_cli.formats.kinds import BANK, format_of
 from fewshot_cli.jobs.share.lineage import Ancestors
@@ -64,7 +64,7 @@ def draw(result: AnyInspected, path: Path) -> None:
 
 def inspect_delta(path: Path, banks: Sequence[Path] = ()) -> InspectDeltaResult:
     """The facts of a delta file."""
-    file = read_delta_file(path)
+    file = read_any_delta_file(path)
     provenance = file.header.provenance
     changed = {name: change.nonzeros() for name, change in file.delta.items()}
     return InspectDeltaResult(
@@ -91,6 +91,7 @@ def inspect_delta(path: Path, banks: Sequence[Path] = ()) -> InspectDeltaResult:
         bank=provenance.bank,
         parents=provenance.parents,
         texts=provenance.texts or None,
+        thresholds=dict(zip(file.header.classes, file.thresholds, strict=True)) if file.thresholds else None,
         chain=Ancestors(path, banks).of_delta(file),
     )
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.bank import BankHeader, read_bank_header
-from fewshot_cli.formats.delta.file import BaseFacts, DeltaFile, read_delta_file
+from fewshot_cli.formats.delta.file import BaseFacts, DeltaFile, read_any_delta_file
 from fewshot_cli.formats.kinds import KINDS, metadata_of
 from fewshot_cli.results import Ancestor, AncestralBase, BankAncestor, DeltaAncestor
 
@@ -97,7 +97,7 @@ class Ancestors:
     def _parent_of(self, digest: str, generation: int) -> Ancestor:
         for path in self._worth_reading(digest, generation):
             with suppress(FewshotError):
-                return self._delta(path, read_delta_file(path), generation)
+                return self._delta(path, read_any_delta_file(path), generation)
         return self._unread("delta", digest)
 
     def _bank_of(self, digest: str | None, generation: int) -> Ancestor | None:

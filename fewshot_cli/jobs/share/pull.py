@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.bank import Bank, read_bank
-from fewshot_cli.formats.delta.file import DeltaFile, read_delta_file
+from fewshot_cli.formats.delta.file import DeltaFile, read_any_delta_file
 from fewshot_cli.formats.kinds import BANK, format_of
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.jobs.share.push import is_ours
@@ -95,7 +95,7 @@ def _plain_name(there: hub.Repository, name: str) -> str:
 def _read(path: Path, name: str) -> Bank | DeltaFile:
     """The file, which is whole. Raises FewshotError, which calls it `name`, for any other."""
     try:
-        return read_bank(path) if format_of(path) == BANK.format else read_delta_file(path)
+        return read_bank(path) if format_of(path) == BANK.format else read_any_delta_file(path)
     except FewshotError as error:
         raise FewshotError(
             error.problem.replace(str(path), name), "Nothing was written. Pull it again, or ask its owner."

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.formats.delta.file import read_delta_file, write_delta_file
+from fewshot_cli.formats.delta.file import read_any_delta_file, write_delta_file
 from fewshot_cli.formats.delta.sections import KeptHead
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.jobs.run_record import run_path
@@ -92,7 +92,7 @@ def _shared(file: Path, found: AnyInspected, with_support: bool) -> _Content:
         raise FewshotError(f"{file} keeps no support set that could go along.", "Leave --support out.")
     if support is None or with_support:
         return _Content(file.read_bytes(), found.sha256)
-    kept = read_delta_file(file)
+    kept = read_any_delta_file(file)
     if isinstance(kept.head, KeptHead):
         raise FewshotError(
             f"The head of {file} answers from the support set, which `push` leaves out.",
@@ -102,7 +102,7 @@ def _shared(file: Path, found: AnyInspected, with_support: bool) -> _Content:
         path = Path(folder) / file.name
         stored = kept.stored
         write_delta_file(path, kept.header, kept.delta, kept.head, stored.values, stored.head, kept.graft)
-        return _Content(path.read_bytes(), read_delta_file(path).digest)
+        return _Content(path.read_bytes(), read_any_delta_file(path).digest)
 
 
 def is_ours(name: str) -> bool:

@@ -11,7 +11,7 @@ from fewshot_cli.engine.delta.change import all_values
 from fewshot_cli.engine.head.linear import Head
 from fewshot_cli.engine.model.model import Model
 from fewshot_cli.errors import CheckFailed, FewshotError
-from fewshot_cli.formats.delta.file import DeltaFile, read_delta_file, write_delta_file
+from fewshot_cli.formats.delta.file import DeltaFile, read_any_delta_file, write_delta_file
 from fewshot_cli.formats.kinds import DELTA
 from fewshot_cli.jobs.models import Source, adapted_of, check_base, load_base
 from fewshot_cli.results import VerifyResult
@@ -26,7 +26,7 @@ def verify(path: Path, source: Source, device: torch.device) -> VerifyResult:
     if not path.is_file():
         raise FewshotError(f"There is no delta file '{path}'.", "`fewshot adapt FOLDER -o FILE` makes one.")
     with _a_failed_check():
-        file = read_delta_file(path)
+        file = read_any_delta_file(path)
     backbone = load_base(file, source, device)
     with _a_failed_check():
         check_base(file, backbone, path)
@@ -61,8 +61,9 @@ def _round_trip(path: Path, file: DeltaFile) -> str:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy.fewshot"
         stored = file.stored
-        write_delta_file(copy, file.header, file.delta, file.head, stored.values, stored.head, file.graft, file.support)
-        again = read_delta_file(copy)
+        more = file.graft, file.support, file.thresholds
+        write_delta_file(copy, file.header, file.delta, file.head, stored.values, stored.head, *more)
+        again = read_any_delta_file(copy)
     if file.stored.version == 1 and _same_numbers(file, again):
         return f"written again as version {DELTA.version}, it has the same numbers"
     if again.digest != file.digest:

@@ -4,6 +4,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from fewshot_cli.reports.layout import classes, expectation, facts, left_out, percent, size, skipped_files
+from fewshot_cli.reports.terminal.label_sets import expected_of_each
 from fewshot_cli.results import AdaptResult, ForetoldAccuracy, Pruning, RoundingCost
 
 
@@ -15,7 +16,7 @@ def adapted(result: AdaptResult) -> RenderableType:
     if expected.mean is None:
         accuracy = Text(f"not known: {expected.how}", style="yellow")
     else:
-        how = f"\n{expected.how}, corrected for what they miss"
+        how = f"\n{expected.how}" + ("" if result.several_labels else ", corrected for what they miss")
         accuracy = Text.assemble((expectation(expected), "bold green"), (how, "dim"))
     moved = (
         "a graft on its layers"
@@ -28,6 +29,7 @@ def adapted(result: AdaptResult) -> RenderableType:
     seconds = result.seconds
     return facts(
         ("classes", classes(result.classes)),
+        *([("labels", result.labels)] if result.labels else []),
         ("images", f"{result.images}, {spread} a class" if result.images else "none: the names say it all"),
         *skipped_files(result.skipped),
         *left_out(result.left_out),
@@ -35,6 +37,7 @@ def adapted(result: AdaptResult) -> RenderableType:
         *bank,
         ("expect", accuracy),
         *_with_more(result.expected_with_more),
+        *expected_of_each(result),
         *_doubts(result),
         *pruned(result.pruning),
         ("wrote", f"{result.file}, {size(result.bytes)}, proved: read back, it gives the same answers"),

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from fewshot_cli.reports.layout import classes, expectation, facts, percent, size
 from fewshot_cli.reports.terminal.bank import bank_shown
+from fewshot_cli.reports.terminal.label_sets import several
 from fewshot_cli.reports.terminal.lineage import chain_shown
 from fewshot_cli.results import AnyInspected, ChangedParameter, HeadFacts, InspectBankResult, InspectDeltaResult
 
@@ -41,6 +42,7 @@ def _delta_shown(result: InspectDeltaResult) -> RenderableType:
             + (" on unit-norm features" if result.head.unit_norm else "")
             + f", {result.head.values}",
         ),
+        *([("labels", several(result.thresholds))] if result.thresholds else []),
         ("changes", _changed(result)),
         *_told(result),
         *_sections(result),

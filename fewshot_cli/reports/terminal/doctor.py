@@ -25,6 +25,8 @@ def examined(result: DoctorResult) -> RenderableType:
     """The findings under how much they matter, each with its remedy."""
     checked = Text(f"{result.images} files in {len(result.classes)} classes", style="dim")
     lines: list[Text] = [checked]
+    if result.labels:
+        lines.append(Text(f"Labels: {result.labels}.", style="dim"))
     if result.left_out:
         lines.append(Text(f"Passed over: {passed_over(result.left_out)}.", style="dim"))
     if not result.findings and not result.learned:

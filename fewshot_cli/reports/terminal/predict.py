@@ -14,6 +14,9 @@ from fewshot_cli.reports.spreadsheet import Sheet
 from fewshot_cli.results import Prediction, PredictResult, SortedInto
 from fewshot_cli.results.base import plain
 
+NO_LABEL = "(none)"
+"""What is shown of an image that has none of several labels."""
+
 
 def predicted(result: PredictResult, top: int = 2) -> RenderableType:
     """A row for every image, of several delta files one for each: label, probability, and the runners-up."""
@@ -42,7 +45,10 @@ def _table(result: PredictResult, top: int) -> Table:
         else:
             style = "bold" if row.probability >= 0.5 else "yellow"
             others = ", ".join(f"{name} {share:.3f}" for name, share in row.top[1:top])
-            table.add_row(*names, Text(row.label, style=style), f"{row.probability:.3f}", Text(others))
+            if row.labels is not None:
+                others = ", ".join(f"{name} {share:.3f}" for name, share in row.top[: max(top, len(row.labels) + 1)])
+            label = Text(row.label or NO_LABEL, style=style)
+            table.add_row(*names, label, f"{row.probability:.3f}", Text(others))
     return table
 
 
@@ -104,7 +110,7 @@ def line_of(row: Prediction) -> str:
     named = f"{printable(row.path)}" + (f"\t{printable(row.file)}" if row.file else "")
     if row.label is None or row.probability is None:
         return f"{named}\t{printable(row.error)}"
-    return f"{named}\t{printable(row.label)}\t{row.probability:.3f}"
+    return f"{named}\t{printable(row.label or NO_LABEL)}\t{row.probability:.3f}"
 
 
 def labelled(result: PredictResult, paths: Sequence[Path]) -> RenderableType:

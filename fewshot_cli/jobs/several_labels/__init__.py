@@ -1,0 +1,1 @@
+"""Classifiers that may give an image several labels."""
