@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ from fewshot_cli.formats.bank import BankHeader, BankProvenance, write_bank
 from fewshot_cli.formats.delta.file import BaseFacts
 
 torch.set_num_threads(1)  # two cores and many small tensors: threads only wait for each other
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so would the commands that they interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("gate", derandomize=True)
 if os.environ.get("CI"):  # the same examples in every run; at home new ones are tried

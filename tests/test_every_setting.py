@@ -358,6 +358,7 @@ def test_what_a_method_settles_is_refused(method, entry):
         METHODS[method].model_validate({"name": method, "tuning": {entry.partition(".")[2]: VALUES[entry]}})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "entry", "path"),
     [case for case in cases(METHODS) if case[1] not in SECTIONS and case[:2] not in REFUSED],
@@ -431,6 +432,7 @@ def recipe_of(method: str) -> dict[str, Any]:
     return {"method": {"name": method} | META_BASES[method], "training": training}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "entry", "path"), [case for case in cases(META) if case[1] not in SECTIONS])
 def test_settings_of_meta_methods(method, entry, path, vit, whole):
     held(lambda content: practised(content, vit, whole), recipe_of(method), entry, ".".join(("method", *path)))

@@ -29,6 +29,7 @@ def expected_failed(estimator: FewshotClassifier) -> dict[str, str]:
     return EXPECTED_FAILED.get(str(estimator.recipe), {})
 
 
+@pytest.mark.slow
 @parametrize_with_checks(
     [FewshotClassifier(name) for name in ("ridge", "lda", "logistic", "protonet", "tim")],
     expected_failed_checks=expected_failed,
@@ -37,6 +38,7 @@ def test_it_keeps_scikit_learns_contract(estimator, check):
     check(estimator)
 
 
+@pytest.mark.slow
 def test_what_is_expected_to_fail_does_fail():
     with pytest.raises(AssertionError):
         check_methods_subset_invariance("FewshotClassifier", FewshotClassifier("tim"))

@@ -96,6 +96,7 @@ def test_an_unreadable_file_is_a_row_with_its_error(pictures, adapt, tmp_path):
     assert np.isnan(probabilities[0]).all() and not np.isnan(probabilities[1]).any()
 
 
+@pytest.mark.slow
 def test_what_is_saved_is_what_the_command_reads(folder, pictures, adapt, weights, tmp_path):
     classifier = adapt(folder, "bitfit", set=QUICK, folds=0, seed=3)
     assert classifier.result.file is None and classifier.file is None
@@ -244,6 +245,7 @@ def state() -> dict[str, object]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["ridge", "bitfit", "lora", "moa", "tim"])
 def test_nothing_is_printed_and_no_global_state_changes(recipe, folder, pictures, adapt, tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(tmp_path)

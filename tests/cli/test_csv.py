@@ -27,6 +27,7 @@ def test_rows_go_to_the_file_and_a_sentence_to_the_terminal(fewshot, file, drawn
     assert not (tmp_path / "x.csv.partial").exists()
 
 
+@pytest.mark.slow
 @posix
 def test_rows_go_to_standard_output_and_nothing_else_does(file, drawn, weights):
     words = ["predict", str(file), str(drawn), "--weights", str(weights), "--csv", "/dev/stdout"]

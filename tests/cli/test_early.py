@@ -35,6 +35,7 @@ def watched(process, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_the_watch_sees_torch(watched, file):
     _, heavy, _ = watched("verify", file, "--offline")
     assert "torch" in heavy

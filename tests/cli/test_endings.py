@@ -50,6 +50,7 @@ def test_an_interrupt_between_a_file_and_its_record_says_that_the_file_is_there(
     assert fewshot("inspect", output).exit_code == 0
 
 
+@pytest.mark.slow
 def test_an_interrupted_demo_says_what_it_leaves(fewshot, tmp_path, monkeypatch):
     monkeypatch.setattr(showing, "adapt", raising(KeyboardInterrupt()))
     output = tmp_path / "demo"

@@ -59,6 +59,7 @@ def test_the_threshold_sets_the_exit_code(fewshot, tiny, sets, tmp_path):
     assert below.exit_code == 3 and "below the threshold" in below.stderr
 
 
+@pytest.mark.slow
 def test_the_smoke_test_of_the_readme_needs_no_data_and_no_network(fewshot, tmp_path):
     result = fewshot(
         *("eval", "ridge", "--data", "drawn", "--image-size", 64, "--episodes", 20, "--threshold", 0.9, "--offline"),

@@ -411,6 +411,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "option", "entry"), CASES)
 def test_an_option_changes_something_or_is_refused(command, option, entry, seen):
     base = entry.base if entry.base is not None else BASES[command]

@@ -31,6 +31,7 @@ def test_people_see_a_map_in_plain_characters(fewshot, bank):
     assert not any(line.endswith(" ") for line in result.stdout.splitlines())
 
 
+@pytest.mark.slow
 def test_a_picture_is_drawn_where_it_was_asked_for(fewshot, bank, tmp_path):
     for form in ("svg", "png", "html"):
         result = fewshot("inspect", bank, "--picture", tmp_path / f"x.{form}")

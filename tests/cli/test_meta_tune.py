@@ -40,6 +40,7 @@ def sets(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_meta_tune_says_where_the_bank_is_and_what_comes_next(fewshot, sets, tiny, tmp_path):
     output = tmp_path / "x.bank"
     words = ["meta-tune", "smat", "--data", sets, "-o", output, *tiny, *SMALL]
@@ -53,6 +54,7 @@ def test_meta_tune_says_where_the_bank_is_and_what_comes_next(fewshot, sets, tin
     assert report["bytes"] == output.stat().st_size
 
 
+@pytest.mark.slow
 def test_what_it_learned_is_adapted_from(fewshot, sets, drawn, tiny, tmp_path):
     bank, file = tmp_path / "x.bank", tmp_path / "x.fewshot"
     assert fewshot("meta-tune", "smat", "--data", sets, "-o", bank, *tiny, *SMALL).exit_code == 0

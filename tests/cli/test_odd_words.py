@@ -59,6 +59,7 @@ def test_there_are_options_to_try():
     assert len(CASES) > 60 and {name for name, _ in CASES} == set(BASES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "option"), CASES)
 def test_any_word_for_any_option_is_taken_or_refused_in_a_sentence(
     name, option, fewshot, drawn, file, other, tiny, weights, tmp_path, monkeypatch

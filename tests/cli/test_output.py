@@ -63,6 +63,7 @@ def call(file, other, drawn, weights, tiny, tmp_path):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", KEYS)
 def test_json_is_one_object_with_its_keys_and_nothing_else(fewshot, call, command):
     if command == "export":
@@ -85,6 +86,7 @@ def test_for_people_there_are_plain_lines(fewshot, call, command):
     assert not any(line.endswith(" ") for line in result.stdout.splitlines())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["adapt", "predict", "eval", "compose", "doctor"])
 def test_quiet_prints_the_same_results_and_no_progress(fewshot, call, command, monkeypatch):
     monkeypatch.setattr("fewshot_cli.reports.progress.Lines.EVERY", 0.0)
@@ -174,6 +176,7 @@ def chunks(descriptor: int) -> Iterator[bytes]:
             yield chunk
 
 
+@pytest.mark.slow
 def test_no_color_gives_no_escape_codes_even_in_a_terminal(file, cache):
     pty = pytest.importorskip("pty")
     outputs = []
@@ -252,6 +255,7 @@ def test_backbones_are_listed_one_a_line(fewshot):
     assert names and fewshot("backbones", "lite").stdout.splitlines()[:-1] == names
 
 
+@pytest.mark.slow
 def test_the_demo_goes_the_whole_way(fewshot, tmp_path):
     result = fewshot("demo", "-o", tmp_path / "demo", "--json")
     assert result.exit_code == 0, result.output

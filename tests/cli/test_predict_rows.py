@@ -146,6 +146,7 @@ def test_a_watched_folder_gives_a_row_for_each_new_picture_until_ctrl_c(started,
     assert "old.jpg" not in rest and "images labelled" in rest and f"into {into}" in rest
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
 def test_json_lines_go_through_a_pipe(file, weights, drawn):
     words = ["predict", str(file), str(drawn), "--weights", str(weights), "--jsonl", "/dev/stdout", "--quiet"]

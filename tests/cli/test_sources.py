@@ -17,6 +17,7 @@ def sources(drawn, tmp_path) -> dict[str, object]:
     return {"folder": drawn, "zip": zipped, "csv": tmp_path / "photos.csv", "jsonl": tmp_path / "photos.jsonl"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["zip", "csv", "jsonl"])
 def test_a_zip_and_a_list_are_what_the_folder_is(form, sources, fewshot, tiny, weights, tmp_path):
     found = {}

@@ -42,6 +42,7 @@ def test_processes_of_torchrun_take_a_gpu_each(wanted, monkeypatch):
     assert choose_device(wanted) == torch.device("cuda", 0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
 def test_freed_memory_is_kept_when_asked():
     script = """

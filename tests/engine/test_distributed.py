@@ -52,6 +52,7 @@ def two(before: str, inside: str, arrival: float = 200, silence: float = 200) ->
         yield started
 
 
+@pytest.mark.slow
 def test_each_hears_what_all_found():
     inside = "print(processes.gather([rank] * (1 + rank)), flush=True)"
     with two("pass", inside) as started:
@@ -61,6 +62,7 @@ def test_each_hears_what_all_found():
     ] * 2, outputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failing", [0, 1])
 def test_one_that_raises_ends_the_other(failing):
     inside = f"processes.gather(0); processes.gather(1 / (rank - {failing}))"
@@ -71,6 +73,7 @@ def test_one_that_raises_ends_the_other(failing):
     assert outputs[1 - failing][0] == "Another of the 2 processes of this run has ended before its work was done.\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="no such signals")
 def test_one_that_is_killed_ends_the_other():
     inside = (
@@ -82,6 +85,7 @@ def test_one_that_is_killed_ends_the_other():
     assert started[0].returncode == 2 and "has ended" in outputs[0][0], outputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failing", [0, 1])
 def test_one_that_never_comes_is_not_waited_for_in_vain(failing):
     with two(f"rank == {failing} and sys.exit(7)", "processes.gather(0)", arrival=8) as started:
@@ -90,6 +94,7 @@ def test_one_that_never_comes_is_not_waited_for_in_vain(failing):
     assert started[1 - failing].returncode == 2 and "not all have come within 8 seconds" in outputs[1 - failing][0]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="no such signals")
 def test_one_that_is_silent_is_taken_for_dead():
     """It holds its connections, as a machine seems to that has lost its power."""
@@ -102,6 +107,7 @@ def test_one_that_is_silent_is_taken_for_dead():
     assert started[1].returncode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_one_that_is_slow_is_waited_for():
     """However long its work is: what counts is that it lives."""
     inside = "rank == 1 and time.sleep(20)\n        print(processes.gather(rank), flush=True)"
@@ -110,6 +116,7 @@ def test_one_that_is_slow_is_waited_for():
     assert [out for out, _ in outputs] == ["[0, 1]\n"] * 2, outputs
 
 
+@pytest.mark.slow
 def test_one_whose_work_is_done_may_leave():
     """The first still writes, long after the other has gone."""
     inside = "processes.gather(rank); rank == 0 and (time.sleep(20), print('written', flush=True))"

@@ -9,6 +9,7 @@ from fewshot_cli.errors import FewshotError
 DEPRECATED = "vit_tiny_patch16_224_in21k"
 
 
+@pytest.mark.slow
 def test_every_name_of_timm_is_known():
     for name in [*timm.list_models()[::40], DEPRECATED, "resnet50.a1_in1k"]:
         assert timm.is_model(name)

@@ -60,6 +60,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="kilobytes there, bytes or nothing elsewhere")
 def test_writing_a_checkpoint_takes_no_copy_of_it_in_memory(tmp_path):
     asked = subprocess.run(

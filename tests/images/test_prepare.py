@@ -75,6 +75,7 @@ def test_a_strip_still_gives_a_picture():
         assert prepare(Image.new("RGB", (2000, 1)), preprocessing_of(crop_mode=crop_mode)).shape == (3, 224, 224)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(4000, 3000), (2999, 4003), (1601, 1203), (900, 700)])
 @pytest.mark.parametrize("name", ["boat", "snail"])
 def test_a_large_jpeg_read_at_a_fraction_is_the_same_to_the_eye(tmp_path, size, name):
@@ -87,6 +88,7 @@ def test_a_large_jpeg_read_at_a_fraction_is_the_same_to_the_eye(tmp_path, size, 
         assert change.mean() <= 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("orientation", range(2, 9))
 def test_a_turned_fraction_lands_where_the_turned_whole_does(tmp_path, orientation):
     """Sides that 8 does not divide leave a piece of a pixel over, on a side that depends on the turn."""

@@ -64,6 +64,7 @@ def test_a_bank_that_a_recipe_names_may_lie_in_the_home_folder(banks, drawn, tmp
     assert report["bank"]["digest"] == read_bank(banks["dense"]).digest
 
 
+@pytest.mark.slow
 @every_kind
 @pytest.mark.parametrize("recipe", ["protonet", "ridge", "finetune", "lora"])
 def test_a_file_made_from_a_bank_is_complete_on_the_original_base(
@@ -89,6 +90,7 @@ def test_a_file_made_from_a_bank_is_complete_on_the_original_base(
     assert verify(file, source, CPU).backbone == "test_vit"
 
 
+@pytest.mark.slow
 def test_a_file_made_from_a_bank_is_exported_like_any_other(banks, drawn, tmp_path, learn, source):
     learn(drawn, tmp_path / "x.fewshot", "ridge", bank=banks["experts"])
     output = tmp_path / "x.safetensors"
@@ -104,6 +106,7 @@ def test_the_estimate_from_a_bank_is_of_images_that_nothing_was_learned_from(kin
     assert how.startswith("2-fold" if kind == "experts" else "images of each class left out in turn")
 
 
+@pytest.mark.slow
 @every_kind
 def test_the_same_run_gives_the_same_bytes_whatever_the_cache_knows(kind, banks, drawn, tmp_path, learn):
     cache = FeatureCache(tmp_path / "features.sqlite")
@@ -113,6 +116,7 @@ def test_the_same_run_gives_the_same_bytes_whatever_the_cache_knows(kind, banks,
     assert all(other == first for other in others)
 
 
+@pytest.mark.slow
 @every_kind
 @pytest.mark.parametrize("recipe", ["ridge", "logistic", "finetune"])
 def test_the_held_out_cost_of_rounding_is_told_of_a_bank_too(kind, recipe, banks, drawn, tmp_path, learn):
@@ -123,6 +127,7 @@ def test_the_held_out_cost_of_rounding_is_told_of_a_bank_too(kind, recipe, banks
     assert cost["accuracy"] == pytest.approx(cost["accuracy_before"], abs=0.1)
 
 
+@pytest.mark.slow
 def test_rounded_features_are_what_is_asked_about(banks, drawn, tmp_path, learn, monkeypatch):
     monkeypatch.setattr("fewshot_cli.jobs.classify.proof.MOST_CHANGED", 1)
     fine, coarse = (
@@ -132,6 +137,7 @@ def test_rounded_features_are_what_is_asked_about(banks, drawn, tmp_path, learn,
     assert coarse["accuracy"] != fine["accuracy"] and coarse["accuracy_before"] == fine["accuracy_before"]
 
 
+@pytest.mark.slow
 def test_features_that_a_dense_bank_moved_are_computed_once_and_are_no_others(
     banks, drawn, tmp_path, learn, passes, vit, random_bank
 ):
@@ -162,6 +168,7 @@ def test_pruning_says_what_it_costs(kind, banks, drawn, tmp_path, learn_result):
     assert "pruning" not in [str(cell) for cell in shown(whole).columns[0]._cells]
 
 
+@pytest.mark.slow
 def test_a_density_of_all_changes_nothing(banks, drawn, tmp_path, learn):
     for name, density in (("a", None), ("b", 1.0)):
         learn(drawn, tmp_path / f"{name}.fewshot", "protonet", bank=banks["experts"], density=density)
@@ -374,6 +381,7 @@ def test_results_belong_to_the_content_of_a_bank_whatever_its_name(run, asked, b
     assert set(run({"a": from_file(banks["dense"], density=0.1)})["keys"]["a"].values()) != {key}
 
 
+@pytest.mark.slow
 def test_a_run_with_banks_can_be_repeated(run, asked, source, tmp_path, vit, random_bank):
     bank = random_bank(tmp_path / "mine.bank", vit)
     run(asked | {"mine": load_recipe("finetune", QUICK, bank=str(bank), density=0.1)})

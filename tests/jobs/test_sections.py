@@ -72,6 +72,7 @@ def test_a_graft_is_not_merged_and_the_reason_is_given(grafted, tmp_path, source
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_graft_goes_to_onnx(grafted, tmp_path, source, unseen):
     pytest.importorskip("onnxruntime")
     report = export(grafted, tmp_path / "out.onnx", "onnx", unseen, Means(source, CPU, NoCache(), Unseen())).report()

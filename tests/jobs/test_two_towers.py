@@ -49,6 +49,7 @@ def test_a_classifier_on_two_towers_answers_as_it_was_learned(
         assert bool(changed) == (recipe != "ridge")
 
 
+@pytest.mark.slow
 def test_what_a_file_says_of_its_towers_is_enough_to_answer(learn_clip, drawn, tmp_path, towers_file):
     """Not even open_clip is needed, and no words beside the weights."""
     learn_clip(drawn, tmp_path / "a.fewshot", "bitfit", "method.tuning.optim.steps=2")

@@ -116,6 +116,7 @@ def test_the_same_seed_gives_the_same_answer(name, backbone, easy, first_answer)
     assert all(torch.equal(first[key], again[key]) for key in first)
 
 
+@pytest.mark.slow
 @every_method
 def test_permuting_the_support_set_changes_nothing(name, backbone, easy, pictures, first_answer):
     first = first_answer(name)
@@ -154,6 +155,7 @@ def test_backbone_and_support_set_are_untouched(name, backbone, easy, first_answ
     assert not any(p.requires_grad or p.grad is not None for p in backbone.module.parameters())
 
 
+@pytest.mark.slow
 @every_method
 def test_an_easy_support_set_is_separated(name, backbone, easy, pictures, first_answer):
     first_answer(name)  # skips what this backbone has not

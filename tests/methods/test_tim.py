@@ -13,6 +13,7 @@ RUNS = {  # loss weights, learning rate and steps of the file's settings
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["bal_5shot", "hard_1shot", "imb_1shot"])
 @pytest.mark.parametrize("run", RUNS)
 def test_class_vectors_and_answers_are_the_published_ones(golden, task, run):

@@ -294,6 +294,7 @@ def total_variation(own: np.ndarray, published: np.ndarray) -> float:
     return float(np.abs(own / own.sum() - published / published.sum()).sum() / 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["A", "B", "C", "O", "H"])
 def test_episodes_are_distributed_like_the_published_ones(golden, which):
     vectors, config = golden("md_sampler")

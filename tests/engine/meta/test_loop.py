@@ -48,6 +48,7 @@ def test_the_example_of_the_documentation_runs(sets, random_weights, capsys):
     assert set(found["backbone"].params) < set(found["bank"]) and found["state"].step == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [DenseMetaTuning(lr=1e-2), MAMF(way=3, tasks=2)], ids=lambda method: method.name)
 def test_a_state_goes_on_in_another_run(method, source):
     straight = Practice.start(method, TRAINING, source)

@@ -197,6 +197,7 @@ def audible(model):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ATTENTION)
 def test_keys_are_where_a_constant_changes_nothing(name):
     """A constant added to all keys adds the same to all of a query's logits, which softmax takes off again."""

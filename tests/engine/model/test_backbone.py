@@ -39,6 +39,7 @@ def batch(size, n=2):
     return torch.randn(n, 3, *size, generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classifier", ["with", "without"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_features_are_those_of_the_timm_model(name, classifier, random_weights):
@@ -128,6 +129,7 @@ def test_no_weights_at_all_are_an_error_and_no_download():
         build_backbone("test_vit", {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["levit_128s", "test_maxvit"])
 def test_a_size_the_architecture_cannot_take_is_an_error(name, random_weights):
     with pytest.raises(FewshotError, match="150 pixels"):

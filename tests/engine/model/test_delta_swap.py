@@ -111,6 +111,7 @@ def test_the_module_itself_runs_on_the_arena():
     torch.testing.assert_close(there(images), plain(images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", ["SSE41", "AVX2", "DEFAULT"])
 def test_it_answers_as_the_module_does_with_the_kernels_of_other_processors(isa):
     """oneDNN takes kernels by instruction set once, when it is first used: hence a process of its own."""

@@ -516,6 +516,7 @@ def test_a_file_with_any_byte_changed_by_a_bit_is_refused_or_the_same(path):
         assert found.digest == digest
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=300))
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_are_refused(path, content):

@@ -151,6 +151,7 @@ def test_a_method_that_trains_answers_with_its_moved_weights(run, sets):
     assert trained["methods"]["norms"]["bytes"] > frozen["methods"]["protonet"]["bytes"]
 
 
+@pytest.mark.slow
 def test_every_recipe_sees_the_same_episodes_whatever_else_runs(run, sets, tmp_path):
     alone = figures(run(sets, "ridge", output=tmp_path / "a.json"))
     among = figures(run(sets, "protonet", "norms", "ridge", output=tmp_path / "b.json", changes=()))
@@ -211,6 +212,7 @@ def test_another_question_does_not_take_what_is_there(run, sets):
     assert figures(run(sets, seed=0)) == before
 
 
+@pytest.mark.slow
 def test_features_are_computed_once_for_each_data_set(run, sets, passes):
     cache = FeatureCache()
     run(sets, "protonet", "ridge", "logistic", cache=cache)
@@ -295,6 +297,7 @@ def test_data_too_small_for_the_protocol_is_said_before_anything_is_done(run, se
     assert not passes
 
 
+@pytest.mark.slow
 def test_a_run_can_be_repeated(run, sets, weights, tmp_path):
     run(sets, "ridge", "norms", episodes=2, changes=QUICK[:0])
     path = tmp_path / "run.json"

@@ -36,6 +36,7 @@ def trained(name: str) -> bool:
 # --- the whole way ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", recipe_names(Recipe))
 def test_every_recipe_writes_a_file_that_gives_what_it_learned(
     name, drawn, tmp_path, learn, predict, vit, towers_file, source

@@ -69,9 +69,12 @@ def test_a_row_says_what_the_head_makes_of_the_features(file, drawn, predict, vi
 
 
 def test_an_image_gets_the_same_answer_alone_and_among_others(file, drawn, predict):
+    """To rounding: how many images go through at once decides the last bits, on some processors."""
     together = predict(file, drawn)["predictions"]
     for row, path in zip(together, sorted(drawn.glob("*/*")), strict=True):
-        assert predict(file, path)["predictions"] == [row]
+        (alone,) = predict(file, path)["predictions"]
+        assert (alone["path"], alone["label"], alone["error"]) == (row["path"], row["label"], row["error"])
+        assert dict(alone["top"]) == pytest.approx(dict(row["top"]), abs=2e-6)
 
 
 def test_a_warm_cache_changes_nothing(file, drawn, tmp_path, predict, passes):
@@ -160,6 +163,7 @@ def several(drawn, tmp_path, learn):
     return several
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["test_vit", "test_efficientnet"])
 def test_several_files_answer_as_each_alone(backbone, several, unseen, predict, weights, tmp_path):
     files = several(backbone)
@@ -180,6 +184,7 @@ def test_several_files_answer_as_each_alone(backbone, several, unseen, predict, 
             assert row["file"] == alone["file"] and dict(row["top"]) == pytest.approx(dict(alone["top"]), abs=2e-6)
 
 
+@pytest.mark.slow
 def test_eval_and_predict_see_the_same(several, unseen, weights, tmp_path):
     """One merges copies of weights, the other swaps in place; both share the cache of features."""
     for backbone in ("test_vit", "test_efficientnet"):

@@ -94,6 +94,7 @@ def test_what_timm_cannot_express_is_refused(drawn, tmp_path, learn, export):
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("backbone", "recipe"), [("test_vit", "lora"), ("test_efficientnet", "ridge")])
 def test_onnx_takes_batches_of_any_size_and_describes_itself(
     backbone, recipe, drawn, tmp_path, learn, export, weights, pictures

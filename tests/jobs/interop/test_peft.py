@@ -174,6 +174,7 @@ def configs():
     yield "vera drawn again", vera(r=5, save_projection=False, projection_prng_key=7, **LINEAR), "test_vit"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("config", "backbone"), [pytest.param(c, b, id=i) for i, c, b in configs()])
 def test_what_peft_trained_gives_its_logits_here(config, backbone, trained, back, tmp_path, weights, pictures, predict):
     folder, logits = trained(config, backbone)
@@ -193,6 +194,7 @@ def test_what_peft_trained_gives_its_logits_here(config, backbone, trained, back
     assert verify(file, base, CPU)
 
 
+@pytest.mark.slow
 def test_what_peft_trained_can_be_rounded_exported_and_asked(
     trained, back, export, tmp_path, predict, evaluate, unseen, weights, pictures
 ):
@@ -292,6 +294,7 @@ def test_an_export_belongs_to_its_base(tmp_path, learned, export, back, random_w
         back(tmp_path / "adapter", tmp_path / "y.fewshot", backbone="test_efficientnet")
 
 
+@pytest.mark.slow
 def test_an_adapter_takes_the_place_of_an_adapter_only(tmp_path, learned, export):
     file, folder = tmp_path / "x.fewshot", tmp_path / "adapter"
     shutil.copy(learned, file)
@@ -309,6 +312,7 @@ def test_an_adapter_takes_the_place_of_an_adapter_only(tmp_path, learned, export
     assert (folder / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [False, True])
 def test_a_failed_proof_leaves_what_was_there(before, tmp_path, learned, export, back, monkeypatch):
     file, folder = tmp_path / "x.fewshot", tmp_path / "out" / "adapter"

@@ -143,6 +143,7 @@ def test_its_bank_is_written_read_and_told_of(tuned, known, tmp_path):
         draw(told, tmp_path / "x.svg")
 
 
+@pytest.mark.slow
 def test_adapt_and_eval_begin_from_it(tuned, known, learn, drawn, sets, source, tmp_path):
     path, _ = tuned()
     strength = float(read_bank(path).tensors[STRENGTH].exp())
@@ -186,6 +187,7 @@ def test_it_stops_and_goes_on_to_the_same_bank(tuned, known, monkeypatch):
     assert path.read_bytes() == straight.read_bytes()
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused(tuned, known, learn, drawn, tmp_path, monkeypatch):
     path, _ = tuned()
     with pytest.raises(FewshotError, match="for ridge"):

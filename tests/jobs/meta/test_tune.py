@@ -117,6 +117,7 @@ def same(a: Path, b: Path) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_leaves_a_bank_and_says_what_it_did(method, tune, tmp_path):
     output = tmp_path / "x.bank"
@@ -138,12 +139,14 @@ def test_every_method_leaves_a_bank_and_says_what_it_did(method, tune, tmp_path)
     assert [line["episode"] for line in practised] == list(range(report["episodes"]))
 
 
+@pytest.mark.slow
 def test_a_convolutional_backbone_can_be_meta_tuned(tune, tmp_path):
     report = tune("smat", "method.experts=3", backbone="test_efficientnet")
     assert report["backbone"] == "test_efficientnet"
     assert read_bank(tmp_path / "x.bank").gates.shape[0] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["smat-vits", "smat-vitb", "dense-vits"])
 def test_the_published_recipes_run_on_a_small_backbone(recipe, tune, tmp_path):
     """Variable way and shot, views, many tasks a step, the published schedule, whose epoch 0 learns next to nothing."""
@@ -160,6 +163,7 @@ def test_the_published_recipes_run_on_a_small_backbone(recipe, tune, tmp_path):
     assert changes[1] < 1e-4 and changes[3] > 3 * changes[1]
 
 
+@pytest.mark.slow
 def test_practice_makes_better(tune):
     """The loss falls on drawn pictures, with dense weights and with experts."""
     for changes in (("dense", "method.lr=1e-3"), ("smat", "method.delta_lr=5e-3", "method.kd=0", "method.sparsity=0")):
@@ -167,6 +171,7 @@ def test_practice_makes_better(tune):
         assert report["epochs"][-1]["loss"] < 0.9 * report["epochs"][0]["loss"]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bank_and_another_does_not(tune, tmp_path):
     paths = [tmp_path / f"{i}.bank" for i in range(3)]
     for path, seed in zip(paths, (0, 0, 1), strict=True):
@@ -175,6 +180,7 @@ def test_the_same_seed_gives_the_same_bank_and_another_does_not(tune, tmp_path):
     assert not same(paths[0], paths[2])
 
 
+@pytest.mark.slow
 def test_masks_that_are_compared_with_have_the_density_of_those_learned(tune, tmp_path):
     opened = {}
     for masks in ("random", "magnitude"):
@@ -204,6 +210,7 @@ def test_gates_are_written_as_they_are_used(tune, tmp_path):
     assert len(read_bank(tmp_path / "x.bank").gates.unique()) > 100
 
 
+@pytest.mark.slow
 def test_learned_masks_reach_their_sparsity(tune):
     report = tune(
         "smat",
@@ -218,6 +225,7 @@ def test_learned_masks_reach_their_sparsity(tune):
 # --- stopping and going on -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "at"), [("smat", 0), ("smat", 2), ("smat", 3), ("smat", 5), ("dense", 3), ("fomaml", 5), ("mamf", 4)]
 )
@@ -233,6 +241,7 @@ def test_a_stopped_run_goes_on_to_the_same_bank(recipe, at, tune, stop, tmp_path
     assert report["epochs"] == json.loads((tmp_path / "straight.bank.run.json").read_text())["epochs"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["exp3", "ucb1"])
 def test_samplers_that_learn_go_on_where_they_were(sampler, tune, stop, tmp_path):
     straight, stopped = tmp_path / "straight.bank", tmp_path / "stopped.bank"
@@ -248,6 +257,7 @@ def test_samplers_that_learn_go_on_where_they_were(sampler, tune, stop, tmp_path
     assert straight.read_bytes() == stopped.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_that_crashed_goes_on_from_its_last_epoch(tune, tmp_path, monkeypatch):
     """As after kill -9: nothing of the broken epoch is there but its scalars, which are dropped."""
     straight, crashed = tmp_path / "straight.bank", tmp_path / "crashed.bank"
@@ -283,6 +293,7 @@ def test_a_damaged_log_is_a_sentence(damage, tune, stop, tmp_path):
     assert log.read_bytes() == damage + whole
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_is_neither_overwritten_nor_mixed_up(tune, stop, tmp_path):
     output = tmp_path / "x.bank"
     stop(2)
@@ -349,12 +360,14 @@ def test_a_checkpoint_of_before_circumstances_were_written_is_a_sentence(tune, s
         tune("dense", resume=True)
 
 
+@pytest.mark.slow
 def test_there_need_be_nothing_to_go_on_from(tune, tmp_path):
     tune(output=tmp_path / "a.bank")
     tune(output=tmp_path / "b.bank", resume=True)
     assert same(tmp_path / "a.bank", tmp_path / "b.bank")
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_good_checkpoint(tune, tmp_path, monkeypatch):
     output, written = tmp_path / "x.bank", []
     write = checkpoints.write_signed
@@ -516,6 +529,7 @@ class Graphs:
         return work
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_fast_path_is_taken_and_what_becomes_of_it_is_told(fails, tune, tmp_path, monkeypatch, caplog):
     graphs = Graphs(fails)
@@ -554,6 +568,7 @@ def test_a_fast_path_that_fails_at_the_start_is_told_or_refused(tune, monkeypatc
         tune("smat", "training.fast_path=on", output=tmp_path / "y.bank")
 
 
+@pytest.mark.slow
 def test_a_run_can_go_on_without_the_fast_path_that_stopped_it(tune, stop, tmp_path):
     straight, stopped = tmp_path / "straight.bank", tmp_path / "stopped.bank"
     tune("smat", output=straight)
@@ -578,6 +593,7 @@ def test_bfloat16_is_for_gpus_that_have_it_and_others_are_told(device, has, foun
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["uniform", "exp3"])
 def test_tasks_drawn_ahead_by_a_thread_lead_to_the_same_bank(sampler, tune, tmp_path, monkeypatch):
     ahead = episodes.Ahead

@@ -108,6 +108,7 @@ def test_the_report_says_where_they_disagree(written, compose, vit):
     assert report["files"][0]["survival"] == pytest.approx((1 + 2 * 4 + 3 * 2) / 14)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [{}, {"rule": "ties"}, {"rule": "dare", "density": 0.5}, {"scale": 0.5}])
 def test_what_users_learned_composes_to_a_classifier(how, tmp_path, learn, compose, predict, evaluate, source, unseen):
     """Two users with a class in common; afterwards one file that all commands take."""

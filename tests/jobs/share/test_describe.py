@@ -49,6 +49,7 @@ def test_a_bank_of_experts_is_counted(bank, vit):
     assert {"recipe", "seed", "episodes", "data", "validation", "versions", "parent"} <= set(report.report())
 
 
+@pytest.mark.slow
 def test_layers_of_a_bank_are_counted(bank):
     report, read = inspect(bank), read_bank(bank)
     names = [name for name, shape in read.header.shapes.items() for _ in range(torch.Size(shape).numel())]
@@ -86,6 +87,7 @@ def test_a_bank_that_was_changed_is_refused(bank, tmp_path):
         inspect(tmp_path / "x.bank")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["bank", "dense"])
 def test_pictures_are_written(which, request, tmp_path):
     report = inspect(request.getfixturevalue(which))

@@ -142,6 +142,7 @@ def test_a_dense_bank_shows_its_norms():
     assert "expert" not in text and "root mean square" in text and "0.125" in text
 
 
+@pytest.mark.slow
 def test_a_picture_names_layers_and_is_the_same_each_time(result):
     svg = picture(result, "svg")
     texts = {element.text for element in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")}

@@ -210,6 +210,7 @@ STAGES += [(at, after) for at in ("record", "record memory") for after in (0, 1)
 """Where the first or a later bucket fails: two are warmed up twice, recorded and replayed."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("at", "after"), STAGES)
 def test_what_fails_in_a_step_is_told_once_and_nothing_of_it_stays(net, plain, at, after):
     told: list[str] = []
@@ -244,6 +245,7 @@ def test_a_loss_that_is_no_number_is_not_the_fast_paths_fault(net):
     assert all(step(task, 2.0).total.isnan() for _ in range(4))
 
 
+@pytest.mark.slow
 def test_the_kernels_themselves_pass_the_trial_in_tritons_interpreter():
     pytest.importorskip("triton", reason="Triton is not installed")
     script = """

@@ -46,6 +46,7 @@ def compare(device: str) -> None:
             torch.testing.assert_close(unlearned, tuple(found[:2]), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_the_kernels_are_the_chunks_in_the_interpreter():
     script = f"import runpy; runpy.run_path({str(HERE)!r})['compare']('cpu')"
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}

@@ -221,6 +221,7 @@ def practised(step: SMATStep | None, bank: Params, net: FlatBackbone, options: S
     return last | {f"figure {name}": values for name, values in figures(loss).items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forget", ["none", "zero"])
 @pytest.mark.parametrize("fake", [None, FakeRecorder()], ids=["called", "recorded"])
 def test_steps_are_what_loss_and_backward_are(net, fake, forget):
@@ -280,6 +281,7 @@ def benchmarked(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, str(BENCHMARK), *options], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs_on_a_cpu():
     small = ("--backbone", "test_vit", "--image-size", "64", "--rounds", "1")
     done = benchmarked("--device", "cpu", *small, "--images", "3x5", "10x10")
@@ -292,6 +294,7 @@ def test_the_benchmark_runs_on_a_cpu():
     assert len(lines) == 3 and "Not met" in lines[2]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_the_benchmark_says_that_there_is_no_gpu():
     done = benchmarked()
