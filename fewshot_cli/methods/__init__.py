@@ -10,6 +10,7 @@ from pydantic import Field
 from fewshot_cli.methods.base import GraftSettings, TransductiveMethod
 from fewshot_cli.methods.clip_adapter import Blend, CLIPAdapter
 from fewshot_cli.methods.coop import CoOp
+from fewshot_cli.methods.cosine_ridge import CosineRidge
 from fewshot_cli.methods.cross_modal import CrossModal
 from fewshot_cli.methods.dense import FOMAML, DenseMetaTuning
 from fewshot_cli.methods.finetune import Finetune
@@ -51,7 +52,18 @@ Move: TypeAlias = (
     | TipAdapterF
 )
 HeadAlone: TypeAlias = (
-    ProtoNet | Ridge | Logistic | LDA | Gaussian | TIM | ZeroShot | GDA | LPPlusPlus | TaskRes | CrossModal
+    ProtoNet
+    | Ridge
+    | CosineRidge
+    | Logistic
+    | LDA
+    | Gaussian
+    | TIM
+    | ZeroShot
+    | GDA
+    | LPPlusPlus
+    | TaskRes
+    | CrossModal
 )
 
 AnyMethod: TypeAlias = Annotated[HeadAlone | Move, Field(discriminator="name")]

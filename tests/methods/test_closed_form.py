@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn import linear_model
+from sklearn import kernel_ridge, linear_model
 
 from fewshot_cli.engine.head.linear import class_means, typical_norm
 from fewshot_cli.methods.base import TASKS_AT_ONCE, logits_of_tasks
+from fewshot_cli.methods.cosine_ridge import CosineRidge
 from fewshot_cli.methods.gaussian import Gaussian
 from fewshot_cli.methods.lda import LDA
 from fewshot_cli.methods.logistic import Logistic
@@ -53,6 +54,19 @@ def test_logistic_regression_is_scikit_learns(strength, dim):
     head = Logistic(inverse_strength=strength).head(features, labels, way=len(UNEVEN))
     actual = head.logits(queries).log_softmax(1)  # the same number may be added to all intercepts
     torch.testing.assert_close(actual, torch.from_numpy(oracle.predict_log_proba(q)).float(), rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("shots", [UNEVEN, (1, 1), (30, 30, 30)])
+@pytest.mark.parametrize("dim", [6, 60])
+def test_cosine_ridge_is_scikit_learns_kernel_ridge(shots, dim):
+    features, labels, queries = task(shots, dim)
+    oracle = kernel_ridge.KernelRidge(alpha=0.2, kernel="cosine").fit(
+        features.double().numpy(), one_hot(labels, len(shots))
+    )
+    expected = torch.from_numpy(4.0 * oracle.predict(queries.double().numpy())).float()
+    head = CosineRidge(strength=0.2, scale=4.0).head(features, labels, len(shots))
+    assert not head.bias.any()
+    torch.testing.assert_close(head.logits(queries), expected, rtol=1e-4, atol=1e-5)
 
 
 def naive_lda(features, labels, way, queries, covariance, ridge):
@@ -116,6 +130,8 @@ EVERY_CLOSED_FORM = {
     "lda-within": LDA(covariance="within"),
     "lda-weak": LDA(covariance="within", ridge=0.05),
     "gaussian": Gaussian(),
+    "cosine-ridge": CosineRidge(),
+    "cosine-ridge-strong": CosineRidge(strength=1.0, scale=3.0),
 }
 
 

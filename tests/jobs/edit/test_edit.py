@@ -23,7 +23,7 @@ from fewshot_cli.jobs.share.verify import verify
 from fewshot_cli.storage.feature_cache import NoCache
 
 CPU = torch.device("cpu")
-CLOSED = ["ridge", "lda", "gaussian", "protonet", "protonet-euclidean"]
+CLOSED = ["ridge", "lda", "gaussian", "cosine-ridge", "protonet", "protonet-euclidean"]
 TRAINED = ("method.tuning.optim.steps=2", "method.tuning.optim.epochs=0")
 
 

@@ -1,0 +1,37 @@
+"""Kernel ridge regression on one-hot labels, the kernel being the cosine of two features."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from fewshot_cli.engine.defaults import COSINE_RIDGE_STRENGTH, RIDGE_SCALE
+from fewshot_cli.methods.base import ClosedFormMethod
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fewshot_cli.engine.head.linear import Head
+
+
+class CosineRidge(ClosedFormMethod):
+    """The linear layer with the least |U W - Y|² + strength |W|², Y one-hot labels, U features of length 1 each.
+
+    It is `ridge` but that only directions count and there is no intercept, so that uneven classes don't pull. Weak
+    ridges lie between the nearest direction, as `protonet` has it, and plain least squares.
+    """
+
+    name: Literal["cosine-ridge"] = "cosine-ridge"
+    strength: float = Field(default=COSINE_RIDGE_STRENGTH, gt=0)
+    scale: float = Field(default=RIDGE_SCALE, gt=0)
+
+    def head(self, features: Tensor, labels: Tensor, way: int) -> Head:
+        from fewshot_cli.engine.head.cosine_ridge import cosine_ridge_head
+
+        return cosine_ridge_head(features, labels, way, self.strength, self.scale)
+
+    def leave_one_out(self, features: Tensor, labels: Tensor, way: int) -> Tensor:
+        from fewshot_cli.engine.head.cosine_ridge import cosine_ridge_leave_one_out
+
+        return cosine_ridge_leave_one_out(features, labels, way, self.strength, self.scale)
