@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from long_tables import section as long_section
 from meta_tables import section
+from moa import section as moa_section
 from tiny_clip_table import section as tiny_clip_section
 
 from fewshot_cli.engine.trust.significance import mean_interval
@@ -151,7 +152,8 @@ def page() -> str:
             parts += [
                 f"### {shots} image{'s' * (shots > 1)} of each class\n\n{markdown(at(run, shots))}" for shots in (1, 5)
             ]
-    parts += [found for found in (section(), long_section(), tiny_clip_section()) if found]
+    sections = (section(), long_section(), moa_section(), tiny_clip_section())
+    parts += [found for found in sections if found]
     reference = json.loads((RESULTS / "reference.json").read_text())
     parts.append(REFERENCE + reference_table(reference))
     return "\n".join(parts)
