@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.formats.delta.file import read_delta_file, write_delta_file
+from fewshot_cli.formats.delta.file import read_any_delta_file, write_delta_file
 from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.jobs.share import compose as composing
@@ -52,7 +52,7 @@ def test_the_whole_chain_is_told(family):
 
 
 def test_what_is_not_there_is_named_by_its_digest(family, tmp_path):
-    digest = read_delta_file(family / "c.fewshot").digest
+    digest = read_any_delta_file(family / "c.fewshot").digest
     (family / "c.fewshot").unlink()
     missing = [
         parent for parent in inspect(family / "abc.fewshot").report()["chain"]["parents"] if parent["file"] is None
@@ -94,7 +94,7 @@ def test_broken_neighbours_are_none(family):
 
 def test_only_headers_are_read_of_what_is_no_ancestor(family, monkeypatch):
     read = []
-    monkeypatch.setattr(chains, "read_delta_file", lambda path: read.append(path.name) or read_delta_file(path))
+    monkeypatch.setattr(chains, "read_any_delta_file", lambda path: read.append(path.name) or read_any_delta_file(path))
     inspect(family / "ab.fewshot")
     assert sorted(read) == ["a.fewshot", "b.fewshot"]
     read.clear()
@@ -105,13 +105,13 @@ def test_only_headers_are_read_of_what_is_no_ancestor(family, monkeypatch):
 def test_a_long_line_is_cut_and_nobody_is_told_of_twice(tmp_path, drawn, learn):
     """Every file is composed of the one before, named many times over: without a bound, more links than can be told."""
     learn(drawn, tmp_path / "0.fewshot", "protonet")
-    file = read_delta_file(tmp_path / "0.fewshot")
+    file = read_any_delta_file(tmp_path / "0.fewshot")
     generations = chains.MOST_GENERATIONS + 4
     for i in range(1, generations):
         provenance = file.header.provenance.model_copy(update={"parents": (file.digest,) * 3})
         header = file.header.model_copy(update={"provenance": provenance})
         write_delta_file(tmp_path / f"{i}.fewshot", header, file.delta, file.head)
-        file = read_delta_file(tmp_path / f"{i}.fewshot")
+        file = read_any_delta_file(tmp_path / f"{i}.fewshot")
     chain = inspect(tmp_path / f"{generations - 1}.fewshot").report()["chain"]
     first, *others = chain["parents"]
     assert "parents" in first and all("parents" not in other and other["file"] == first["file"] for other in others)
