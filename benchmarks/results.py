@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from choosing import section as choosing_section
 from long_tables import section as long_section
 from meta_tables import section
 from moa import section as moa_section
@@ -152,7 +153,7 @@ def page() -> str:
             parts += [
                 f"### {shots} image{'s' * (shots > 1)} of each class\n\n{markdown(at(run, shots))}" for shots in (1, 5)
             ]
-    sections = (section(), long_section(), moa_section(), tiny_clip_section())
+    sections = (choosing_section(), section(), long_section(), moa_section(), tiny_clip_section())
     parts += [found for found in sections if found]
     reference = json.loads((RESULTS / "reference.json").read_text())
     parts.append(REFERENCE + reference_table(reference))

@@ -8,7 +8,12 @@ from typing import Any
 from fewshot_cli.errors import FewshotError
 
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
-DEFAULT_RECIPE = "bitfit"
+AUTO = "auto"
+"""What `adapt` does where no recipe is given: it chooses one for the images."""
+TRAINED = "bitfit"
+"""The recipe that trains, which is tried where it pays."""
+DEFAULT_BUDGET = 20
+"""Seconds that choosing and training may take."""
 DEFAULT_RECIPE_FROM_BANK = "protonet"
 
 _INSTALLED = Path(__file__).parent / "_recipes"
@@ -30,6 +35,11 @@ def recipe_path(name_or_path: str) -> Path:
                 f"There is no recipe file '{path}'.", "`fewshot recipes` lists the recipes that come with the install."
             )
         return path
+    if name_or_path == AUTO:
+        raise FewshotError(
+            "auto is no recipe: it has `fewshot adapt` choose one for a folder.",
+            "Name recipes; `fewshot choose FOLDER` shows what it would take.",
+        )
     if name_or_path not in installed():
         near = get_close_matches(name_or_path, installed(), n=3)
         raise FewshotError(

@@ -8,10 +8,11 @@ from typing import Any, TypeAlias
 
 from fewshot_cli.engine.device import choose_device
 from fewshot_cli.errors import FewshotError
+from fewshot_cli.jobs.classify.choose import ChoiceSettings
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.models import Source
 from fewshot_cli.jobs.progress import Unseen
-from fewshot_cli.recipe_files import DEFAULT_RECIPE, DEFAULT_RECIPE_FROM_BANK
+from fewshot_cli.recipe_files import DEFAULT_BUDGET, DEFAULT_RECIPE_FROM_BANK
 from fewshot_cli.recipes import Recipe, load_recipe
 from fewshot_cli.storage.feature_cache import FeatureCache, NoCache
 
@@ -36,9 +37,27 @@ def recipe_of(
     density: float | None,
 ) -> Recipe:
     """The recipe of a name or a file, with these changes. Raises FewshotError that lists every mistake."""
-    name = str(recipe) if recipe is not None else DEFAULT_RECIPE if bank is None else DEFAULT_RECIPE_FROM_BANK
+    name = DEFAULT_RECIPE_FROM_BANK if recipe is None else str(recipe)
     given = {"backbone": backbone, "image_size": image_size, "density": density}
     return load_recipe(name, changes_of(changes), **given, bank=None if bank is None else str(bank))
+
+
+def choice_of(
+    backbone: str | None,
+    image_size: int | None,
+    budget: float | None,
+    seed: int,
+    changes: Settings | None,
+    folds: int | None,
+    density: float | None,
+) -> ChoiceSettings:
+    """What a recipe is chosen from. Raises FewshotError for what is of one recipe."""
+    for name, value in {"set": changes, "folds": folds, "density": density}.items():
+        if value:
+            raise FewshotError(f"{name} is of one recipe, and none is given.", f"Give a recipe, or leave {name} out.")
+    given = {"backbone": backbone, "image_size": image_size}
+    given = {name: value for name, value in given.items() if value is not None}
+    return ChoiceSettings(given, DEFAULT_BUDGET if budget is None else budget, seed)
 
 
 def changes_of(changes: Settings | None) -> list[str]:

@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
-from fewshot_cli.api.asked import AnyPath, Settings, changes_of, means_of, recipe_of
+from fewshot_cli.api.asked import AnyPath, Settings, changes_of, choice_of, means_of, recipe_of
 from fewshot_cli.api.classifier import Classifier
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.delta.rounding import Values
@@ -17,14 +17,16 @@ from fewshot_cli.images.sources.in_memory import Labelled, Picture, labelled_pic
 from fewshot_cli.jobs.benchmark.protocols import protocols
 from fewshot_cli.jobs.benchmark.run import Question, answered_again
 from fewshot_cli.jobs.benchmark.run import compare as compare_job
-from fewshot_cli.jobs.classify.adapt import AdaptSettings
+from fewshot_cli.jobs.classify.adapt import AdaptSettings, Begun
 from fewshot_cli.jobs.classify.adapt import adapt as adapt_job
+from fewshot_cli.jobs.classify.choose import adapt_by_choice
 from fewshot_cli.jobs.initialisation import Starts
 from fewshot_cli.jobs.interop.export import Format
 from fewshot_cli.jobs.meta.results import Material, Output
 from fewshot_cli.jobs.meta.tune import meta_tune as meta_tune_job
 from fewshot_cli.jobs.models import load_model, loaded_on
-from fewshot_cli.recipes import folds_asked, load_meta_recipe
+from fewshot_cli.recipe_files import AUTO
+from fewshot_cli.recipes import folds_asked, load_meta_recipe, parse_recipe
 from fewshot_cli.results import (
     ComparisonResult,
     EvalResult,
@@ -44,6 +46,7 @@ def adapt(
     weights: AnyPath | None = None,
     image_size: int | None = None,
     set: Settings | None = None,
+    budget: float | None = None,
     folds: int | None = None,
     values: Values = "float16",
     keep_support: bool = False,
@@ -55,8 +58,9 @@ def adapt(
     """A classifier learned from labelled images; as `fewshot adapt` does, with its options.
 
     `images` is the path of a folder with one sub-folder per class, a mapping from each class to its pictures, or
-    (pictures, labels); pictures are paths, Pillow's, or arrays `(height, width, 3)` of uint8. Nothing is written but
-    what the cache remembers. Raises FewshotError for bad input, before anything slow is done.
+    (pictures, labels); pictures are paths, Pillow's, or arrays `(height, width, 3)` of uint8. Without a `recipe` one is
+    chosen for them, in `budget` seconds. Nothing is written but what the cache remembers. Raises FewshotError for bad
+    input, before anything slow is done.
 
     >>> import fewshot_cli as fewshot
     >>> from fewshot_cli.images.drawing import draw
@@ -67,17 +71,24 @@ def adapt(
     >>> classifier.predict(draw("house", seed=9, size=64))[0].label
     'house'
     """
-    what = recipe_of(recipe, set, backbone, image_size, bank, density)
-    how = AdaptSettings(
-        what, seed, folds_asked(what, folds, kind_of_bank(Path(what.bank)) if what.bank else None), values, keep_support
-    )
+    auto = recipe in (None, AUTO) and bank is None
+    choice = choice_of(backbone, image_size, budget, seed, set, folds, density) if auto else None
+    choice = choice and replace(choice, values=values, keep_support=keep_support)
+    if not auto and budget is not None:
+        raise FewshotError("budget would do nothing: the recipe is given.", "Leave one of them out.")
     labelled = labelled_pictures(images)
     means = means_of(weights, device, offline, no_cache)
     starts = Starts(means.source, means.device)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "classifier.fewshot"
-        result = adapt_job(labelled, path, how, means, starts)
-        loaded = loaded_on(starts.of(what).base, path)
+        if choice is not None:
+            result = adapt_by_choice(labelled, path, choice, means, starts)
+        else:
+            what = recipe_of(recipe, set, backbone, image_size, bank, density)
+            kind = kind_of_bank(Path(what.bank)) if what.bank else None
+            how = AdaptSettings(what, seed, folds_asked(what, folds, kind), values, keep_support)
+            result = adapt_job(labelled, path, how, means, Begun(starts))
+        loaded = loaded_on(starts.of(parse_recipe(result.recipe, "chosen")).base, path)
         return Classifier(path.read_bytes(), loaded, means, result=replace(result, file=None))
 
 

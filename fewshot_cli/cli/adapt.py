@@ -1,6 +1,7 @@
 """`fewshot adapt FOLDER|ZIP|LIST -o FILE`, or `--names A,B,C` in the place of the images"""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import typer
 
 from fewshot_cli.cli import early, options
 from fewshot_cli.errors import FewshotError
+from fewshot_cli.recipe_files import AUTO
 
 BY_NAMES = "zero-shot"
 """The recipe of --names, if none is given."""
@@ -58,6 +60,7 @@ def adapt(
             help="A sentence with {} for the name of a class, for backbones that read texts; repeated, their mean.",
         ),
     ] = None,
+    budget: options.Budget = None,
     folds: Annotated[
         int | None,
         typer.Option(
@@ -98,6 +101,8 @@ def adapt(
 ) -> None:
     """Learn a classifier from labelled images.
 
+    Without --recipe it takes the one that suits the images: heads on frozen features are compared on images left out,
+    and training is tried where it may pay and --budget has room for it. `fewshot choose` shows the table.
     Writes it to a small file, proves that file, and says what accuracy to expect.
     """
     if names is not None:
@@ -105,6 +110,7 @@ def adapt(
             {
                 "FOLDER": folder,
                 "--bank": bank,
+                "--budget": budget,
                 "--folds": folds,
                 "--keep-support": keep_support or None,
                 "--labels": None if labels == "auto" else labels,
@@ -116,14 +122,34 @@ def adapt(
             "There is neither a FOLDER of images nor --names.", "For example: fewshot adapt photos -o my.fewshot"
         )
     named = options.recipe_name(recipe, method, bank is not None)
+    if named != AUTO and budget is not None:
+        raise FewshotError(f"--budget would do nothing: the recipe {named} is given.", "Leave one of them out.")
     early.check_device(device)
     early.check_weights(weights)
-    early.check_recipes([named], changes or ())
+    early.check_recipes([named] if named != AUTO else [], changes or ())
     early.check_there([folder] if folder else [])
     early.check_outputs([output])
     several = folder is not None and early.has_several_labels(folder, labels)
-    if several and not (recipe or method or bank):
+    if several and named == AUTO:
         named = MARKING
+        if budget is not None:
+            raise FewshotError("--budget would do nothing: several labels take ridge.", "Leave it out.")
+    if named == AUTO and folder is not None:
+        _check_auto({"--set": changes, "--folds": folds, "--density": density})
+        early.check_backbone(backbone)
+        early.check_labelled(folder)
+        from fewshot_cli.cli.choose import choice_asked
+
+        asked_of = choice_asked(backbone, image_size, template, budget, seed)
+        asked_of = replace(asked_of, values=values, keep_support=keep_support, labels=labels)
+        progress = options.start(quiet, offline)
+        means = options.means(weights, offline, device, no_cache, progress)
+        from fewshot_cli.cli.terminal import show
+        from fewshot_cli.jobs.classify.choose import adapt_by_choice
+        from fewshot_cli.reports.terminal.adapt import adapted
+
+        show(adapt_by_choice(folder, output, asked_of, means), json, adapted)
+        return
     from fewshot_cli.recipes import folds_asked, load_recipe
 
     what = load_recipe(
@@ -168,6 +194,16 @@ def adapt(
     from fewshot_cli.jobs.classify.from_names import adapt_to_names
 
     show(adapt_to_names((names or "").split(","), output, how, means), json, adapted)
+
+
+def _check_auto(given: Mapping[str, object]) -> None:
+    """Raises FewshotError for what is of one recipe, where one is still to be chosen."""
+    for option, value in given.items():
+        if value is not None:
+            raise FewshotError(
+                f"{option} is of one recipe, and none is given: it is chosen for the images.",
+                f"Name one, as with --recipe ridge, or leave {option} out.",
+            )
 
 
 def _check_names_alone(given: Mapping[str, object]) -> None:

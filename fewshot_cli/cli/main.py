@@ -16,6 +16,7 @@ from fewshot_cli.cli.values import Command, Commands
 
 COMMANDS = {
     "adapt": "adapt.adapt",
+    "choose": "choose.choose",
     "predict": "predict.predict",
     "eval": "evaluate.evaluate",
     "meta-tune": "meta_tune.meta_tune",

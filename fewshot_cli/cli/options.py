@@ -170,14 +170,26 @@ def start(quiet: bool, offline: bool) -> "Progress":
 def recipe_name(recipe: str | None, method: str | None, from_bank: bool = False) -> str:
     """The recipe asked for, by whichever of the two options. Raises FewshotError where both are given."""
     from fewshot_cli.errors import FewshotError
-    from fewshot_cli.recipe_files import DEFAULT_RECIPE, DEFAULT_RECIPE_FROM_BANK
+    from fewshot_cli.recipe_files import AUTO, DEFAULT_RECIPE_FROM_BANK
 
     if recipe and method:
         raise FewshotError(
             f"Both --recipe {recipe} and --method {method} are given.",
             "--method NAME is short for --recipe NAME; give one.",
         )
-    return recipe or method or (DEFAULT_RECIPE_FROM_BANK if from_bank else DEFAULT_RECIPE)
+    return recipe or method or (DEFAULT_RECIPE_FROM_BANK if from_bank else AUTO)
+
+
+Budget = Annotated[
+    float | None,
+    typer.Option(
+        "--budget",
+        metavar="SECONDS",
+        min=0,
+        help="Seconds that choosing a recipe and training may take, 20 if not given.",
+        show_default=False,
+    ),
+]
 
 
 def source(weights: Path | None, offline: bool) -> "Source":

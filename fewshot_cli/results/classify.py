@@ -94,6 +94,39 @@ class SeveralLabels:
     per_class: Mapping[str, OfLabel]
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """A recipe that could be taken: its held-out accuracy with a 95 % interval, None where it can't be known.
+
+    `seconds` are those that it took, or would take where it was not tried; `why` says why it was taken or not.
+    """
+
+    recipe: str
+    backbone: str
+    accuracy: float | None
+    low: float | None
+    high: float | None
+    seconds: float
+    chosen: bool
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChooseResult(Result):
+    """What `adapt` would take for a folder, and all that it could."""
+
+    command: ClassVar[str] = "choose"
+    folder: str
+    classes: tuple[str, ...]
+    images: int
+    budget: float
+    """Seconds."""
+    candidates: tuple[Candidate, ...]
+    advice: str
+    """Whether training would pay, in a sentence."""
+    seconds: Mapping[str, float]
+
+
 @dataclass(frozen=True, kw_only=True)
 class AdaptResult(Result):
     """What was learned from which images, what accuracy to expect, and the file that holds it."""
@@ -138,6 +171,10 @@ class AdaptResult(Result):
     """How names of classes with a + were read, where there are such."""
     several_labels: SeveralLabels | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
     """Where an image may have several labels; `expected_accuracy` is then of exact match."""
+    candidates: tuple[Candidate, ...] | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    """What the recipe was chosen from, where none was given."""
+    advice: str | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    """Whether training would pay, in a sentence, where the recipe was chosen."""
 
 
 @dataclass(frozen=True)

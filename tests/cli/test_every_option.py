@@ -72,6 +72,7 @@ META = (
 )
 BASES = {
     "adapt": ADAPT,
+    "choose": "choose {drawn} {tiny} --json",
     "predict": "predict {file} {drawn} --weights {weights} --json",
     "eval": EVAL,
     "meta-tune": META,
@@ -120,6 +121,7 @@ EXPECTED: dict[str, dict[str, Expectation]] = {
         "--backbone": Refused("--method ridge --backbone no_such_net", "no_such_net"),
         "--image-size": Changes("--method ridge --image-size 48", "--method ridge"),
         "--set": Changes("--method ridge --set method.strength=9", "--method ridge"),
+        "--budget": Refused("--method ridge --budget 9", "--budget"),
         "--folds": Changes(f"{TRAINED} --folds 3", f"{TRAINED} --folds 2"),
         "--values": Changes("--method ridge --values float32", "--method ridge"),
         "--keep-support": Changes("--method ridge --keep-support", "--method ridge"),
@@ -244,6 +246,17 @@ EXPECTED: dict[str, dict[str, Expectation]] = {
         "--json": Elsewhere("test_hub.py::test_what_is_pushed_is_pulled"),
     },
     "verify": {"--offline": Refused("--offline", "--offline", base="verify {file}")},
+    "choose": {
+        "--backbone": Refused("--backbone no_such_net", "no_such_net", base="choose {drawn}"),
+        "--backbones": Refused("--backbones one", "--backbones", base="choose {drawn}"),
+        "--budget": Changes("--budget 0"),
+        "--weights": Refused("--weights nowhere.safetensors", "nowhere.safetensors", base="choose {drawn}"),
+        "--image-size": Changes("--image-size 48"),
+        "--device": Refused("--device tpu", "tpu"),
+        "--seed": Changes("--seed 1"),
+        "--offline": Refused(OFFLINE, "--offline", base="choose {drawn}"),
+        "--no-cache": NoCache(),
+    },
     "doctor": {
         "--learn": Changes("--learn {tiny}"),
         "--backbone": Refused("--backbone no_such_net --learn", "no_such_net"),

@@ -9,8 +9,9 @@ from typer.main import get_command
 from fewshot_cli.cli.main import app
 
 COMMANDS = {
-    "adapt": "--output --recipe --method --bank --density --backbone --weights --image-size --set "
+    "adapt": "--budget --output --recipe --method --bank --density --backbone --weights --image-size --set "
     "--device --seed --offline --json --quiet",
+    "choose": "--backbone --backbones --budget --weights --image-size --device --seed --offline --json --quiet",
     "predict": "--top --csv --jsonl --probabilities --sort-into --watch --weights --device --offline --json --quiet",
     "eval": "--data --bank --density --no-frozen --weights --device --offline --json --quiet",
     "export": "--output --format --weights --device --offline --json --quiet",

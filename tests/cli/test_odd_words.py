@@ -12,6 +12,7 @@ from fewshot_cli.cli.main import app
 BASES = {
     "adapt": "adapt {drawn} -o x.fewshot --method ridge {tiny}",
     "predict": "predict {file} {drawn} --weights {weights}",
+    "choose": "choose {drawn} {tiny}",
     "eval": "eval protonet --data {drawn} --way 2 --shots 1 --queries 1 --episodes 1 {tiny} -o r.json",
     "meta-tune": (
         "meta-tune dense --data {drawn} -o x.bank {tiny} --set training.protocol.way=2 --set training.protocol.shots=1 "

@@ -144,9 +144,9 @@ def test_a_composed_file_is_as_good_as_any(fewshot, call, weights, drawn, tmp_pa
     assert fewshot("eval", tmp_path / "all.fewshot", drawn, "--weights", weights).exit_code == 0
 
 
-def test_long_paths_stay_on_one_line(fewshot, file, weights, tmp_path):
+def test_long_paths_stay_on_one_line(fewshot, file, drawn, weights, tmp_path):
     path = tmp_path.joinpath(*["a long folder name " * 6] * 4, "x.jpg")
-    result = fewshot("predict", file, path, "--weights", weights)
+    result = fewshot("predict", file, path, drawn, "--weights", weights)
     assert any(line.startswith(str(path)) and "no such file" in line for line in result.stdout.splitlines())
 
 

@@ -1,6 +1,6 @@
 """From a labelled folder to a classifier in a small file."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fewshot_cli.engine.adaptation import Adapted, Support
@@ -26,7 +26,7 @@ from fewshot_cli.jobs.models import facts_of
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.jobs.run_record import SHORT_HASH, Stopwatch, versions, write_run
 from fewshot_cli.recipes import DEFAULT_FOLDS, Recipe
-from fewshot_cli.results import AdaptResult, BegunFrom, ExpectedAccuracy, ForetoldAccuracy, Hung, Pruning
+from fewshot_cli.results import AdaptResult, BegunFrom, Candidate, ExpectedAccuracy, ForetoldAccuracy, Hung, Pruning
 from fewshot_cli.storage.atomic import check_writable
 
 
@@ -47,27 +47,42 @@ class AdaptSettings:
     """How the names of classes with a + were read."""
 
 
+@dataclass(frozen=True)
+class Begun:
+    """What was done before learning: backbones were read, and where the recipe was chosen, much more.
+
+    `known` is the support set and `asked` the held-out answers of this very recipe; `race` has the candidates that it
+    was chosen from, and the advice.
+    """
+
+    starts: Starts
+    known: SupportSet | None = None
+    asked: HeldOut | str | None = None
+    watch: Stopwatch = field(default_factory=Stopwatch)
+    race: tuple[tuple[Candidate, ...], str] | None = None
+
+
 def adapt(
-    images: Path | Folder, output: Path, how: AdaptSettings, means: Means, starts: Starts | None = None
+    images: Path | Folder, output: Path, how: AdaptSettings, means: Means, begun: Begun | None = None
 ) -> AdaptResult:
     """Learns a classifier from a folder, a zip or a list of labelled images, writes it, and proves what it wrote.
 
-    `starts` may have backbones that were read already.
+    `begun` is what was done before.
     Raises FewshotError for bad input before anything slow is done, and CheckFailed where the file, read back and
     merged, does not give the logits of the live model with rounded changes, or where rounding changes answers.
     """
-    watch = Stopwatch()
+    begun = begun or Begun(Starts(means.source, means.device))
+    starts, watch = begun.starts, begun.watch
     check_writable(output)
     labelled = read_labelled(images) if isinstance(images, Path) else images
     check_names(labelled)
     watch.lap("read")
-    starts = starts or Starts(means.source, means.device)
     start = starts.of(how.recipe)
     watch.lap("load")
     decode, templates = not start.learner.head_only, how.recipe.template
-    known = support_set(labelled, start.backbone, means, decode, templates)
+    known = begun.known or support_set(labelled, start.backbone, means, decode, templates)
     watch.lap("read")
-    learned = learn(start, known.support, how, means.progress)
+    learned = learn(start, known.support, how, means.progress, begun.asked)
     stored = _moves_as_stored(learned.adapted.after(start.delta), how)
     watch.lap("adapt")
     pruning = None
@@ -90,6 +105,8 @@ def adapt(
         expected_with_more=learned.with_more,
         seconds=watch.rounded(),
         device=str(means.device),
+        candidates=begun.race and begun.race[0],
+        advice=begun.race and begun.race[1],
     )
     write_run(output, result)
     return result
@@ -119,22 +136,28 @@ class Learned:
         return ForetoldAccuracy(more=MORE, mean=found.mean, low=found.low, high=found.high)
 
 
-def learn(start: Start, support: Support, how: AdaptSettings, progress: Progress) -> Learned:
-    """What is learned from where the recipe starts, its head as sharp as held-out answers say."""
-    learned = _unsharpened(start, support, how, progress, _rounding(start, how))
+def learn(
+    start: Start, support: Support, how: AdaptSettings, progress: Progress, asked: HeldOut | str | None = None
+) -> Learned:
+    """What is learned from where the recipe starts, its head as sharp as held-out answers say, `asked` if known."""
+    adapted = _adapted(start, support, how, progress)
+    learned = Learned(adapted, estimated(start, support, how, progress) if asked is None else asked)
     if isinstance(learned.asked, str):
         return learned
     factor = best_sharpening(learned.asked.logits, learned.asked.labels)
     return replace(learned, adapted=replace(learned.adapted, head=learned.adapted.head.sharpened(factor)))
 
 
-def _unsharpened(
-    start: Start, support: Support, how: AdaptSettings, progress: Progress, rounding: Rounding | None = None
-) -> Learned:
+def estimated(start: Start, support: Support, how: AdaptSettings, progress: Progress) -> HeldOut | str:
+    """Held-out answers of what the recipe learns, also as the file's digits leave them; or why there are none."""
     lesson = Lesson(start.learner, start.backbone, support, how.seed)
+    return held_out(lesson, how.folds, progress, _rounding(start, how))
+
+
+def _adapted(start: Start, support: Support, how: AdaptSettings, progress: Progress) -> Adapted:
     with progress.track("training") as advance:
-        adapted = lesson.learned(watch=lambda step, steps, loss: advance(step, steps))
-    return Learned(adapted, held_out(lesson, how.folds, progress, rounding))
+        lesson = Lesson(start.learner, start.backbone, support, how.seed)
+        return lesson.learned(watch=lambda step, steps, loss: advance(step, steps))
 
 
 def _rounding(start: Start, how: AdaptSettings) -> Rounding | None:
@@ -160,7 +183,9 @@ def _pruning(
 ) -> Pruning:
     """What it costs that the bank moves fewer weights than it would: the same is learned once more without pruning."""
     whole = starts.of(start.recipe.model_copy(update={"density": None}))
-    before = _unsharpened(whole, known.seen_by(whole.backbone, means), how, means.progress)
+    support = known.seen_by(whole.backbone, means)
+    lesson = Lesson(whole.learner, whole.backbone, support, how.seed)
+    before = Learned(_adapted(whole, support, how, means.progress), held_out(lesson, how.folds, means.progress))
     size = facts_of(start.base).size
     return Pruning(
         density=density(stored.delta, size),

@@ -35,6 +35,7 @@ def adapted(result: AdaptResult) -> RenderableType:
         *left_out(result.left_out),
         ("method", f"{_named(result)} on {result.backbone}; {moved}"),
         *bank,
+        *_choice(result),
         ("expect", accuracy),
         *_with_more(result.expected_with_more),
         *expected_of_each(result),
@@ -56,6 +57,14 @@ def _with_more(foretold: ForetoldAccuracy | None) -> list[tuple[str, str]]:
         return []
     mean, low, high = (f"{100 * share:.0f}" for share in (foretold.mean, foretold.low, foretold.high))
     return [("with more", f"{foretold.more} more of each class: {mean} % ({low} to {high})")]
+
+
+def _choice(result: AdaptResult) -> list[tuple[str, str]]:
+    """From how many recipes this one was chosen, and whether training would pay; nothing where it was given."""
+    if result.candidates is None:
+        return []
+    (taken,) = [candidate for candidate in result.candidates if candidate.chosen]
+    return [("chosen", f"of {len(result.candidates)} recipes: {taken.why}. {result.advice or ''}")]
 
 
 def _doubts(result: AdaptResult) -> list[tuple[str, Text]]:

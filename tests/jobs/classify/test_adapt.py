@@ -272,7 +272,7 @@ def test_a_file_of_fewer_digits_is_smaller_and_gives_the_rounded_models_answers(
     assert [row["label"] for row in one] == [row["label"] for row in other]
     drift = max(abs(a["probability"] - b["probability"]) for a, b in zip(one, other, strict=True))
     assert 0 < drift < 0.02
-    assert verify(tmp_path / "x.fewshot", source, torch.device("cpu"))["checks"]["round trip"]
+    assert verify(tmp_path / "x.fewshot", source, torch.device("cpu")).checks["round trip"]
 
 
 def test_the_held_out_cost_of_rounding_is_told(drawn, tmp_path, learn):

@@ -1,0 +1,76 @@
+"""`fewshot choose FOLDER|ZIP|LIST`"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fewshot_cli.cli import early, options
+from fewshot_cli.errors import FewshotError
+
+if TYPE_CHECKING:
+    from fewshot_cli.jobs.classify.choose import ChoiceSettings
+
+
+@options.command
+def choose(
+    folder: options.Folder,
+    backbone: options.Backbone = None,
+    backbones: Annotated[
+        str | None,
+        typer.Option("--backbones", metavar="A,B,C", help="Compare these backbones, too, as far as they are at hand."),
+    ] = None,
+    budget: options.Budget = None,
+    weights: options.Weights = None,
+    image_size: options.ImageSize = None,
+    device: options.Device = "auto",
+    seed: options.Seed = 0,
+    offline: options.Offline = False,
+    no_cache: options.NoCache = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Show which recipe `adapt` takes for a folder, and why.
+
+    For each it says the accuracy on images left out, the seconds, and why it is taken or not.
+    """
+    several = [name.strip() for name in (backbones or "").split(",") if name.strip()]
+    if backbones is not None and (backbone is not None or weights is not None or len(set(several)) < 2):
+        raise FewshotError(
+            "--backbones compares two backbones or more, each with its own weights.",
+            "Give it names with commas between, without --backbone and --weights.",
+        )
+    early.check_device(device)
+    early.check_weights(weights)
+    early.check_there([folder])
+    for name in [backbone, *several]:
+        early.check_backbone(name)
+    early.check_labelled(folder)
+    asked = choice_asked(backbone, image_size, None, budget, seed, several)
+    progress = options.start(quiet, offline)
+    means = options.means(weights, offline, device, no_cache, progress)
+    from fewshot_cli.cli.terminal import show
+    from fewshot_cli.jobs.classify.choose import choose as job
+    from fewshot_cli.reports.terminal.choose import compared
+
+    show(job(folder, asked, means), json, compared)
+
+
+def choice_asked(
+    backbone: str | None,
+    image_size: int | None,
+    template: Sequence[str] | None,
+    budget: float | None,
+    seed: int,
+    backbones: Sequence[str] = (),
+) -> "ChoiceSettings":
+    """What is chosen from, as the options say."""
+    from fewshot_cli.recipe_files import DEFAULT_BUDGET
+    from fewshot_cli.recipes import load_recipe
+
+    fields = {"backbone": backbone, "image_size": image_size, "template": template}
+    given: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
+    load_recipe("cosine-ridge", **given)  # tells mistakes before torch is imported
+    from fewshot_cli.jobs.classify.choose import ChoiceSettings
+
+    return ChoiceSettings(given, DEFAULT_BUDGET if budget is None else budget, seed, tuple(backbones))

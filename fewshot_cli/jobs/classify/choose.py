@@ -1,0 +1,221 @@
+"""Which recipe suits a folder: closed forms on frozen features are raced, and training where the budget has room."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fewshot_cli.engine.adaptation import Support
+from fewshot_cli.engine.model.backbone import Backbone
+from fewshot_cli.engine.model.clip_names import is_two_towers
+from fewshot_cli.engine.train.fine_tune import steps_of
+from fewshot_cli.engine.trust.choosing import chosen
+from fewshot_cli.formats.delta.rounding import Values
+from fewshot_cli.images.sources.class_folders import Folder
+from fewshot_cli.images.sources.label_sets import Labels
+from fewshot_cli.images.sources.labelled import read_labelled
+from fewshot_cli.jobs.classify.adapt import AdaptSettings, Begun, adapt, estimated
+from fewshot_cli.jobs.classify.held_out import HeldOut
+from fewshot_cli.jobs.classify.support_set import SupportSet, check_names, support_set
+from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.initialisation import Start, Starts
+from fewshot_cli.jobs.run_record import Stopwatch
+from fewshot_cli.methods.finetune import Finetune
+from fewshot_cli.recipe_files import DEFAULT_BUDGET, TRAINED
+from fewshot_cli.recipes import DEFAULT_FOLDS, Recipe, load_recipe
+from fewshot_cli.results import AdaptResult, Candidate, ChooseResult
+from fewshot_cli.storage.atomic import check_writable
+
+HEADS = ("cosine-ridge", "protonet", "gaussian", "ridge", "lda")
+"""Raced on frozen features: the first is taken unless another is clearly better."""
+HEADS_WITH_TEXT = ("gda", "zero-shot", "cosine-ridge", "protonet")
+"""The same on a backbone that knows the classes by their names."""
+PASSES = 2.6
+"""A step of training on an image takes so many times its frozen pass, by bitfit on EfficientNet-Lite0 on a CPU."""
+NEARLY_ALL = 0.97
+"""Held-out accuracy from which on training has nothing to gain."""
+TIMED = 4  # pictures whose frozen pass is timed
+
+
+@dataclass(frozen=True)
+class ChoiceSettings:
+    """What is chosen from: recipes with the fields `given`, on each of the `backbones`; in `budget` seconds.
+
+    The others are those of `AdaptSettings`.
+    """
+
+    given: Mapping[str, Any]
+    budget: float = DEFAULT_BUDGET
+    seed: int = 0
+    backbones: tuple[str, ...] = ()
+    values: Values = "float16"
+    keep_support: bool = False
+    labels: Labels = "one"
+
+    def recipes(self, backbone: str | None) -> list[Recipe]:
+        """The heads to race on this backbone, or on the one given; the first is what is taken as a rule."""
+        fields = dict(self.given) | ({} if backbone is None else {"backbone": backbone})
+        first = load_recipe(HEADS[0], **fields)
+        names = HEADS_WITH_TEXT if is_two_towers(first.backbone) else HEADS
+        return [load_recipe(name, **fields) for name in names]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A recipe in the race: where it starts, its support set, what it said of images left out, and its seconds."""
+
+    start: Start
+    known: SupportSet
+    asked: HeldOut | str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Race:
+    """The recipe that is taken, with what was done on the way to it, and the table of all."""
+
+    recipe: Recipe
+    begun: Begun
+    candidates: tuple[Candidate, ...]
+    advice: str
+
+
+def choose(images: Path, how: ChoiceSettings, means: Means) -> ChooseResult:
+    """The table behind the choice of `adapt`; nothing is written."""
+    watch = Stopwatch()
+    labelled = read_labelled(images)
+    check_names(labelled)
+    found = race(labelled, how, means, Starts(means.source, means.device), watch)
+    return ChooseResult(
+        folder=str(images),
+        classes=labelled.classes,
+        images=len(found.begun.known.support) if found.begun.known else 0,
+        budget=how.budget,
+        candidates=found.candidates,
+        advice=found.advice,
+        seconds=watch.rounded(),
+    )
+
+
+def adapt_by_choice(
+    images: Path | Folder, output: Path, how: ChoiceSettings, means: Means, starts: Starts | None = None
+) -> AdaptResult:
+    """What `adapt` does by the recipe that suits these images best."""
+    watch = Stopwatch()
+    check_writable(output)
+    labelled = read_labelled(images) if isinstance(images, Path) else images
+    check_names(labelled)
+    found = race(labelled, how, means, starts or Starts(means.source, means.device), watch)
+    settings = AdaptSettings(found.recipe, how.seed, DEFAULT_FOLDS, how.values, how.keep_support, how.labels)
+    return adapt(labelled, output, settings, means, replace(found.begun, race=(found.candidates, found.advice)))
+
+
+def race(labelled: Folder, how: ChoiceSettings, means: Means, starts: Starts, watch: Stopwatch) -> Race:
+    """Held-out answers of every head on frozen features decide; then training, where the budget has room for it."""
+    entries = []
+    for backbone in how.backbones or (None,):
+        entries += _heads(how.recipes(backbone), labelled, how, means, starts)
+        watch.lap("choose")
+    taken = _taken(entries)
+    tried, advice = _trained(entries[taken], labelled, how, means, starts, sum(watch.seconds.values()))
+    if isinstance(tried, _Entry):
+        better = _taken([tried, entries[taken]]) == 0  # on past tasks training pays as a rule, so it comes first
+        entries.append(tried)
+        taken = len(entries) - 1 if better else taken
+    watch.lap("choose")
+    table = [_candidate(entry, place == taken, _why(place, taken, entries)) for place, entry in enumerate(entries)]
+    if isinstance(tried, Candidate):
+        table.append(tried)
+    winner = entries[taken]
+    begun = Begun(starts, winner.known, winner.asked, watch)
+    return Race(winner.start.recipe, begun, tuple(table), advice)
+
+
+def _heads(
+    recipes: Sequence[Recipe], labelled: Folder, how: ChoiceSettings, means: Means, starts: Starts
+) -> list[_Entry]:
+    """Each head with its held-out answers; images are embedded once."""
+    backbone = starts.of(recipes[0]).backbone
+    known = support_set(labelled, backbone, means, decode=False, templates=recipes[0].template)
+    return [_entry(starts.of(recipe), known, how, means) for recipe in recipes]
+
+
+def _entry(start: Start, known: SupportSet, how: ChoiceSettings, means: Means) -> _Entry:
+    begin = time.perf_counter()
+    asked = estimated(start, known.support, AdaptSettings(start.recipe, how.seed), means.progress)
+    return _Entry(start, known, asked, time.perf_counter() - begin)
+
+
+def _taken(entries: Sequence[_Entry]) -> int:
+    """The place of the entry to take; the first where nothing can be held out."""
+    asked = [entry.asked for entry in entries if isinstance(entry.asked, HeldOut)]
+    if len(asked) < len(entries):
+        return 0
+    return chosen([each.logits.cpu() for each in asked], asked[0].labels.cpu())
+
+
+# --- training ------------------------------------------------------------------------------------------------------
+
+
+def _trained(
+    best: _Entry, labelled: Folder, how: ChoiceSettings, means: Means, starts: Starts, spent: float
+) -> tuple[_Entry | Candidate | None, str]:
+    """Training on the backbone of the best head, if the budget has room, and the advice for people."""
+    recipe = load_recipe(TRAINED, **{**how.given, "backbone": best.start.recipe.backbone})
+    if isinstance(best.asked, str):
+        return None, f"Nothing can be said of training: {best.asked}."
+    reached = best.asked.accuracy.mean
+    seconds = training_seconds(recipe, best.start.backbone, best.known.support)
+    if reached >= NEARLY_ALL:
+        return _not_tried(recipe, seconds, "there is next to nothing to gain"), "Training is not worth its time here."
+    if spent + seconds > how.budget:
+        budget = 10 * (int((spent + 1.2 * seconds) / 10) + 1)
+        gain = "may gain much" if reached < 0.8 else "may gain a little"
+        advice = f"Training would take about {seconds:.0f} s and {gain}: --budget {budget}"
+        return _not_tried(recipe, seconds, f"it takes about {seconds:.0f} s, more than the budget leaves"), advice
+    start = starts.of(recipe)
+    known = support_set(labelled, start.backbone, means, decode=True, templates=recipe.template)
+    return _entry(start, known, how, means), "Training was tried."
+
+
+def training_seconds(recipe: Recipe, backbone: Backbone, support: Support, folds: int = DEFAULT_FOLDS) -> float:
+    """About how long training and its estimate in folds take here, by a timed pass of a few blank pictures."""
+    assert isinstance(recipe.method, Finetune)
+    optim = recipe.method.tuning.optim
+    seen = steps_of(optim, support) * min(len(support), optim.batch or len(support))
+    blank = torch.zeros(TIMED, 3, *backbone.preprocessing.size, dtype=torch.uint8)
+    begin = time.perf_counter()
+    backbone.frozen_features(blank)
+    a_pass = (time.perf_counter() - begin) / TIMED
+    return PASSES * a_pass * seen * folds  # each fold learns from all but its share, and one more from all
+
+
+# --- the table -----------------------------------------------------------------------------------------------------
+
+
+def _candidate(entry: _Entry, taken: bool, why: str) -> Candidate:
+    found = None if isinstance(entry.asked, str) else entry.asked.expected
+    mean, low, high = (found.mean, found.low, found.high) if found else (None, None, None)
+    recipe = entry.start.recipe
+    return Candidate(_called(recipe), recipe.backbone, mean, low, high, round(entry.seconds, 3), taken, why)
+
+
+def _called(recipe: Recipe) -> str:
+    """The recipe's own name; what trains is a setting of fine-tuning."""
+    return TRAINED if isinstance(recipe.method, Finetune) else recipe.method_name
+
+
+def _not_tried(recipe: Recipe, seconds: float, why: str) -> Candidate:
+    return Candidate(TRAINED, recipe.backbone, None, None, None, round(seconds, 3), False, f"not tried: {why}")
+
+
+def _why(place: int, taken: int, entries: Sequence[_Entry]) -> str:
+    """Why the entry at this place was taken, or not."""
+    if isinstance(entries[place].asked, str):
+        return "the best as a rule; no image can be left out" if place == taken else "no image can be left out"
+    if place == taken:
+        return "the best as a rule, and none is clearly better" if place == 0 else "clearly better on images left out"
+    return "not clearly better on images left out" if taken == 0 else "less likely on images left out"
