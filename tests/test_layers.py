@@ -155,6 +155,10 @@ def test_one_file_imports_open_clip_and_only_when_it_is_asked():
     assert not [module for module in imports(on_import(tree(path))) if is_of(module, "open_clip")]
 
 
+def test_the_reader_of_the_first_version_stands_alone():
+    assert importers_of("fewshot_cli.formats.delta.legacy_v1") == {"formats/delta/file.py"}
+
+
 def test_only_two_files_import_timm():
     assert importers_of("timm") == {"engine/model/timm_models.py", "engine/model/timm_names.py"}
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from fewshot_cli.engine.delta.change import Change, Delta, Dense, LowRank, Sparse
 from fewshot_cli.formats.container import Malformed, taken
-from fewshot_cli.formats.delta import legacy_v1 as delta_v1
 from fewshot_cli.formats.delta.encoding import drawn_positions, kind_of_factors, smallest_form
+from fewshot_cli.formats.delta.finite import low_rank
 from fewshot_cli.formats.delta.header import Form, Header, StoredHeader
 from fewshot_cli.formats.delta.positions import set_codes, set_in
 from fewshot_cli.formats.delta.rounding import Values, count_in, has_scale, packed, scale_of, unpacked
@@ -88,7 +88,7 @@ def changes_in(header: StoredHeader, tensors: dict[str, Tensor]) -> tuple[dict[s
         delta[name] = Sparse(shape, positions[name], part) if name in positions else Dense(part.reshape(shape))
     for name, rank in ranks.items():
         left, right = next(sides).reshape(rows[name], rank), next(sides).reshape(rank, sizes[name] // rows[name])
-        delta[name] = delta_v1.low_rank(name, header.shapes[name], left, right)
+        delta[name] = low_rank(name, header.shapes[name], left, right)
     return {name: delta[name] for name in header.shapes}, {name: _name_of(form) for name, form in forms.items()}
 
 

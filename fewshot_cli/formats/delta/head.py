@@ -14,7 +14,7 @@ from fewshot_cli.engine.head.transductive import TransductiveHead
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.coding.integer_codec import BadCode, signed_code, signed_numbers
 from fewshot_cli.formats.container import Malformed, taken
-from fewshot_cli.formats.delta import legacy_v1 as delta_v1
+from fewshot_cli.formats.delta.finite import taken_floats
 from fewshot_cli.formats.delta.header import Header
 from fewshot_cli.formats.delta.rounding import (
     BITS,
@@ -115,7 +115,7 @@ def head_in(header: Header, tensors: dict[str, Tensor], kinds: Sequence[HeadValu
             weight, kind = _plain(stored, way, kinds, tensors)
     except (Malformed, BadCode) as error:
         raise Malformed(f"head.weight: {error}") from None
-    return Head(weight, delta_v1.taken_floats(tensors, "head.bias", (way,)), header.unit_norm), kind
+    return Head(weight, taken_floats(tensors, "head.bias", (way,)), header.unit_norm), kind
 
 
 def _plain(

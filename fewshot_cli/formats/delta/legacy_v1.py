@@ -8,9 +8,7 @@ from torch import Tensor
 
 from fewshot_cli.engine.delta.change import Change, Dense, LowRank, Sparse
 from fewshot_cli.formats.container import Malformed
-
-MOST_IN_A_PRODUCT = 1e38
-"""Of factors: a third of what float32 holds."""
+from fewshot_cli.formats.delta.finite import low_rank, taken_floats
 
 _FORMS = {Dense: "dense", Sparse: "sparse", LowRank: "low rank"}
 
@@ -45,26 +43,5 @@ def _change(name: str, shape: tuple[int, ...], tensors: dict[str, Tensor]) -> Ch
     return Sparse(shape, positions, taken_floats(tensors, f"values/{name}", (len(positions),)))
 
 
-def low_rank(name: str, shape: tuple[int, ...], left: Tensor, right: Tensor) -> LowRank:
-    """The change of these factors; raises Malformed where their product may be more than float32 holds."""
-    if left.shape[1] * _largest(left) * _largest(right) > MOST_IN_A_PRODUCT:
-        raise Malformed(f"the product of the factors of {name} is not finite")
-    return LowRank(shape, left, right)
-
-
-def taken_floats(tensors: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
-    """Takes float32 values of that shape out of `tensors`; raises Malformed for others, and for what isn't finite."""
-    values = tensors.pop(name, None)
-    if values is None or values.dtype != torch.float32 or tuple(values.shape) != shape:
-        raise Malformed(f"{name} is not float32 of shape {shape}")
-    if not bool(torch.isfinite(values).all()):
-        raise Malformed(f"{name} holds a value that is not a number")
-    return values
-
-
 def _width(matrix: Tensor) -> int:
     return matrix.shape[-1] if matrix.ndim else 0
-
-
-def _largest(numbers: Tensor) -> float:
-    return float(numbers.abs().max()) if numbers.numel() else 0.0
