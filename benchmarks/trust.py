@@ -175,6 +175,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run")
     run.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
+    run.add_argument("--heads", nargs="+", default=list(HEADS), help="recipes of heads in closed form")
     run.add_argument("--tasks", type=int, default=75, help="of each set")
     run.add_argument("-o", "--output", type=Path, required=True)
     commands.add_parser("table").add_argument("files", nargs="+", type=Path)
@@ -186,7 +187,7 @@ def main() -> None:
     rows = []
     for found in shared_sets(asked.sets):
         for task in tasks(found, asked.tasks):
-            rows += [row(found, task, head) for head in HEADS]
+            rows += [row(found, task, head) for head in asked.heads]
         asked.output.write_text(json.dumps([asdict(each) for each in rows]) + "\n")
         print(found.name, len(rows), flush=True)
 
