@@ -135,14 +135,16 @@ def adapt(
         if budget is not None:
             raise FewshotError("--budget would do nothing: several labels take ridge.", "Leave it out.")
     if named == AUTO and folder is not None:
-        _check_auto({"--set": changes, "--folds": folds, "--density": density})
+        _check_auto({"--set": changes, "--folds": folds})
+        if density is not None:
+            raise FewshotError("--density: is of a bank, and none is given.", "Give --bank, or leave --density out.")
         early.check_backbone(backbone)
         early.check_labelled(folder)
         from fewshot_cli.cli.choose import choice_asked
 
+        progress = options.start(quiet, offline)
         asked_of = choice_asked(backbone, image_size, template, budget, seed)
         asked_of = replace(asked_of, values=values, keep_support=keep_support, labels=labels)
-        progress = options.start(quiet, offline)
         means = options.means(weights, offline, device, no_cache, progress)
         from fewshot_cli.cli.terminal import show
         from fewshot_cli.jobs.classify.choose import adapt_by_choice

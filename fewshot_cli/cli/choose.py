@@ -46,8 +46,8 @@ def choose(
     for name in [backbone, *several]:
         early.check_backbone(name)
     early.check_labelled(folder)
+    progress = options.start(quiet, offline)  # before a library is imported that asks the network
     asked = choice_asked(backbone, image_size, None, budget, seed, several)
-    progress = options.start(quiet, offline)
     means = options.means(weights, offline, device, no_cache, progress)
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.jobs.classify.choose import choose as job

@@ -33,7 +33,7 @@ def raising(error: BaseException):
     ],
 )
 def test_ctrl_c_and_the_end_of_a_job_are_told_apart(fewshot, file, monkeypatch, stop, code, says):
-    monkeypatch.setattr(inspecting, "read_delta_file", raising(stop))
+    monkeypatch.setattr(inspecting, "read_any_delta_file", raising(stop))
     result = fewshot("inspect", file)
     assert (result.exit_code, result.stdout, result.stderr.strip()) == (code, "", says)
 
@@ -69,7 +69,7 @@ def test_an_interrupted_demo_says_what_it_leaves(fewshot, tmp_path, monkeypatch)
     ],
 )
 def test_too_little_memory_is_a_sentence(fewshot, file, monkeypatch, error, says):
-    monkeypatch.setattr(inspecting, "read_delta_file", raising(error))
+    monkeypatch.setattr(inspecting, "read_any_delta_file", raising(error))
     result = fewshot("inspect", file)
     problem, hint = result.stderr.strip().split("\n")
     assert result.exit_code == 2 and problem.startswith(f"Error: {says}") and "--image-size" in hint
@@ -77,7 +77,7 @@ def test_too_little_memory_is_a_sentence(fewshot, file, monkeypatch, error, says
 
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), BrokenPipeError("not of our output")])
 def test_a_bug_stays_a_bug(fewshot, file, monkeypatch, error):
-    monkeypatch.setattr(inspecting, "read_delta_file", raising(error))
+    monkeypatch.setattr(inspecting, "read_any_delta_file", raising(error))
     result = fewshot("inspect", file)
     assert result.exit_code == 1 and result.exception is error
 

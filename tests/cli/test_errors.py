@@ -74,11 +74,11 @@ def test_all_mistakes_of_a_recipe_are_told_at_once(adapt):
 def test_changes_that_say_nothing(adapt):
     refused(adapt("--set", "method.rank"), "key.path=value", "--set method.")
     refused(adapt("--set", "=3"), "key.path=value")
-    refused(adapt("--set", "method.name.x=3"), "a value, not a section")
+    refused(adapt("--recipe", "bitfit", "--set", "method.name.x=3"), "a value, not a section")
 
 
 def test_folds_that_would_do_nothing(adapt):
-    refused(adapt("--folds", 1), "--folds 1", "2 or more")
+    refused(adapt("--recipe", "bitfit", "--folds", 1), "--folds 1", "2 or more")
     refused(adapt("--recipe", "ridge", "--folds", 3), "--folds", "ridge is exact")
     refused(adapt("--recipe", "ridge", "--folds", 0), "--folds", "ridge is exact")
 
@@ -160,7 +160,7 @@ def test_a_bug_is_a_traceback_and_one(fewshot, file, monkeypatch):
     def broken(path):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(inspecting, "read_delta_file", broken)
+    monkeypatch.setattr(inspecting, "read_any_delta_file", broken)
     result = fewshot("inspect", file)
     assert result.exit_code == 1 and isinstance(result.exception, ZeroDivisionError)
     assert "Error:" not in result.stderr
@@ -170,6 +170,6 @@ def test_an_interrupt_is_130(fewshot, file, monkeypatch):
     def interrupted(path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(inspecting, "read_delta_file", interrupted)
+    monkeypatch.setattr(inspecting, "read_any_delta_file", interrupted)
     result = fewshot("inspect", file)
     assert result.exit_code == 130 and result.stdout == "" and "Interrupted" in result.stderr

@@ -14,13 +14,13 @@ from fewshot_cli.results import AskedFile, DoctorResult, Prediction, PredictResu
 KEYS = {
     "AdaptResult": "seed backbone method head classes images per_class skipped left_out folder file bytes graft "
     "support_bytes transductive density bank pruning seconds expected_accuracy doubts max_abs_diff values device "
-    "recipe data versions expected_with_more",
+    "recipe data versions expected_with_more labels several_labels candidates advice",
     "PredictResult": "file backbone classes images unread transductive predictions files sorted_into seconds",
     "EvalResult": "file sha256 folder backbone method transductive classes images skipped accuracy low high n "
     "learned_from balanced_accuracy per_class confusion ece expected_accuracy data versions seconds",
-    "DoctorResult": "folder classes images left_out counts findings learned not_learned",
+    "DoctorResult": "folder classes images left_out counts findings learned labels not_learned",
     "DemoResult": "folder recipe adapt eval predict",
-    "Prediction": "path label probability top error file probabilities copy",
+    "Prediction": "path label probability top error file probabilities copy labels",
     "Problem": "path class kind severity problem remedy other",
     "Pruning": "density density_before accuracy accuracy_before",
     "RoundingCost": "stored head max_abs_diff top1_agreement accuracy accuracy_before",
@@ -28,7 +28,7 @@ KEYS = {
     "Skipped": "path reason",
     "InspectDeltaResult": "file bytes sha256 backbone fingerprint licence image_size method classes head graft support "
     "density changes format values bytes_per_changed_weight recipe seed images data expected_accuracy versions bank "
-    "parents texts chain",
+    "parents texts thresholds chain",
     "InspectBankResult": "file bytes sha256 backbone fingerprint licence image_size kind experts size bytes_as_float32 "
     "density expert_density expert_between layers overlap overlap_by_chance recipe router settings tensors seed "
     "episodes data validation versions parent chain",
