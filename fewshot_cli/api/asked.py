@@ -8,11 +8,11 @@ from typing import Any, TypeAlias
 
 from fewshot_cli.engine.device import choose_device
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.jobs.classify.choose import ChoiceSettings
+from fewshot_cli.jobs.classify.choose import ChoiceSettings, choice_settings
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.models import Source
 from fewshot_cli.jobs.progress import Unseen
-from fewshot_cli.recipe_files import DEFAULT_BUDGET, DEFAULT_RECIPE_FROM_BANK
+from fewshot_cli.recipe_files import DEFAULT_RECIPE_FROM_BANK
 from fewshot_cli.recipes import Recipe, load_recipe
 from fewshot_cli.storage.feature_cache import FeatureCache, NoCache
 
@@ -53,11 +53,9 @@ def choice_of(
 ) -> ChoiceSettings:
     """What a recipe is chosen from. Raises FewshotError for what is of one recipe."""
     for name, value in {"set": changes, "folds": folds, "density": density}.items():
-        if value:
+        if value is not None:
             raise FewshotError(f"{name} is of one recipe, and none is given.", f"Give a recipe, or leave {name} out.")
-    given = {"backbone": backbone, "image_size": image_size}
-    given = {name: value for name, value in given.items() if value is not None}
-    return ChoiceSettings(given, DEFAULT_BUDGET if budget is None else budget, seed)
+    return choice_settings({"backbone": backbone, "image_size": image_size}, budget, seed)
 
 
 def changes_of(changes: Settings | None) -> list[str]:

@@ -76,6 +76,11 @@ def adapt(
     choice = choice and replace(choice, values=values, keep_support=keep_support)
     if not auto and budget is not None:
         raise FewshotError("budget would do nothing: the recipe is given.", "Leave one of them out.")
+    how = None
+    if not auto:
+        what = recipe_of(recipe, set, backbone, image_size, bank, density)
+        kind = kind_of_bank(Path(what.bank)) if what.bank else None
+        how = AdaptSettings(what, seed, folds_asked(what, folds, kind), values, keep_support)
     labelled = labelled_pictures(images)
     means = means_of(weights, device, offline, no_cache)
     starts = Starts(means.source, means.device)
@@ -83,10 +88,7 @@ def adapt(
         path = Path(folder) / "classifier.fewshot"
         if choice is not None:
             result = adapt_by_choice(labelled, path, choice, means, starts)
-        else:
-            what = recipe_of(recipe, set, backbone, image_size, bank, density)
-            kind = kind_of_bank(Path(what.bank)) if what.bank else None
-            how = AdaptSettings(what, seed, folds_asked(what, folds, kind), values, keep_support)
+        elif how is not None:
             result = adapt_job(labelled, path, how, means, Begun(starts))
         loaded = loaded_on(starts.of(parse_recipe(result.recipe, "chosen")).base, path)
         return Classifier(path.read_bytes(), loaded, means, result=replace(result, file=None))

@@ -65,12 +65,10 @@ def choice_asked(
     backbones: Sequence[str] = (),
 ) -> "ChoiceSettings":
     """What is chosen from, as the options say."""
-    from fewshot_cli.recipe_files import DEFAULT_BUDGET
     from fewshot_cli.recipes import load_recipe
 
-    fields = {"backbone": backbone, "image_size": image_size, "template": template}
-    given: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
-    load_recipe("cosine-ridge", **given)  # tells mistakes before torch is imported
-    from fewshot_cli.jobs.classify.choose import ChoiceSettings
+    fields: dict[str, Any] = {"backbone": backbone, "image_size": image_size, "template": template}
+    load_recipe("cosine-ridge", **fields)  # tells mistakes before torch is imported
+    from fewshot_cli.jobs.classify.choose import choice_settings
 
-    return ChoiceSettings(given, DEFAULT_BUDGET if budget is None else budget, seed, tuple(backbones))
+    return choice_settings(fields, budget, seed, backbones)

@@ -158,9 +158,9 @@ def check_there(paths: Iterable[Path]) -> None:
 
 def check_any_there(paths: Iterable[Path]) -> None:
     """Raises FewshotError where not one of the paths is there; of several, a missing one gets a row that says so."""
-    missing = list(paths)
-    if missing and not any(path.exists() for path in missing):
-        check_there(missing)
+    given = list(paths)
+    if not any(path.exists() for path in given):
+        check_there(given)
 
 
 def check_labelled(path: Path, allow_empty: bool = False, several: bool = False) -> None:

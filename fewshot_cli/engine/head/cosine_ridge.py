@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_cli.engine.head.linear import Head
-from fewshot_cli.engine.head.ridge import regression
+from fewshot_cli.engine.head.ridge import hat_matrix, regression, scores_left_out
 from fewshot_cli.engine.head.solving import where_solved
 
 
@@ -24,14 +24,11 @@ def cosine_ridge_head(features: Tensor, labels: Tensor, way: int, strength: floa
 def cosine_ridge_leave_one_out(features: Tensor, labels: Tensor, way: int, strength: float, scale: float) -> Tensor:
     """Logits `(support, way)`: row i is what `cosine_ridge_head` fitted without image i says of image i, exactly.
 
-    The residual without an image is its residual with it over 1 - leverage (Allen, 1974: the PRESS statistic). A class
-    whose only image is left out gets -inf.
+    A class whose only image is left out gets -inf.
     """
     device = features.device
     features, labels = where_solved(features, labels)
     unit, y = F.normalize(features.double(), dim=-1), F.one_hot(labels, way)
-    hat = unit @ regression(unit, torch.eye(len(unit)).to(unit), strength).T
-    leverage = hat.diagonal().unsqueeze(1)
-    scores = y - (y - hat @ y.double()) / (1 - leverage)
+    scores = scores_left_out(hat_matrix(unit, strength), y.double())
     alone = torch.bincount(labels, minlength=way) == 1
     return (scale * scores).masked_fill(y.bool() & alone, -torch.inf).to(device, features.dtype)

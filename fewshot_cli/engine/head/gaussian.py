@@ -22,8 +22,8 @@ LEAST_SPREAD = 1e-12
 def gaussian_head(features: Tensor, labels: Tensor, way: int) -> Head:
     """The head of features `(..., n, dim)`: logit_c(f) = f P m_c - m_c P m_c / 2 - log(way), m_c the class means.
 
-    Axes before these are tasks. Where nothing is left around the means, P is that of a spread of 1 / dim for each axis,
-    so that the nearest mean answers.
+    Axes before these are tasks. Where nothing is left around the means, the spread is that of the features themselves,
+    and the nearest mean answers.
     """
     device = features.device
     features, labels = where_solved(features, labels)
@@ -69,13 +69,13 @@ def gaussian_leave_one_out(features: Tensor, labels: Tensor, way: int) -> Tensor
 class _WithoutEach:
     """(S - lost_i d_i d_iᵀ + spread_i I)^-1 for every image i, as products of vectors.
 
-    `axes` `(dim, r)` are the eigenvectors of S = dᵀ d and `values` `(r,)` its eigenvalues; in the coordinates `u` of
-    these axes the inverse is diagonal, and Sherman and Morrison's formula takes d_i out.
+    `axes` `(dim, r)` are the eigenvectors of S = dᵀ d. In their coordinates the inverse is diagonal, and Sherman and
+    Morrison's formula takes d_i out.
     """
 
     axes: Tensor
     shrunk: Tensor
-    """1 / (value + spread_i) - 1 / spread_i, `(n, r)`."""
+    """1 / (eigenvalue + spread_i) - 1 / spread_i, `(n, r)`."""
     spread: Tensor
     d: Tensor
     correction: Tensor

@@ -65,14 +65,22 @@ def marks_leave_one_out(features: Tensor, marks: Tensor, strength: float) -> Ten
 
 
 def _held_out_scores(x: Tensor, y: Tensor, strength: float) -> Tensor:
-    """Scores `(n, way)` of each row of x by the regression without it.
+    """Scores `(n, way)` of each row of x by the regression without it."""
+    centred = x - x.mean(0)
+    return scores_left_out(hat_matrix(centred, strength) + 1 / len(x), y)
+
+
+def hat_matrix(x: Tensor, strength: float) -> Tensor:
+    """What makes scores of marks, `(n, n)`: scores = hat @ y, for the regression without an intercept on `(n, dim)`."""
+    return x @ regression(x, torch.eye(len(x)).to(x), strength).T
+
+
+def scores_left_out(hat: Tensor, y: Tensor) -> Tensor:
+    """Scores `(n, way)` of each image by the linear smoother `hat` `(n, n)` that was fitted without it, exactly.
 
     The residual without an image is its residual with it over 1 - leverage (Allen, 1974: the PRESS statistic).
     """
-    centred = x - x.mean(0)
-    hat = centred @ regression(centred, torch.eye(len(x)).to(x), strength).T + 1 / len(x)  # scores = hat @ y
-    leverage = hat.diagonal().unsqueeze(1)
-    return y - (y - hat @ y) / (1 - leverage)
+    return y - (y - hat @ y) / (1 - hat.diagonal().unsqueeze(1))
 
 
 def regression(x: Tensor, y: Tensor, strength: float | Tensor) -> Tensor:

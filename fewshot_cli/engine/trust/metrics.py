@@ -51,7 +51,12 @@ def negative_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
 
     A proper score: least, in expectation, for the true probabilities (Gneiting and Raftery, 2007).
     """
-    return -logits.log_softmax(-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1).mean(-1)
+    return -log_likelihoods(logits, labels).mean(-1)
+
+
+def log_likelihoods(logits: Tensor, labels: Tensor) -> Tensor:
+    """ln(probability of the true class) of each query, in nats: `(..., n, way)` logits to `(..., n)`."""
+    return logits.log_softmax(-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
 
 
 def balanced_accuracy(answers: Tensor, labels: Tensor, way: int) -> Tensor:

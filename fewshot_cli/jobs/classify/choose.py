@@ -63,6 +63,15 @@ class ChoiceSettings:
         return [load_recipe(name, **fields) for name in names]
 
 
+def choice_settings(
+    fields: Mapping[str, Any], budget: float | None, seed: int, backbones: Sequence[str] = ()
+) -> ChoiceSettings:
+    """What is chosen from: of the fields those that are given. Raises FewshotError for one that no recipe can have."""
+    given = {name: value for name, value in fields.items() if value is not None}
+    load_recipe(HEADS[0], **given)
+    return ChoiceSettings(given, DEFAULT_BUDGET if budget is None else budget, seed, tuple(backbones))
+
+
 @dataclass(frozen=True)
 class _Entry:
     """A recipe in the race: where it starts, its support set, what it said of images left out, and its seconds."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -18,7 +19,7 @@ from fewshot_cli.jobs.classify.predict import probabilities_of
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.models import Loaded, load_model
 from fewshot_cli.jobs.run_record import SHORT_HASH, data_hash, seconds_since, skipped, versions
-from fewshot_cli.results import ClassAccuracy, EvalResult, ExpectedAccuracy, RecordedEvalResult
+from fewshot_cli.results import ClassAccuracy, EvalResult, ExpectedAccuracy, LabelSetsResult, RecordedEvalResult
 from fewshot_cli.storage.atomic import write_atomically
 
 
@@ -90,14 +91,21 @@ def leave_record(result: EvalResult, output: Path | None) -> RecordedEvalResult:
     """
     record = output or record_of(Path(result.file), result.sha256, result.data)
     facts = {each.name: getattr(result, each.name) for each in fields(result)}
-    recorded = RecordedEvalResult(**facts, record=str(record))
+    return recorded_at(record, RecordedEvalResult(**facts, record=str(record)), asked=output is not None)
+
+
+Recorded = TypeVar("Recorded", RecordedEvalResult, LabelSetsResult)
+
+
+def recorded_at(record: Path, result: Recorded, asked: bool) -> Recorded:
+    """Writes the result. Where that can't be, raises FewshotError if it was `asked` for, else its record is None."""
     try:
-        write_atomically(record, json.dumps(recorded.report(), indent=2, ensure_ascii=False) + "\n")
+        write_atomically(record, json.dumps(result.report(), indent=2, ensure_ascii=False) + "\n")
     except FewshotError:
-        if output:
+        if asked:
             raise
-        return replace(recorded, record=None)
-    return recorded
+        return replace(result, record=None)
+    return result
 
 
 def record_of(file: Path, digest: str, data: str) -> Path:

@@ -1,6 +1,5 @@
 """How good a delta file of several labels is on a labelled folder."""
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,14 +13,13 @@ from fewshot_cli.errors import FewshotError
 from fewshot_cli.images.sources.class_folders import Folder
 from fewshot_cli.images.sources.label_sets import LabelSets, parts_of
 from fewshot_cli.images.sources.labelled import read_labelled
-from fewshot_cli.jobs.classify.evaluate import check_classes, record_of
+from fewshot_cli.jobs.classify.evaluate import check_classes, record_of, recorded_at
 from fewshot_cli.jobs.classify.predict import seen_through
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.models import load_model
 from fewshot_cli.jobs.run_record import SHORT_HASH, data_hash, seconds_since, skipped, versions
 from fewshot_cli.jobs.several_labels.learned import marks_of
 from fewshot_cli.results import ExpectedAccuracy, LabelSetsResult, OfLabel
-from fewshot_cli.storage.atomic import write_atomically
 
 
 def evaluate_label_sets(path: Path, folder: Path, means: Means) -> LabelSetsResult:
@@ -83,11 +81,4 @@ def known_sets(file: str, classes: tuple[str, ...], labelled: Folder) -> LabelSe
 def leave_record_of_sets(result: LabelSetsResult, output: Path | None) -> LabelSetsResult:
     """The result with where it is written, as `leave_record` does it."""
     record = output or record_of(Path(result.file), result.sha256, result.data)
-    recorded = replace(result, record=str(record))
-    try:
-        write_atomically(record, json.dumps(recorded.report(), indent=2, ensure_ascii=False) + "\n")
-    except FewshotError:
-        if output:
-            raise
-        return result
-    return recorded
+    return recorded_at(record, replace(result, record=str(record)), asked=output is not None)

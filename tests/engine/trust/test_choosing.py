@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fewshot_cli.engine.trust.choosing import chosen, log_likelihoods
+from fewshot_cli.engine.trust.choosing import chosen, sharpest_likelihoods
 
 LABELS = torch.arange(3).repeat_interleave(10)
 
@@ -17,10 +17,10 @@ def answers(wrong: int, scale: float = 4.0) -> torch.Tensor:
 
 
 def test_likelihoods_are_of_the_sharpest_honest_probabilities():
-    found = log_likelihoods(answers(3), LABELS)
+    found = sharpest_likelihoods(answers(3), LABELS)
     assert found.shape == (30,)
     assert found[3:].exp().mean() == pytest.approx(0.9, abs=0.03)  # as sure as it is right
-    torch.testing.assert_close(found, log_likelihoods(answers(3, scale=0.1), LABELS), atol=0.02, rtol=0)
+    torch.testing.assert_close(found, sharpest_likelihoods(answers(3, scale=0.1), LABELS), atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize(("wrong", "place"), [([5, 5, 5], 0), ([5, 5, 6], 0), ([12, 11, 1], 2), ([1, 12, 12], 0)])
