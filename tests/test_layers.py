@@ -109,6 +109,7 @@ def on_import(node: ast.AST) -> Iterator[ast.AST]:
         yield from on_import(child)
 
 
+@pytest.mark.slow
 def test_there_is_something_to_look_at():
     assert {"engine", "methods", "recipes", "errors"} <= {room(path) for path in FILES}
     assert importers_of("timm")
@@ -207,6 +208,7 @@ def is_safe(call: ast.Call, function: str) -> bool:
     return said.get("weights_only") == "True"
 
 
+@pytest.mark.slow
 def test_no_file_can_run_code_from_a_file_it_reads():
     """Pickles run what they hold: one place reads the default weights, and only weights."""
     for unsafe in UNPICKLING:

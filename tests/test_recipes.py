@@ -52,6 +52,7 @@ def file(tmp_path):
     return written
 
 
+@pytest.mark.slow
 def test_there_are_recipes_and_every_method_has_one():
     assert len(FILES) >= 10
     assert recipe_names() == [path.stem for path in FILES]
@@ -317,6 +318,7 @@ PLACES = sorted(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "place"), PLACES, ids=lambda place: place)
 @given(text=ODD)
 @settings(max_examples=8, deadline=None, derandomize=True)

@@ -98,6 +98,7 @@ def drawn(seed: int) -> tuple[list, np.ndarray]:
     return [draw(label, 100 * seed + i, 64) for i, label in enumerate(labels)], labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["ridge", "bitfit"])
 def test_pictures_are_what_adapt_takes_them_for(recipe, tiny, tmp_path):
     pictures, labels = drawn(0)

@@ -38,6 +38,7 @@ def test_what_is_offered_is_there_and_nothing_else():
         _ = fewshot.adopt
 
 
+@pytest.mark.slow
 def test_paths_pictures_and_arrays_give_the_same_classifier(folder, pictures, arrays, adapt, tmp_path):
     pairs = ([p for some in pictures.values() for p in some], [label for label, some in pictures.items() for _ in some])
     forms = {
@@ -140,6 +141,7 @@ def test_it_is_measured_on_labelled_images_in_every_form(folder, pictures, array
         classifier.evaluate({"cat": pictures["cat"], "boat": [draw("boat", 0, 64)]})
 
 
+@pytest.mark.slow
 def test_export_writes_the_same_as_the_command_and_says_so(pictures, adapt, tmp_path):
     classifier = adapt(pictures)
     result = fewshot.export(classifier, tmp_path / "x.safetensors", "safetensors")
@@ -150,6 +152,7 @@ def test_export_writes_the_same_as_the_command_and_says_so(pictures, adapt, tmp_
         fewshot.export(file, file, "safetensors", weights=classifier.means.source.weights, offline=True)
 
 
+@pytest.mark.slow
 def test_recipes_are_compared_on_the_same_episodes(tmp_path, weights):
     write_folder(tmp_path / "sets" / "day", ("cat", "fish", "house", "star"), 6, seed=0, size=64)
     asked = {"episodes": 50, "way": 3, "shots": 2, "queries": 3, "backbone": "test_vit", "image_size": 64}

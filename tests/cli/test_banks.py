@@ -14,6 +14,7 @@ def banks(tmp_path_factory, vit, random_bank) -> dict[str, Path]:
     return {kind: random_bank(folder / f"my-{kind}.bank", vit, kind) for kind in ("experts", "dense")}
 
 
+@pytest.mark.slow
 def test_adapt_from_a_bank_needs_no_backbone_and_takes_prototypes(fewshot, drawn, weights, banks, tmp_path):
     file = tmp_path / "x.fewshot"
     common = ["adapt", drawn, "-o", file, "--bank", banks["experts"], "--weights", weights, "--folds", 2]
@@ -34,6 +35,7 @@ def test_folds_of_a_formula_on_a_dense_bank_are_refused(fewshot, drawn, weights,
     assert result.exit_code == 2 and "--folds is of methods that train" in result.stderr
 
 
+@pytest.mark.slow
 def test_every_recipe_is_asked_on_the_frozen_backbone_and_on_each_bank(fewshot, drawn, weights, banks, tmp_path):
     run = tmp_path / "run.json"
     common = ["eval", "protonet", "ridge", "--data", drawn, *SMALL, "--weights", weights, "-o", run]

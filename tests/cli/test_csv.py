@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 posix = pytest.mark.skipif(os.name == "nt", reason="pipes and signals of POSIX")
 
 
+@pytest.mark.slow
 def test_rows_go_to_the_file_and_a_sentence_to_the_terminal(fewshot, file, drawn, weights, tmp_path):
     asked = ["predict", file, drawn, tmp_path / "none.jpg", "--weights", weights]
     result = fewshot(*asked, "--csv", tmp_path / "x.csv")

@@ -107,6 +107,7 @@ def test_files_that_are_no_delta_files(fewshot, drawn, tmp_path, weights):
     refused(fewshot("verify", tmp_path / "none"), "no delta file")
 
 
+@pytest.mark.slow
 def test_what_cannot_be_composed_or_asked_together(fewshot, file, other, drawn, tmp_path, adapt):
     output = tmp_path / "all.fewshot"
     assert adapt(output=tmp_path / "small.fewshot", base=("--image-size", "32", "--recipe", "ridge")).exit_code == 0

@@ -34,6 +34,7 @@ def test_many_data_sets_follow_one_option():
     assert spread(["--data=a", "--json"]) == ["--data=a", "--json"]
 
 
+@pytest.mark.slow
 def test_recipes_are_compared_and_everything_is_left_behind(fewshot, tiny, sets, tmp_path):
     out, page, table = tmp_path / "r.json", tmp_path / "r.html", tmp_path / "r.md"
     result = fewshot(

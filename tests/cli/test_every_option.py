@@ -438,6 +438,7 @@ def test_an_option_changes_something_or_is_refused(command, option, entry, seen)
     assert after != before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [name for name in BASES if name not in ONCE])
 def test_the_same_command_gives_the_same_twice(command, seen):
     """Or else the test above would see changes that no option makes."""
@@ -458,6 +459,7 @@ def test_quiet_decides_about_progress(command, seen, monkeypatch):
     assert "quiet: True" in seen(base, "--quiet", again=True)[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [command for command, option in EVERY if option == "--no-cache"])
 def test_without_a_cache_none_is_kept(command, seen, monkeypatch, tmp_path):
     base = BASES[command] + {"adapt": " --method ridge", "doctor": " --learn {tiny}"}.get(command, "")

@@ -58,6 +58,7 @@ def left(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.slow
 def test_what_is_pushed_is_pulled(fewshot, hub, file, tmp_path):
     pushed = fewshot("push", file, "ada/things", "--message", "Three things", "--json")
     assert pushed.exit_code == 0 and pushed.stderr == "", pushed.output
@@ -77,6 +78,7 @@ def test_what_is_pushed_is_pulled(fewshot, hub, file, tmp_path):
     assert "fewshot predict x.fewshot" in fewshot("pull", "ada/things").stdout
 
 
+@pytest.mark.slow
 def test_a_bank_goes_there_and_back(fewshot, hub, random_bank, vit, tmp_path):
     bank = random_bank(tmp_path / "a.bank", vit)
     result = fewshot("push", bank, "ada/bank", "--private")
@@ -87,6 +89,7 @@ def test_a_bank_goes_there_and_back(fewshot, hub, random_bank, vit, tmp_path):
     assert (tmp_path / "in" / "b.bank").read_bytes() == bank.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_card_is_one_of_the_hub(fewshot, hub, file):
     fewshot("push", file, "ada/things")
     text = hub.files("ada/things")["README.md"].decode()
@@ -96,6 +99,7 @@ def test_the_card_is_one_of_the_hub(fewshot, hub, file):
     assert "\r" not in text and str(file.parent) not in text
 
 
+@pytest.mark.slow
 def test_a_card_is_replaced_only_where_nobody_has_touched_it(fewshot, hub, file, other):
     fewshot("push", file, "ada/things")
     first = hub.files("ada/things")["README.md"]
@@ -119,6 +123,7 @@ def _signatures(*cards: bytes) -> list[bytes]:
     return [card.split(b", ")[-1] for card in cards]
 
 
+@pytest.mark.slow
 def test_branches_and_records_of_the_run_are_for_those_who_ask(fewshot, hub, file, tmp_path):
     result = fewshot("push", file, "ada/things", "--revision", "v2", "--run")
     assert result.exit_code == 0 and "fewshot pull ada/things --revision v2" in result.stdout, result.output
@@ -130,6 +135,7 @@ def test_branches_and_records_of_the_run_are_for_those_who_ask(fewshot, hub, fil
     refused(fewshot("push", tmp_path / "z.fewshot", "ada/things", "--run"), "z.fewshot.run.json")
 
 
+@pytest.mark.slow
 def test_one_of_several_is_asked_for(fewshot, hub, file, tmp_path):
     content = file.read_bytes()
     hub.add("ada/many", {"a.fewshot": content, "in/b.fewshot": content, "model.pt": b"x"})
@@ -141,6 +147,7 @@ def test_one_of_several_is_asked_for(fewshot, hub, file, tmp_path):
     assert left(tmp_path) == ["b.fewshot"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["change", "cut"])
 def test_a_damaged_download_leaves_nothing_behind(fewshot, hub, file, tmp_path, fault, unanswered):
     hub.add("ada/things", {"x.fewshot": file.read_bytes()})
@@ -161,6 +168,7 @@ def test_what_is_there_already_is_not_lost(fewshot, hub, file, tmp_path):
     assert (tmp_path / "x.fewshot").read_bytes() == file.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", ["PUT stored", "POST commit", "POST preupload"])
 def test_an_interrupted_upload_leaves_the_repository_as_it_was(fewshot, hub, file, broken, unanswered):
     hub.add("ada/things", {})
@@ -172,6 +180,7 @@ def test_an_interrupted_upload_leaves_the_repository_as_it_was(fewshot, hub, fil
     assert hub.files("ada/things")["x.fewshot"] == file.read_bytes()
 
 
+@pytest.mark.slow
 def test_what_somebody_else_did_meanwhile_is_not_lost(fewshot, hub, file):
     repo = hub.add("ada/things", {})
     hub.meanwhile = lambda: repo.commit("main", {"README.md": b"written by a person"})
@@ -189,6 +198,7 @@ def test_a_damaged_file_is_not_pushed(fewshot, hub, file, tmp_path):
     assert not hub.repos and not hub.asked
 
 
+@pytest.mark.slow
 def test_who_may_not_is_told_so(fewshot, hub, file, monkeypatch):
     hub.add("others/things", {"x.fewshot": file.read_bytes()})
     hub.add("ada/secret", {"x.fewshot": file.read_bytes()}, private=True)
@@ -206,6 +216,7 @@ def test_who_may_not_is_told_so(fewshot, hub, file, monkeypatch):
     assert sum(hub.asked.values()) == asked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("status", "word"), [(429, "too often"), (500, "error 500"), (401, "token")])
 def test_what_is_wrong_with_the_hub_is_told(fewshot, hub, status, word):
     hub.add("ada/things", {})
@@ -227,6 +238,7 @@ def test_without_a_network(fewshot, hub, file, monkeypatch, tmp_path):
     assert left(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [".fewshot", "-o.fewshot", "a\nb.fewshot", "a\\b/.x.fewshot"])
 def test_a_hub_does_not_choose_odd_names(fewshot, hub, file, name, tmp_path):
     hub.add("ada/things", {name: file.read_bytes()})
@@ -239,6 +251,7 @@ def test_nothing_is_unpickled_and_the_token_is_nobodys_argument():
     assert "pickle" not in source and "token=" not in source
 
 
+@pytest.mark.slow
 def test_the_support_set_stays_here_unless_it_is_asked_for(fewshot, hub, file, tmp_path, vit):
     read = read_delta_file(file)
     features = torch.randn(6, read.head.dim, generator=torch.Generator().manual_seed(0))

@@ -77,6 +77,7 @@ def test_json_is_one_object_with_its_keys_and_nothing_else(fewshot, call, comman
     assert result.stderr == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", sorted(set(KEYS) - {"export"}))
 def test_for_people_there_are_plain_lines(fewshot, call, command):
     result = fewshot(*call[command])
@@ -96,6 +97,7 @@ def test_quiet_prints_the_same_results_and_no_progress(fewshot, call, command, m
     assert [line for line in quiet.stdout.splitlines() if not line.startswith("took")] == kept
 
 
+@pytest.mark.slow
 def test_runs_leave_their_record(fewshot, call, tmp_path):
     report = json.loads(fewshot(*call["adapt"], "--json").stdout)
     assert json.loads((tmp_path / "new.fewshot.run.json").read_text()) == report
@@ -134,6 +136,7 @@ def test_several_classifiers_each_give_their_row(fewshot, file, other, drawn, we
     assert other.name in shown and file.name in shown
 
 
+@pytest.mark.slow
 def test_a_composed_file_is_as_good_as_any(fewshot, call, weights, drawn, tmp_path):
     for rule in ("add", "ties", "dare"):
         result = fewshot(*call["compose"], "--rule", rule, "--scale", "0.5", "--quiet")
@@ -150,6 +153,7 @@ def test_long_paths_stay_on_one_line(fewshot, file, drawn, weights, tmp_path):
     assert any(line.startswith(str(path)) and "no such file" in line for line in result.stdout.splitlines())
 
 
+@pytest.mark.slow
 def test_names_are_names_not_markup(fewshot, tiny, weights, tmp_path):
     """Brackets are markup to rich, and control characters steer a terminal."""
     write_folder(tmp_path / "in", ("cat", "star"), 2, seed=0, size=64)
@@ -278,6 +282,7 @@ def test_a_tilde_is_the_home_folder_wherever_it_stands(fewshot, call, file, draw
         assert fewshot(*arguments).exit_code == 0, arguments
 
 
+@pytest.mark.slow
 def test_the_doctor_reads_a_zip_and_says_what_it_left_out(fewshot, weights, drawn, tmp_path):
     shutil.make_archive(str(tmp_path / "drawn"), "zip", drawn)
     report = json.loads(fewshot("doctor", tmp_path / "drawn.zip", "--json").stdout)

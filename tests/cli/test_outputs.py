@@ -84,6 +84,7 @@ def test_every_path_is_known_to_be_read_or_written():
                 assert (param.name in OUTPUTS) != (param.name in READ), f"{words}: {param.name}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "output", "read"), PAIRS)
 def test_an_output_that_is_an_input_is_refused(words, output, read, fewshot, tmp_path):
     folder = tmp_path / "in"

@@ -36,6 +36,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
 
 
+@pytest.mark.slow
 def test_the_likeliest_classes(asked, drawn, tmp_path):
     report = json.loads(asked(drawn, "--top", 2, "--csv", tmp_path / "x.csv", "--json").stdout)
     for row, written in zip(report["predictions"], rows_of(tmp_path / "x.csv"), strict=True):

@@ -82,6 +82,7 @@ def test_predict_lists_all_labels(fewshot, marked, weights, pairs, tmp_path):
     assert "+" in fewshot("predict", marked, pairs, "--weights", weights).stdout
 
 
+@pytest.mark.slow
 def test_eval_counts_what_predict_says(fewshot, marked, weights, tmp_path):
     more = write_pairs(tmp_path / "more", seed=50)
     rows = json.loads(fewshot("predict", marked, more, "--weights", weights, "--json").stdout)["predictions"]
@@ -125,6 +126,7 @@ def test_each_name_may_be_one_class(fewshot, pairs, tiny, tmp_path):
     assert read_delta_file(tmp_path / "x.fewshot").thresholds is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

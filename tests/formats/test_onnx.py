@@ -31,6 +31,7 @@ class OneSizeOnly(nn.Module):
 HEAD = Head(torch.ones(2, 3), torch.zeros(2), unit_norm=False)
 
 
+@pytest.mark.slow
 def test_a_network_that_takes_one_number_of_images_only_is_told_in_a_sentence(tmp_path):
     write_onnx(tmp_path / "x.onnx", ExportedClassifier(OneSizeOnly(), HEAD), (8, 8), {})
     answers = onnx_session(tmp_path / "x.onnx")
@@ -40,6 +41,7 @@ def test_a_network_that_takes_one_number_of_images_only_is_told_in_a_sentence(tm
     assert "--format safetensors" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_a_network_that_cannot_be_exported_is_told_in_a_sentence(tmp_path):
     with pytest.raises(FewshotError, match="PyTorch can't export this network to ONNX: ") as caught:
         write_onnx(tmp_path / "x.onnx", ExportedClassifier(Undecided(), HEAD), (8, 8), {})

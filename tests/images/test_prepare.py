@@ -35,6 +35,7 @@ def timm_pixels(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     return np.asarray(transform(image)).astype(int)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(
     width=st.integers(16, 300),
@@ -100,6 +101,7 @@ def test_a_turned_fraction_lands_where_the_turned_whole_does(tmp_path, orientati
     assert 0 < change.mean() <= 0.8
 
 
+@pytest.mark.slow
 def test_load_draws_on_a_fraction_of_a_large_jpeg(tmp_path):
     draw("boat", 5, 800).resize((4000, 3000)).save(tmp_path / "a.jpg")
     assert decode(tmp_path / "a.jpg", at_least=(359, 359)).size == (500, 375)

@@ -60,6 +60,7 @@ def test_copies_are_learned_from_or_asked_about_once(run, tmp_path):
         run(doubled, shots=4, queries=4)  # there are not eight pictures of it
 
 
+@pytest.mark.slow
 def test_a_picture_in_two_classes_is_in_neither(run, tmp_path):
     write_folder(tmp_path / "mine", LABELS, 5, seed=0, size=64)
     first, *_ = sorted((tmp_path / "mine" / "cat").iterdir())
@@ -70,6 +71,7 @@ def test_a_picture_in_two_classes_is_in_neither(run, tmp_path):
     assert all("in the classes cat and fish" in item["reason"] for item in data["skipped"])
 
 
+@pytest.mark.slow
 def test_what_another_data_set_is_asked_about_is_not_learned_from(run, tmp_path):
     for seed, name in enumerate(("day", "night")):
         write_folder(tmp_path / "sets" / name, LABELS, 6, seed=seed, size=64)

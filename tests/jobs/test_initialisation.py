@@ -98,6 +98,7 @@ def test_a_file_made_from_a_bank_is_exported_like_any_other(banks, drawn, tmp_pa
     assert report.top1_agreement == 1
 
 
+@pytest.mark.slow
 @every_kind
 def test_the_estimate_from_a_bank_is_of_images_that_nothing_was_learned_from(kind, banks, drawn, tmp_path, learn):
     """The change of a dense bank is no task's, so that leaving one out is exact; experts are mixed anew."""
@@ -153,6 +154,7 @@ def test_features_that_a_dense_bank_moved_are_computed_once_and_are_no_others(
     assert [number for number in passes if number > 1] == [12]  # of the proof, which looks itself
 
 
+@pytest.mark.slow
 @every_kind
 def test_pruning_says_what_it_costs(kind, banks, drawn, tmp_path, learn_result):
     whole = learn_result(drawn, tmp_path / "whole.fewshot", "protonet", bank=banks[kind], folds=2)
@@ -312,6 +314,7 @@ def test_banks_are_compared_with_each_other_and_the_frozen_backbone(run, asked, 
         assert min(found[f"protonet from {kind}"]["bytes"]) > 100 * heads
 
 
+@pytest.mark.slow
 @every_kind
 def test_an_episode_is_what_adapting_to_it_gives(kind, banks, asked, run, source, day):
     """By hand: the support set's pictures, the learner, and the queries under the delta that it yields."""
@@ -358,6 +361,7 @@ def test_images_go_through_the_weights_that_experts_merge_once_each(run, asked, 
     assert [number for number in passes if number > 1] == [6, 9, 6, 9]  # support and queries of two episodes
 
 
+@pytest.mark.slow
 def test_a_run_with_banks_goes_on_where_it_stopped(run, asked, monkeypatch):
     done: list[int] = []
     monkeypatch.setattr(blocks, "answer_block", lambda *given: done.append(given[3]) or answer_block(*given))
@@ -369,6 +373,7 @@ def test_a_run_with_banks_goes_on_where_it_stopped(run, asked, monkeypatch):
     assert more[name]["nll"][:1] == few[name]["nll"]
 
 
+@pytest.mark.slow
 def test_results_belong_to_the_content_of_a_bank_whatever_its_name(run, asked, banks, tmp_path, vit, random_bank):
     first = run({"a": asked["protonet from dense"]})
     (key,) = first["keys"]["a"].values()

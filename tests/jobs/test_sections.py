@@ -43,6 +43,7 @@ def version(path) -> str:
         return json.loads(file.read(length))["__metadata__"]["version"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", ["float32", "float16", "int8"])
 def test_a_file_with_a_graft_is_proved_verified_and_told_of(drawn, tmp_path, learn, source, values):
     path = tmp_path / "moa.fewshot"
@@ -62,6 +63,7 @@ def test_a_plain_file_is_still_of_version_2(drawn, tmp_path, learn):
     assert version(tmp_path / "plain.fewshot") == "2"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format_", ["safetensors", "peft"])
 def test_a_graft_is_not_merged_and_the_reason_is_given(grafted, tmp_path, source, format_):
     if format_ == "peft":
@@ -80,6 +82,7 @@ def test_a_graft_goes_to_onnx(grafted, tmp_path, source, unseen):
     assert report["max_abs_diff"] < 1e-3
 
 
+@pytest.mark.slow
 def test_a_map_of_features_is_not_merged_and_goes_without(drawn, tmp_path, learn, source):
     learn(drawn, tmp_path / "map.fewshot", "tsa", *QUICK)
     with pytest.raises(FewshotError, match=r"method\.map=false"):
@@ -91,6 +94,7 @@ def test_a_map_of_features_is_not_merged_and_goes_without(drawn, tmp_path, learn
     ).bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["grafted", "transductive"])
 def test_neither_is_composed(which, request, drawn, tmp_path, learn):
     path = request.getfixturevalue(which)
@@ -99,6 +103,7 @@ def test_neither_is_composed(which, request, drawn, tmp_path, learn):
         compose([tmp_path / "other.fewshot", path], tmp_path / "out.fewshot", How(), Unseen())
 
 
+@pytest.mark.slow
 def test_several_files_answer_as_each_alone_does(grafted, transductive, drawn, unseen, tmp_path, learn, predict):
     """Deltas are swapped in and out of the weights that a graft's copy of the module shares."""
     learn(drawn, tmp_path / "bitfit.fewshot", "bitfit", *QUICK)
@@ -113,6 +118,7 @@ def test_several_files_answer_as_each_alone_does(grafted, transductive, drawn, u
             assert one["probability"] == pytest.approx(other["probability"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_transductive_file_holds_the_support_set_and_says_so(transductive, source, predict, unseen, drawn):
     file = read_delta_file(transductive)
     assert version(transductive) == "3" and len(file.support.labels) == 12
@@ -129,18 +135,21 @@ def test_a_transductive_file_holds_the_support_set_and_says_so(transductive, sou
     assert model.adapted.head.dim == model.backbone.dim
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format_", ["safetensors", "onnx"])
 def test_a_transductive_head_is_not_exported(transductive, tmp_path, source, format_):
     with pytest.raises(FewshotError, match="transductive"):
         export(transductive, tmp_path / "out", format_, None, Means(source, CPU, NoCache(), Unseen()))
 
 
+@pytest.mark.slow
 def test_a_transductive_head_is_evaluated_on_all_pictures_at_once(transductive, evaluate, unseen, predict):
     report = evaluate(transductive, unseen)
     right = [row["label"] == row["path"].split("/")[-2] for row in predict(transductive, unseen)["predictions"]]
     assert report["accuracy"] == pytest.approx(sum(right) / len(right))
 
 
+@pytest.mark.slow
 def test_the_support_set_is_kept_where_it_is_asked_for(drawn, tmp_path, learn, source, predict, unseen):
     plain, kept = tmp_path / "plain.fewshot", tmp_path / "kept.fewshot"
     without = learn(drawn, plain, "bitfit", *QUICK)
@@ -158,6 +167,7 @@ def test_the_support_set_is_kept_where_it_is_asked_for(drawn, tmp_path, learn, s
     assert [row["label"] for row in rows[0]] == [row["label"] for row in rows[1]]
 
 
+@pytest.mark.slow
 def test_a_graft_that_does_not_fit_is_found_before_it_is_used(grafted, tmp_path, source):
     file = read_delta_file(grafted)
     name = max(file.graft.params)
@@ -181,6 +191,7 @@ def test_a_graft_that_does_not_fit_is_found_before_it_is_used(grafted, tmp_path,
         assert why
 
 
+@pytest.mark.slow
 def test_a_changed_section_is_damage(transductive, tmp_path):
     tensors = load_file(transductive)
     with transductive.open("rb") as file:
@@ -191,6 +202,7 @@ def test_a_changed_section_is_damage(transductive, tmp_path):
         read_delta_file(tmp_path / "changed.fewshot")
 
 
+@pytest.mark.slow
 def test_labels_and_features_of_the_section_are_checked(transductive, tmp_path):
     file = read_delta_file(transductive)
     for labels, features in (

@@ -32,6 +32,7 @@ def learn_clip(learn, towers_file):
     return learned
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["ridge", "bitfit", "lora", "saft", "moa"])
 def test_a_classifier_on_two_towers_answers_as_it_was_learned(
     recipe, learn_clip, drawn, unseen, tmp_path, towers_file, predict
@@ -67,6 +68,7 @@ main()
     assert json.loads(done.stdout)["images"] == 12
 
 
+@pytest.mark.slow
 def test_weights_of_another_activation_are_another_base(learn_clip, drawn, tmp_path, write_towers, towers_file):
     config = json.loads((towers_file.parent / "open_clip_config.json").read_text())["model_cfg"]
     quick = write_towers(tmp_path / "quick", {**config, "quick_gelu": True})
@@ -96,6 +98,7 @@ def test_weights_that_are_not_here_are_asked_for_by_their_repository():
         load_backbone("clip:ViT-B-16/openai", Source(offline=True), None, CPU)
 
 
+@pytest.mark.slow
 def test_verify_and_compose_take_classifiers_on_two_towers(learn_clip, drawn, unseen, tmp_path, towers_file):
     learn_clip(drawn, tmp_path / "a.fewshot", "bitfit", "method.tuning.optim.steps=2")
     learn_clip(unseen, tmp_path / "b.fewshot", "bitfit", "method.tuning.optim.steps=3")
@@ -105,6 +108,7 @@ def test_verify_and_compose_take_classifiers_on_two_towers(learn_clip, drawn, un
     assert load_model(tmp_path / "c.fewshot", where, CPU).classes == ("cat", "house", "star")
 
 
+@pytest.mark.slow
 def test_the_shapes_of_the_base_follow_from_the_file(learn_clip, drawn, tmp_path, towers_file):
     learn_clip(drawn, tmp_path / "a.fewshot")
     loaded = load_model(tmp_path / "a.fewshot", Source(towers_file, offline=True), CPU)
@@ -122,6 +126,7 @@ def test_onnx_has_the_image_tower_with_the_class_vectors(learn_clip, drawn, tmp_
     assert report["bytes"] < towers_file.stat().st_size / 4  # the text tower stays out
 
 
+@pytest.mark.slow
 def test_safetensors_are_plain_timms(learn_clip, drawn, tmp_path, towers_file):
     learn_clip(drawn, tmp_path / "a.fewshot", "bitfit", "method.tuning.optim.steps=2")
     where = Source(towers_file, offline=True)
@@ -134,6 +139,7 @@ def test_safetensors_are_plain_timms(learn_clip, drawn, tmp_path, towers_file):
     assert "vit_base_patch16_clip_224" in report["use"]
 
 
+@pytest.mark.slow
 def test_an_adapter_of_peft_is_refused_with_what_works(learn_clip, drawn, tmp_path, towers_file):
     learn_clip(drawn, tmp_path / "a.fewshot", "lora", "method.tuning.optim.steps=2")
     with pytest.raises(FewshotError, match="two towers"):
@@ -141,6 +147,7 @@ def test_an_adapter_of_peft_is_refused_with_what_works(learn_clip, drawn, tmp_pa
         export(tmp_path / "a.fewshot", tmp_path / "a", "peft", drawn, means)
 
 
+@pytest.mark.slow
 def test_half_precision_and_openai_spelling_are_the_same_base(learn_clip, drawn, tmp_path, towers_file):
     """A file is read in whatever spelling it is; OpenAI's are in half precision, and so another base."""
     learn_clip(drawn, tmp_path / "a.fewshot")

@@ -40,6 +40,7 @@ def close(actual, expected, rtol=1e-4):
 # --- zero-shot, Gaussian ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_zero_shot_answers_by_the_texts_alone(clip, easy):
     support = easy(clip)
     head = ZeroShot().fitted(support)
@@ -197,6 +198,7 @@ def test_tip_adapter_is_its_authors(golden, case):
     close(seen @ weight.T, given["query_logits_best"])
 
 
+@pytest.mark.slow
 def test_tip_adapter_chooses_by_images_left_out():
     """The pair is the one of the most right answers, fold by fold, of a cache without the images of the fold."""
     rng = torch.Generator().manual_seed(4)
@@ -337,6 +339,7 @@ def test_the_gradient_of_both_towers_is_open_clips_and_so_is_what_saft_takes(gol
         assert torch.equal(found, mark.flatten().nonzero().squeeze(1)), name
 
 
+@pytest.mark.slow
 def test_training_in_parts_of_a_batch_is_training_on_it_at_once(clip, easy):
     """Texts are read once a step, and get the gradient of all parts."""
     support = easy(clip)
@@ -389,6 +392,7 @@ def test_block_lora_is_lora_of_a_lower_rank_that_moves_further(clip, easy):
         close(blocks.delta[name].left @ change.right, 2 * change.left @ change.right, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_two_stages_move_norms_and_then_only_class_vectors(clip, easy):
     support = easy(clip)
     heard = []

@@ -108,6 +108,7 @@ def logits(backbone: Backbone, adapted: Adapted, pictures: Tensor) -> Tensor:
     return Model(backbone, adapted).logits(pictures)
 
 
+@pytest.mark.slow
 @every_method
 def test_the_same_seed_gives_the_same_answer(name, backbone, easy, first_answer):
     first = tensors(backbone, first_answer(name))

@@ -130,6 +130,7 @@ def test_every_part_of_the_mixture_is_trained(vit, easy):
     assert all(not torch.equal(start[name], values) for name, values in graft.params.items())
 
 
+@pytest.mark.slow
 def test_the_balancing_loss_and_the_dropout_change_what_is_learned(vit, easy):
     def learned(**settings):
         return MoA(**settings, **QUICK).adapt(vit, easy(vit), Run()).graft.params

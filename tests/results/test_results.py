@@ -110,6 +110,7 @@ def test_results_are_read_without_anything_heavy():
     assert found.stdout == "[]\n"
 
 
+@pytest.mark.slow
 def test_records_of_earlier_runs_are_still_read():
     """Of comparisons and of meta-tuning, as benchmarks/results keeps them; what they say comes out as it went in."""
     kinds = set()

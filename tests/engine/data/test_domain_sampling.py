@@ -173,6 +173,7 @@ episodes = st.integers(1, 5)
 histories = st.lists(st.tuples(episodes, st.floats(-1, 1)), max_size=30)
 
 
+@pytest.mark.slow
 @every_sampler
 @given(st.integers(1, 9), histories)
 @settings(max_examples=25, deadline=None)

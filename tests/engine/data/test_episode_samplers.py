@@ -191,6 +191,7 @@ def test_episodes_with_fewer_shots_queries_or_classes_are_part_of_those_with_mor
         np.testing.assert_array_equal(getattr(less.sessions[0], part).reshape(way, -1), all_of[:way, :count])
 
 
+@pytest.mark.slow
 def test_every_class_and_every_image_is_as_likely_as_the_others():
     small = pool([8] * 6)
     support, query, classes, together = np.zeros(48), np.zeros(48), np.zeros(6), np.zeros((8, 8))

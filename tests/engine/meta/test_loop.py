@@ -39,6 +39,7 @@ def example() -> str:
     return DOCS.read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
 
 
+@pytest.mark.slow
 def test_the_example_of_the_documentation_runs(sets, random_weights, capsys):
     found: dict[str, Any] = {"weights": random_weights("test_vit"), "sets": sets}
     exec(compile(example(), str(DOCS), "exec"), found)
@@ -70,6 +71,7 @@ def test_a_state_of_another_method_is_none(source):
         Practice.start(DenseMetaTuning(), TRAINING, source).restore(state)
 
 
+@pytest.mark.slow
 def test_every_step_is_told_of(source):
     heard: list[int] = []
     practice = Practice.start(DenseMetaTuning(), TRAINING, source)

@@ -55,6 +55,7 @@ def random_head(backbone, features):
     return Head(weight, torch.randn(WAY, generator=rng), unit_norm=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_timms_own_model_holds_any_linear_head_exactly(name):
     backbone = built(name)
@@ -75,6 +76,7 @@ def test_timms_own_model_holds_any_linear_head_exactly(name):
         torch.testing.assert_close(plain(images), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "what"), CLASSIFIERS.items())
 def test_only_a_single_linear_classifier_has_a_name(name, what):
     single = dict(timm.create_model(name, num_classes=WAY).named_modules()).get(what)
@@ -134,6 +136,7 @@ def old_targets(backbone):
     return [name for name, values in backbone.params.items() if wanted.search(name) and values.ndim > 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["tf_efficientnet_lite0", "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "test_vit", "test_vit2"],
@@ -144,6 +147,7 @@ def test_what_the_default_targets_were_they_are(name):
     assert list(found) == old_targets(backbone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "first", "count"),
     [
@@ -260,6 +264,7 @@ def test_a_kernel_of_another_rank_stays_as_it_is_beside_channels_last_ones():
     assert backbone.features(pictures(backbone, 1)).shape == (1, backbone.dim)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["levit_128s", "efficientvit_m0"])
 def test_attention_biases_that_timm_remembers_are_the_moved_ones(name):
     backbone = built(name)
@@ -280,6 +285,7 @@ def test_attention_biases_that_timm_remembers_are_the_moved_ones(name):
     assert torch.equal(backbone.features(images), plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size", "works"),
     [("efficientformer_l1", 112, 224), ("mixer_s32_224", 112, 224), ("levit_128s", 150, 224), ("test_vit", 100, 96)],

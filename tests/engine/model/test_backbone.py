@@ -316,6 +316,7 @@ def test_frozen_passes_are_done_there_and_their_features_come_here(vit, twinned)
     assert both.device == torch.device("cpu")
 
 
+@pytest.mark.slow
 def test_passes_with_a_gradient_and_through_grafts_are_done_here(vit, twinned):
     both, counts = twinned
     both.features(torch.randn(2, 3, 64, 64))

@@ -59,6 +59,7 @@ def same_bits(found: Tensor, expected: Tensor) -> bool:
     return torch.equal(found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 @settings(deadline=None)
 @given(st.data())

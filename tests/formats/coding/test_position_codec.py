@@ -321,6 +321,7 @@ def test_a_bomb_takes_neither_memory_nor_time(code):
     assert peak_of_decoding(code, SIZE) <= 40 * count + 2 * SIZE + 10_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2000, 2**32])
 @pytest.mark.parametrize("low", [0, 3])
 @pytest.mark.parametrize("form", [GAPS, COMPLEMENT, BITMAP])

@@ -267,6 +267,7 @@ def test_factors_of_a_product_that_float16_can_not_hold_stay_factors(path):
     assert with_values(path, "float16", delta={"low": low}).stored.forms == {"low": "low rank"}
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=120, deadline=None)
 def test_any_delta_comes_back_as_promised_and_as_the_reference_reads_it(tmp_path_factory, data):
@@ -489,6 +490,7 @@ def test_a_file_with_more_at_its_end_is_refused(good, path):
     refusal(path)
 
 
+@pytest.mark.slow
 @given(place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_file_with_any_byte_changed_is_refused_or_the_same(good, path, place, flip):

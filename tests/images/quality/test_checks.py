@@ -35,6 +35,7 @@ def kinds(root: Path) -> dict[str, str]:
     return {finding.path.name: finding.kind for finding in found}
 
 
+@pytest.mark.slow
 def test_clean_pictures_give_no_finding(tmp_path):
     write_folder(tmp_path, CLASSES, per_class=12, seed=1)
     assert checkup(read_labelled(tmp_path, allow_empty=True)) == []
@@ -76,6 +77,7 @@ def test_files_that_give_no_picture(root):
     assert {finding.severity for finding in checkup(read_labelled(root, allow_empty=True))} == {"skipped"}
 
 
+@pytest.mark.slow
 def test_files_worth_a_note(root):
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -177,6 +179,7 @@ def test_changed_copies_of_real_pictures_are_found(name, changed, least):
 
 # Seen with the eye: the pairs in caltech101 are all copies (edited, enlarged, turned by a degree), the sketches are
 # two guitars in the same pose.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "most"), [("pacs/photo", 0), ("pacs/sketch", 1), ("pacs/art_painting", 0), ("dtd10", 0), ("cifar10", 0)]
 )

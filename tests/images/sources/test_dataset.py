@@ -179,6 +179,7 @@ def test_stored_files_are_the_files(tmp_path):
 # --- drawn ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_drawn_pictures_need_no_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     dataset = only(Path("drawn"))
@@ -315,6 +316,7 @@ def test_a_list_as_spreadsheets_write_it(tmp_path):
         assert names == [str(tmp_path / "a" / "2.jpg"), str(tmp_path / "b\\2.jpg")]
 
 
+@pytest.mark.slow
 @given(
     rows=st.lists(st.tuples(TEXT, TEXT), min_size=2, max_size=6, unique_by=lambda row: row[0].strip()),
     dialect=st.sampled_from([",", ";", "\t", "|"]),
@@ -501,6 +503,7 @@ def test_other_compression_is_refused(tmp_path):
         only(tmp_path / "a.zip").samples[0].stored.load(SMALL)
 
 
+@pytest.mark.slow
 def test_a_bomb_does_not_go_off(tmp_path):
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("cat/1.png", "w") as member:
@@ -525,6 +528,7 @@ def test_a_bomb_does_not_go_off(tmp_path):
         only(path).samples[0].stored.content_hash()
 
 
+@pytest.mark.slow
 def test_all_of_omniglot_from_two_threads():
     if not OMNIGLOT.is_file():
         pytest.skip("needs ../shared/data")
@@ -546,6 +550,7 @@ def test_all_of_omniglot_from_two_threads():
     )
 
 
+@pytest.mark.slow
 def test_the_shared_data_sets():
     if not OMNIGLOT.is_file():
         pytest.skip("needs ../shared/data")

@@ -58,6 +58,7 @@ def done(monkeypatch) -> list[int]:
     return starts
 
 
+@pytest.mark.slow
 def test_another_recipe_leaves_the_first_ones_episodes(run, done, tmp_path):
     first = run("protonet")
     run("ridge")
@@ -131,6 +132,7 @@ def test_the_digest_of_the_code_is_that_of_what_it_does(tmp_path):
     assert code_digest(tmp_path) != digest("def f(x):\n    return x + 2\n")
 
 
+@pytest.mark.slow
 def test_a_record_from_before_keys_had_two_parts_is_read_and_repeated(run, weights, tmp_path):
     run("protonet", "ridge")
     path = tmp_path / "r.json"
@@ -209,6 +211,7 @@ def test_a_damaged_record_is_a_sentence(damage, run, source, tmp_path):
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_damaged_line_of_a_journal_is_done_again(run, done, tmp_path):
     whole = run("protonet", output=tmp_path / "whole.json")
     (key,) = whole["blocks"]
@@ -225,6 +228,7 @@ def test_a_damaged_line_of_a_journal_is_done_again(run, done, tmp_path):
 # --- of two at once ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_of_two_that_write_one_file_the_second_is_refused(run, tmp_path, passes):
     (tmp_path / "other").mkdir()
     (tmp_path / "link.json").symlink_to(tmp_path / "r.json")

@@ -85,6 +85,7 @@ def figures(report: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_the_report_says_what_was_asked_and_found(run, sets, tmp_path):
     report = run(sets, "protonet", "ridge", episodes=60)
     assert [row["name"] for row in report["rows"]] == ["day", "night"]
@@ -144,6 +145,7 @@ def test_figures_are_those_of_the_definition(vit, pictures):
     assert found["nll"][11] == pytest.approx(float(-likelihood.mean()), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_method_that_trains_answers_with_its_moved_weights(run, sets):
     frozen = run(sets, "protonet")
     trained = run(sets, "norms", changes=("method.tuning.optim.lr=0.05", *QUICK))
@@ -158,6 +160,7 @@ def test_every_recipe_sees_the_same_episodes_whatever_else_runs(run, sets, tmp_p
     assert alone["ridge"] == among["ridge"]
 
 
+@pytest.mark.slow
 def test_more_episodes_go_on_from_fewer(run, sets, monkeypatch, tmp_path):
     done: list[int] = []
     original = answer_block
@@ -171,6 +174,7 @@ def test_more_episodes_go_on_from_fewer(run, sets, monkeypatch, tmp_path):
     assert figures(whole) == figures(more)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_done_again(run, sets, monkeypatch):
     first = run(sets, "protonet", episodes=60)
     monkeypatch.setattr(blocks, "answer_block", None)
@@ -179,6 +183,7 @@ def test_a_finished_run_is_not_done_again(run, sets, monkeypatch):
     assert fewer == first["results"]["protonet"]["day"]["accuracy"][:7]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_where_it_stopped(run, sets, monkeypatch, tmp_path):
     done: list[tuple[str, int]] = []
     original = answer_block
@@ -205,6 +210,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(run, sets, monkeypatch, tmp
     assert figures(report) == figures(run(sets, "norms", episodes=2, changes=QUICK, output=tmp_path / "whole.json"))
 
 
+@pytest.mark.slow
 def test_another_question_does_not_take_what_is_there(run, sets):
     before = figures(run(sets, seed=0))
     assert figures(run(sets, seed=1)) != before
@@ -231,6 +237,7 @@ def test_several_shots_are_rows_of_their_own(run, sets):
     assert report["protocol"]["shots"] == [1, 4]
 
 
+@pytest.mark.slow
 def test_across_domains_learns_here_and_is_asked_there(run, sets):
     report = run(sets, name="across", targets=("night",))
     assert [row["data"] for row in report["rows"]] == ["day -> night"]
@@ -255,6 +262,7 @@ def test_joined_pictures_are_those_of_their_data_sets():
     assert len(joined) == 14
 
 
+@pytest.mark.slow
 def test_sessions_that_add_classes(run, sets):
     asked = {"name": "incremental", "base_way": 2, "way": 1, "sessions": 2}
     report = run(sets / "day", "protonet", "ridge", "lda", episodes=30, **asked)
@@ -381,6 +389,7 @@ def test_transductive_recipes_are_marked_and_see_all_queries_of_a_task(run, sets
     assert "transductive" not in markdown(read_comparison(run(sets, episodes=2)))
 
 
+@pytest.mark.slow
 def test_what_moves_and_grafts_cost_is_counted_with_the_head(run, sets):
     report = run(sets, "moa", changes=("method.tuning.optim.steps=0", "method.form=lora"), episodes=1)
     (size, _) = (found["bytes"][0] for found in report["results"]["moa"].values())
@@ -404,6 +413,7 @@ def test_a_method_hears_the_names_of_the_classes(run, sets, monkeypatch):
     assert {name for names in heard for name in names} <= folders
 
 
+@pytest.mark.slow
 def test_names_csv_is_read_and_other_words_are_another_question(towers_file, tmp_path):
     """The second run goes on from the record of the first, but for what other words change."""
     write_folder(tmp_path / "drawn", LABELS[:3], 4, seed=0, size=64)

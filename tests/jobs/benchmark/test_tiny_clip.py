@@ -44,6 +44,7 @@ def test_the_kinds_of_drawings_repeat_and_differ_in_most_pixels():
         assert (shifted != once["as learned"]).flatten(1).double().mean(1).min() > 0.5
 
 
+@pytest.mark.slow
 def test_a_record_goes_on_where_it_stopped(towers, tmp_path, monkeypatch):
     monkeypatch.setattr(tiny_clip, "ASKED", 2)
     tasks = [Task(name, None, 1, 0, tiny_clip.TEST_SEED) for name in ("zero-shot", "LP++")]

@@ -102,6 +102,7 @@ def test_the_report_says_what_was_done_and_is_left_beside_the_file(drawn, tmp_pa
     assert len(header.provenance.learned_from) == header.provenance.images == 12
 
 
+@pytest.mark.slow
 def test_the_packaged_backbone_tells_drawn_things_apart(drawn, unseen, tmp_path, learn, monkeypatch):
     """The packaged weights, at 64 pixels: the estimate and the truth are both far above chance."""
     from fewshot_cli.jobs.classify.evaluate import evaluate
@@ -119,6 +120,7 @@ def test_the_packaged_backbone_tells_drawn_things_apart(drawn, unseen, tmp_path,
 # --- repeating -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ridge", "logistic", "lora", "saft"])
 def test_the_same_run_gives_the_same_bytes_whatever_the_cache_knows(name, drawn, tmp_path, learn):
     changes = [QUICK] if trained(name) else []
@@ -129,6 +131,7 @@ def test_the_same_run_gives_the_same_bytes_whatever_the_cache_knows(name, drawn,
     assert all(other == first for other in others)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("backbone", "size"), [("test_efficientnet", 64), (DEFAULT_BACKBONE, 64)])
 def test_a_cache_that_knows_some_of_the_pictures_changes_no_byte(tmp_path, learn, backbone, size):
     """The last bits of a feature depend on how many pictures are embedded at once; with few it would not show."""
@@ -144,6 +147,7 @@ def test_a_cache_that_knows_some_of_the_pictures_changes_no_byte(tmp_path, learn
     assert (tmp_path / "warm.fewshot").read_bytes() == (tmp_path / "cold.fewshot").read_bytes()
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_training(drawn, tmp_path, learn):
     for seed in (0, 1):
         learn(drawn, tmp_path / f"{seed}.fewshot", "lora", QUICK, seed=seed)
@@ -151,6 +155,7 @@ def test_another_seed_gives_another_training(drawn, tmp_path, learn):
     assert not torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_the_names_of_files_do_not_matter(drawn, photos, tmp_path, learn):
     for i, path in enumerate(sorted(photos.glob("*/*.jpg"), reverse=True)):
         path.rename(path.with_name(f"{i:03d}.jpg"))
@@ -169,6 +174,7 @@ def test_a_second_run_that_only_fits_a_head_does_no_forward_pass(drawn, tmp_path
     assert passes == []
 
 
+@pytest.mark.slow
 def test_features_under_one_transform_are_not_used_under_another(drawn, tmp_path, learn, passes):
     cache = FeatureCache(tmp_path / "features.sqlite")
     learn(drawn, tmp_path / "a.fewshot", cache=cache, image_size=64)
@@ -179,6 +185,7 @@ def test_features_under_one_transform_are_not_used_under_another(drawn, tmp_path
     assert (tmp_path / "b.fewshot").read_bytes() == (tmp_path / "c.fewshot").read_bytes()
 
 
+@pytest.mark.slow
 def test_features_under_one_delta_are_not_used_under_another(drawn, tmp_path, learn, predict):
     cache = FeatureCache(tmp_path / "features.sqlite")
     for name, rate in (("a", 0.01), ("b", 0.02)):
@@ -240,6 +247,7 @@ def test_a_file_that_is_not_what_was_learned_is_never_left(drawn, tmp_path, lear
     assert [path.read_bytes() for path in output.parent.iterdir()] == ([before] if before else [])
 
 
+@pytest.mark.slow
 def test_a_changed_delta_fails_the_proof_too(drawn, tmp_path, learn, monkeypatch):
     def without_delta(path: Path, header, delta, head: Head, *kept: str) -> int:
         return write_delta_file(path, header.model_copy(update={"shapes": {}, "touched": {}}), {}, head, *kept)
@@ -255,6 +263,7 @@ def test_a_changed_delta_fails_the_proof_too(drawn, tmp_path, learn, monkeypatch
 TRAINED = ("finetune", QUICK, "method.tuning.optim.lr=0.01")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["finetune", "lora", "shira", "bitfit"])
 @pytest.mark.parametrize("values", ["bfloat16", "float16", "int8"])
 def test_a_file_of_fewer_digits_is_smaller_and_gives_the_rounded_models_answers(
@@ -275,6 +284,7 @@ def test_a_file_of_fewer_digits_is_smaller_and_gives_the_rounded_models_answers(
     assert verify(tmp_path / "x.fewshot", source, torch.device("cpu")).checks["round trip"]
 
 
+@pytest.mark.slow
 def test_the_held_out_cost_of_rounding_is_told(drawn, tmp_path, learn):
     report = learn(drawn, tmp_path / "x.fewshot", *TRAINED, folds=2, values="int8")
     cost = report["values"]
@@ -282,6 +292,7 @@ def test_the_held_out_cost_of_rounding_is_told(drawn, tmp_path, learn):
     assert learn(drawn, tmp_path / "y.fewshot", folds=2, values="int8")["values"]["accuracy"] is None
 
 
+@pytest.mark.slow
 def test_rounding_that_changes_answers_is_refused(drawn, tmp_path, learn):
     learn(drawn, tmp_path / "fine.fewshot", *TRAINED[:2], "method.tuning.optim.lr=0.05", values="float16")
     with pytest.raises(CheckFailed, match="other answers on") as caught:
@@ -290,6 +301,7 @@ def test_rounding_that_changes_answers_is_refused(drawn, tmp_path, learn):
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["protonet", "ridge", "lda"])
 def test_a_head_is_as_narrow_as_makes_no_difference(recipe, drawn, tmp_path, learn, predict):
     report = learn(drawn, tmp_path / "x.fewshot", recipe, values="float16")
@@ -376,6 +388,7 @@ def test_one_image_per_class_says_that_the_accuracy_cannot_be_known(drawn, tmp_p
         assert "one image per class" in expected["how"]
 
 
+@pytest.mark.slow
 def test_no_folds_no_estimate_of_a_trained_method(drawn, tmp_path, learn):
     assert learn(drawn, tmp_path / "x.fewshot", "lora", QUICK, folds=0)["expected_accuracy"]["mean"] is None
     found = learn(drawn, tmp_path / "y.fewshot", "lora", QUICK, folds=3)["expected_accuracy"]
@@ -437,6 +450,7 @@ def three(weights, tmp_path) -> dict[str, Path]:
     }
 
 
+@pytest.mark.slow
 def test_the_classifier_of_the_weights_does_not_matter(three, drawn, tmp_path, learn, predict):
     answers = []
     for made, path in three.items():
@@ -449,6 +463,7 @@ def test_the_classifier_of_the_weights_does_not_matter(three, drawn, tmp_path, l
     assert read_on_one_base([tmp_path / f"{made}.fewshot" for made in three])
 
 
+@pytest.mark.slow
 def test_files_of_before_name_the_weights_as_they_were(three, drawn, tmp_path, learn, predict):
     """They say nothing of the body: they know their very weights, and those made without a classifier the body."""
     for made, refused in (("whole", {"body", "other"}), ("body", set())):

@@ -30,6 +30,7 @@ def test_the_file_is_that_of_the_recipe_which_was_taken(asked, drawn, tmp_path, 
     assert json.loads((tmp_path / "x.fewshot.run.json").read_text())["advice"] == result.advice
 
 
+@pytest.mark.slow
 def test_choose_writes_nothing_and_says_the_same(asked, drawn, tmp_path, source):
     table = choose(drawn, asked, means(source))
     learned = adapt_by_choice(drawn, tmp_path / "x.fewshot", asked, means(source))
@@ -42,6 +43,7 @@ def test_choose_writes_nothing_and_says_the_same(asked, drawn, tmp_path, source)
     ]
 
 
+@pytest.mark.slow
 def test_training_is_tried_where_there_is_room_and_advised_where_not(asked, drawn, source, monkeypatch):
     monkeypatch.setattr(choosing, "NEARLY_ALL", 2.0)
     monkeypatch.setattr(choosing, "training_seconds", lambda *_: 70.0)

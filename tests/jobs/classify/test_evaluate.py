@@ -49,6 +49,7 @@ def test_a_class_that_was_not_learned_is_an_error(file, unseen, tmp_path, evalua
     assert "cat, house, star" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_images_that_were_learned_from_are_counted(file, drawn, unseen, tmp_path, evaluate):
     assert evaluate(file, unseen)["learned_from"] == 0
     assert evaluate(file, drawn)["learned_from"] == 12

@@ -40,6 +40,7 @@ def test_texts_are_templates_with_names_or_what_is_said_of_them():
     assert class_texts(["kite"]) == (("a photo of a kite.",),)
 
 
+@pytest.mark.slow
 def test_names_alone_make_a_classifier_of_the_mean_directions_of_its_texts(means, tmp_path):
     what = recipe(template=["a drawing of a {}.", "{}"])
     result = adapt_to_names(["star ", "house", "snow_owl"], tmp_path / "a.fewshot", AdaptSettings(what), means)
@@ -54,6 +55,7 @@ def test_names_alone_make_a_classifier_of_the_mean_directions_of_its_texts(means
     assert loaded.head.unit_norm
 
 
+@pytest.mark.slow
 def test_the_same_names_in_another_order_are_the_same_file(means, tmp_path):
     for name, order in (("a", ["cat", "house"]), ("b", ["house", "cat"])):
         adapt_to_names(order, tmp_path / f"{name}.fewshot", AdaptSettings(recipe()), means)
@@ -96,6 +98,7 @@ def test_a_names_csv_that_is_wrong_is_refused_with_its_line(photos, content, say
         descriptions(photos, ("cat", "house", "star"))
 
 
+@pytest.mark.slow
 def test_a_template_changes_the_answers(means, drawn, tmp_path):
     for name, template in (("a", None), ("b", ["{} {} {}"])):
         adapt(drawn, tmp_path / f"{name}.fewshot", AdaptSettings(recipe(template=template)), means)
@@ -112,6 +115,7 @@ def test_a_template_that_does_nothing_is_refused(template, backbone, says):
         load_recipe("ridge", template=template, backbone=backbone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["clip-lora", "block-lora", "saft-clip", "finetune-clip", "2sfs"])
 def test_both_towers_are_trained_proved_and_kept(means, drawn, tmp_path, name):
     few = ["method.tuning.optim.steps=2", "method.tuning.optim.epochs=0", "method.tuning.optim.steps_per_shot=0"]

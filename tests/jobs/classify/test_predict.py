@@ -68,6 +68,7 @@ def test_a_row_says_what_the_head_makes_of_the_features(file, drawn, predict, vi
         assert row["top"][0] == [row["label"], row["probability"]]
 
 
+@pytest.mark.slow
 def test_an_image_gets_the_same_answer_alone_and_among_others(file, drawn, predict):
     """To rounding: how many images go through at once decides the last bits, on some processors."""
     together = predict(file, drawn)["predictions"]
@@ -125,6 +126,7 @@ def test_a_name_is_no_formula_in_a_spreadsheet(name):
     assert (second["path"], second["label"]) == ("a=b.jpg", "cat -1")
 
 
+@pytest.mark.slow
 def test_rows_come_before_all_images_are_read_and_are_not_kept(file, tmp_path, source, monkeypatch):
     write_folder(tmp_path / "many", ("cat", "key", "fish"), 60, seed=0, size=32)
     read: list[int] = []
@@ -197,6 +199,7 @@ def test_eval_and_predict_see_the_same(several, unseen, weights, tmp_path):
             torch.testing.assert_close(next(iter(looks.values()))(pictures), merged, msg=path.name)
 
 
+@pytest.mark.slow
 def test_every_picture_is_decoded_once_and_seen_once_by_each_change(
     several, unseen, predict, passes, monkeypatch, tmp_path
 ):

@@ -86,6 +86,7 @@ def same_answers(one: Path, other: Path) -> None:
     assert (a - b).abs().max() < 4e-3 * a.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", CLOSED)
 def test_a_class_added_is_as_if_learned_with_the_others(two, photos, kept, grow, tmp_path, recipe):
     folder, house = two
@@ -104,6 +105,7 @@ def test_a_class_removed_is_as_if_never_learned(two, photos, kept, tmp_path):
     assert report["removed"] == {"house": 4} and report["old"]["n"] == 8
 
 
+@pytest.mark.slow
 def test_in_whatever_order_classes_come_the_answers_are_the_same(photos, kept, grow, tmp_path):
     write_folder(tmp_path / "new", ("fish", "tree"), 3, seed=4, size=64)
     file = kept(photos, "x.fewshot")
@@ -157,6 +159,7 @@ def test_rows_kept_and_hashes_are_of_the_same_images(photos, kept, tmp_path, sou
         assert found.header.classes[int(found.support.labels[row])] == path.parent.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["ridge", "tim", "bitfit"])
 def test_another_name_changes_no_answer(photos, kept, tmp_path, predict, recipe, source):
     changes = {"tim": ("method.steps=5",), "bitfit": TRAINED}.get(recipe, ())
@@ -179,6 +182,7 @@ def test_a_plain_file_without_features_can_be_renamed(photos, learn, tmp_path):
     assert new.stored == old.stored and new.header.provenance.parents == (old.digest,)
 
 
+@pytest.mark.slow
 def test_a_label_corrected_is_as_if_it_had_been_right(photos, kept, told, tmp_path):
     right = kept(photos, "right.fewshot")
     wrong = sorted((photos / "cat").iterdir())[0]
@@ -204,6 +208,7 @@ def test_new_pictures_in_a_list_are_learned_from(photos, unseen, kept, told, tmp
     assert read_delta_file(tmp_path / "y.fewshot").support.labels.tolist().count(0) == 5
 
 
+@pytest.mark.slow
 def test_a_moved_backbone_stays_and_its_head_is_fitted_anew(two, kept, grow, tmp_path, source, predict):
     folder, house = two
     file = kept(folder, "x.fewshot", "bitfit-ridge", *TRAINED, values="float16")
@@ -268,6 +273,7 @@ def test_what_was_written_wrong_is_not_kept(photos, kept, tmp_path, monkeypatch)
     assert not (tmp_path / "y.fewshot").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "changes"), [("logistic", ()), ("tim", ("method.steps=2",)), ("bitfit", TRAINED), ("moa", TRAINED)]
 )
@@ -278,6 +284,7 @@ def test_a_head_that_is_no_formula_is_refused(photos, kept, tmp_path, recipe, ch
     assert "head" in refused.value.hint
 
 
+@pytest.mark.slow
 def test_what_can_not_be_done_is_a_sentence(photos, two, learn, kept, grow, told, tmp_path):
     file, output = kept(photos, "x.fewshot"), tmp_path / "y.fewshot"
     learn(photos, tmp_path / "plain.fewshot")

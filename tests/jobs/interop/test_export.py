@@ -39,6 +39,7 @@ def live_logits(file: Path, weights: Path, pictures: torch.Tensor) -> torch.Tens
     return model.model.logits(pictures)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["test_vit", "test_efficientnet"])
 @pytest.mark.parametrize("recipe", ["lda", "protonet-euclidean"])
 def test_merged_weights_load_strictly_into_plain_timm(
@@ -60,6 +61,7 @@ def test_merged_weights_load_strictly_into_plain_timm(
         assert json.loads(file.metadata()["classes"]) == report["classes"]
 
 
+@pytest.mark.slow
 def test_an_adapted_backbone_is_merged(drawn, tmp_path, learn, export, weights, pictures):
     """A cosine head has no bias: as a linear layer its logits are those of the file times the features' norm."""
     learn(drawn, tmp_path / "x.fewshot", "lora", QUICK, "method.tuning.optim.lr=0.01")
@@ -83,6 +85,7 @@ def test_an_adapted_backbone_is_merged(drawn, tmp_path, learn, export, weights, 
     assert torch.equal(written.argmax(1), live.argmax(1))
 
 
+@pytest.mark.slow
 def test_what_timm_cannot_express_is_refused(drawn, tmp_path, learn, export):
     learn(drawn, tmp_path / "x.fewshot", "protonet")
     found = read_delta_file(tmp_path / "x.fewshot")
@@ -122,6 +125,7 @@ def test_onnx_takes_batches_of_any_size_and_describes_itself(
     assert report["max_abs_diff"] <= exporting.TOLERANCE * max(1, float(live.abs().max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [None, b"an older file"])
 def test_a_failed_proof_leaves_no_file(drawn, tmp_path, learn, export, monkeypatch, before):
     learn(drawn, tmp_path / "x.fewshot", "lda")
@@ -142,6 +146,7 @@ def test_a_failed_proof_leaves_no_file(drawn, tmp_path, learn, export, monkeypat
     assert [path.read_bytes() for path in output.parent.iterdir()] == ([before] if before else [])
 
 
+@pytest.mark.slow
 def test_it_is_proved_on_the_images_given_else_on_those_learned_from_else_on_drawn_ones(
     drawn, photos, unseen, tmp_path, learn, export
 ):
@@ -156,6 +161,7 @@ def test_it_is_proved_on_the_images_given_else_on_those_learned_from_else_on_dra
         export(tmp_path / "x.fewshot", tmp_path / "x.safetensors", "safetensors", tmp_path / "nowhere")
 
 
+@pytest.mark.slow
 def test_the_same_export_gives_the_same_bytes(drawn, tmp_path, learn, export):
     learn(drawn, tmp_path / "x.fewshot", "lda")
     for name in ("a", "b"):

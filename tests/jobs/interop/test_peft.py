@@ -97,6 +97,7 @@ def logits_of(file: Path, weights: Path, pictures: torch.Tensor) -> torch.Tensor
     return model.model.logits(pictures)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "backbone", "kind", "values"),
     [
@@ -134,6 +135,7 @@ def snippet_in(folder: Path) -> str:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["cosine", "linear"])
 def test_the_lines_in_the_readme_answer_as_the_file_does(
     head, unseen, tmp_path, learned, export, predict, weights, monkeypatch, capsys
@@ -209,6 +211,7 @@ def test_what_peft_trained_can_be_rounded_exported_and_asked(
     assert (tmp_path / "y.fewshot").read_bytes() == (tmp_path / "x.fewshot").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float64])
 def test_an_adapter_in_any_type_of_floats_is_read(dtype, trained, back, tmp_path, weights, pictures):
     folder, _ = trained(peft.LoraConfig(r=2, target_modules=["qkv"], modules_to_save=["head"]))
@@ -221,6 +224,7 @@ def test_an_adapter_in_any_type_of_floats_is_read(dtype, trained, back, tmp_path
     assert torch.equal(found, logits_of(tmp_path / "y.fewshot", weights["test_vit"], pictures))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("odd", [{"lora_dropout": float("nan")}, {"revision": {"a": [1, None]}}, {"peft_version": 3}])
 def test_settings_that_change_no_answer_may_be_anything(odd, trained, back, tmp_path):
     folder, _ = trained(peft.LoraConfig(r=2, target_modules=["qkv"], modules_to_save=["head"]))
@@ -231,6 +235,7 @@ def test_settings_that_change_no_answer_may_be_anything(odd, trained, back, tmp_
         assert read_delta_file(tmp_path / "x.fewshot").header.classes == NAMES
 
 
+@pytest.mark.slow
 def test_classes_are_named_and_counted(trained, back, tmp_path):
     folder, _ = trained(peft.LoraConfig(r=1, **LINEAR))
     wanted = {"backbone": "test_vit", "image_size": SIZE}
@@ -256,6 +261,7 @@ def test_an_adapter_of_another_model_is_refused(trained, back, tmp_path):
         back(folder, tmp_path / "x.fewshot", "test_efficientnet", backbone="test_efficientnet", classes=NAMES)
 
 
+@pytest.mark.slow
 def test_without_peft_an_import_says_that_it_is_not_proved_and_an_export_stops(
     trained, back, export, learned, tmp_path, monkeypatch, weights, pictures
 ):
@@ -271,6 +277,7 @@ def test_without_peft_an_import_says_that_it_is_not_proved_and_an_export_stops(
     assert "fewshot-cli[peft]" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_what_was_trained_on_since_the_export_is_no_longer_what_it_was(tmp_path, learned, export, back):
     shutil.copy(learned, tmp_path / "x.fewshot")
     folder = tmp_path / "adapter"
@@ -283,6 +290,7 @@ def test_what_was_trained_on_since_the_export_is_no_longer_what_it_was(tmp_path,
     assert not header.unit_norm and header.method == "peft lora" and header.provenance.images == 0
 
 
+@pytest.mark.slow
 def test_an_export_belongs_to_its_base(tmp_path, learned, export, back, random_weights):
     shutil.copy(learned, tmp_path / "x.fewshot")
     export(tmp_path / "x.fewshot", tmp_path / "adapter")
@@ -331,6 +339,7 @@ def test_a_failed_proof_leaves_what_was_there(before, tmp_path, learned, export,
         assert not (tmp_path / "y.fewshot").exists()
 
 
+@pytest.mark.slow
 def test_the_biases_have_no_adapter(drawn, tmp_path, learn, export):
     learn(drawn, tmp_path / "x.fewshot", "bitfit", QUICK[0])
     with pytest.raises(FewshotError, match="bias"):
@@ -338,6 +347,7 @@ def test_the_biases_have_no_adapter(drawn, tmp_path, learn, export):
     assert not (tmp_path / "adapter").exists()
 
 
+@pytest.mark.slow
 def test_a_bias_on_unit_norm_features_is_refused(tmp_path, learned, export):
     shutil.copy(learned, tmp_path / "x.fewshot")
     found = read_delta_file(tmp_path / "x.fewshot")

@@ -127,6 +127,7 @@ def tuned(source, sets, tmp_path):
     return tuned
 
 
+@pytest.mark.slow
 def test_its_bank_is_written_read_and_told_of(tuned, known, tmp_path):
     path, report = tuned()
     bank = read_bank(path)
@@ -170,6 +171,7 @@ def test_adapt_and_eval_begin_from_it(tuned, known, learn, drawn, sets, source, 
     assert found["mine"]["day"]["nll"] != found["ridge"]["day"]["nll"]
 
 
+@pytest.mark.slow
 def test_it_stops_and_goes_on_to_the_same_bank(tuned, known, monkeypatch):
     straight, _ = tuned("straight.bank")
     advance = Practice.advance

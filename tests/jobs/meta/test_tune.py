@@ -193,6 +193,7 @@ def test_masks_that_are_compared_with_have_the_density_of_those_learned(tune, tm
     assert not torch.equal(opened["random"][0], opened["random"][7])
 
 
+@pytest.mark.slow
 def test_each_task_of_mamf_takes_an_order_of_batches_of_its_own(tune, monkeypatch):
     seeds = []
     trained = mamf.trained_on_task
@@ -202,6 +203,7 @@ def test_each_task_of_mamf_takes_an_order_of_batches_of_its_own(tune, monkeypatc
     assert len(set(seeds)) == 3 and seeds[:3] == seeds[3:]
 
 
+@pytest.mark.slow
 def test_gates_are_written_as_they_are_used(tune, tmp_path):
     changes = ("method.experts=3", "method.masks.lr=15")
     tune("smat", *changes)
@@ -280,6 +282,7 @@ def test_a_run_that_crashed_goes_on_from_its_last_epoch(tune, tmp_path, monkeypa
     assert lines(crashed) == lines(straight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [b"[1]\n", b"{}\n", b'{"step": "x"}\n', b"{\n", b"\xff\n"])
 def test_a_damaged_log_is_a_sentence(damage, tune, stop, tmp_path):
     stop(2)
@@ -312,6 +315,7 @@ def test_an_unfinished_run_is_neither_overwritten_nor_mixed_up(tune, stop, tmp_p
         tune(resume=True)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_only_where_the_same_bank_is_to_be_had(tune, stop, tmp_path, monkeypatch):
     """As the promise is the same bank, bit for bit: what may move its last bits is told, and how to go on."""
     stop(2)
@@ -350,6 +354,7 @@ def test_another_device_is_told_with_the_option_that_goes_back():
     check_circumstances(Path("x.checkpoint"), before, dict(before))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_before_circumstances_were_written_is_a_sentence(tune, stop, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(checkpoints, "KIND", replace(checkpoints.KIND, version=1))
@@ -390,6 +395,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tune, tmp_path, monkeypatch
     assert same(output, tmp_path / "straight.bank")
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_bank(tune, tmp_path, monkeypatch):
     advance = Practice.advance
 
@@ -409,6 +415,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_bank(tune, tm
 # --- validation ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_best_bank_is_kept_or_the_last(tune, tmp_path, monkeypatch):
     accuracies = iter([0.5, 0.9, 0.7] * 2)
     monkeypatch.setattr("fewshot_cli.engine.meta.loop.validated", lambda *given: {"day": next(accuracies)})
@@ -418,6 +425,7 @@ def test_the_best_bank_is_kept_or_the_last(tune, tmp_path, monkeypatch):
         assert report["accuracy"] == {"best": 0.9, "last": 0.7}[select]
 
 
+@pytest.mark.slow
 def test_patience_ends_a_run_that_gets_no_better(tune, monkeypatch):
     accuracies = iter([0.5, 0.6, 0.6, 0.1, 0.9])
     monkeypatch.setattr("fewshot_cli.engine.meta.loop.validated", lambda *given: {"day": next(accuracies)})
@@ -425,12 +433,14 @@ def test_patience_ends_a_run_that_gets_no_better(tune, monkeypatch):
     assert len(report["epochs"]) == 4 and report["best_epoch"] == 1
 
 
+@pytest.mark.slow
 def test_data_sets_can_be_given_to_validate_on(tune, sets):
     report = tune("dense", data=sets / "day", validation=sets / "night")
     assert set(report["datasets"]) == {"night"}
     assert report["domains"]["day"]["images"] == 50  # nothing of it is kept apart
 
 
+@pytest.mark.slow
 def test_bad_input_is_a_sentence(tune, sets, tmp_path):
     with pytest.raises(FewshotError, match="way"):
         tune("dense", "training.protocol.way=9")
@@ -447,6 +457,7 @@ def test_bad_input_is_a_sentence(tune, sets, tmp_path):
         meta_tune(what, Material(twice), Output(tmp_path / "x.bank"), 0, means)
 
 
+@pytest.mark.slow
 def test_what_the_run_would_not_heed_is_refused(tune, sets):
     with pytest.raises(FewshotError, match="validate on would do nothing"):
         tune("dense", "training.validation.episodes=0", data=sets / "day", validation=sets / "night")
@@ -456,6 +467,7 @@ def test_what_the_run_would_not_heed_is_refused(tune, sets):
         tune("dense", "training.sampler.name=exp3", data=sets / "day")
 
 
+@pytest.mark.slow
 def test_what_is_validated_on_is_not_practised_on(tune, sets, tmp_path):
     with pytest.raises(FewshotError, match=r"Every picture of \w+ in day is also in --validate"):
         tune("dense", data=sets / "day", validation=sets / "day")
@@ -466,6 +478,7 @@ def test_what_is_validated_on_is_not_practised_on(tune, sets, tmp_path):
     assert note.startswith("day: 1 picture is validated on, too") and one.name in note and "in both" in note
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_version_is_no_traceback(tune, stop, monkeypatch):
     stop(3)
     with pytest.raises(KeyboardInterrupt):
@@ -476,6 +489,7 @@ def test_a_checkpoint_of_another_version_is_no_traceback(tune, stop, monkeypatch
         tune("dense", resume=True)
 
 
+@pytest.mark.slow
 def test_scalars_go_to_tensorboard_when_asked(tune, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -503,6 +517,7 @@ def test_a_process_without_work_is_refused_before_the_others_wait_for_it(recipe,
         meta_tune(what, Material(tuple(read_datasets(sets))), Output(tmp_path / "x.bank"), 0, means)
 
 
+@pytest.mark.slow
 def test_a_data_set_with_brackets_in_its_name_can_be_the_target(tune, sets, tmp_path):
     for name in ("day", "night"):
         shutil.copytree(sets / name, tmp_path / "sets" / f"{name} (old)")
@@ -551,6 +566,7 @@ def test_the_fast_path_is_taken_and_what_becomes_of_it_is_told(fails, tune, tmp_
         torch.testing.assert_close(bits(fast)[name], values, rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_fast_path_that_fails_at_the_start_is_told_or_refused(tune, monkeypatch, sets, tmp_path):
     def broken(device: torch.device) -> None:
         raise RuntimeError("ptxas was not found")

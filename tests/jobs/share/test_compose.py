@@ -66,6 +66,7 @@ def disjoint_deltas(vit, users: int = 3) -> list[dict[str, Change]]:
     return deltas
 
 
+@pytest.mark.slow
 def test_disjoint_deltas_compose_exactly_and_to_one_file_in_any_order(written, compose, vit, tmp_path):
     deltas = disjoint_deltas(vit)
     files = [written(f"user{i}", delta, classes=(f"a{i}", f"b{i}")) for i, delta in enumerate(deltas)]
@@ -131,6 +132,7 @@ def test_what_users_learned_composes_to_a_classifier(how, tmp_path, learn, compo
     assert predict(file, unseen)["images"] == 15
 
 
+@pytest.mark.slow
 def test_dare_is_drawn_by_the_seed(written, compose, vit, tmp_path):
     files = [written(f"user{i}", delta, classes=(f"a{i}", f"b{i}")) for i, delta in enumerate(disjoint_deltas(vit))]
     outputs = []
@@ -140,6 +142,7 @@ def test_dare_is_drawn_by_the_seed(written, compose, vit, tmp_path):
     assert outputs[0] == outputs[1] != outputs[2]
 
 
+@pytest.mark.slow
 def test_different_bases_are_refused_by_name(drawn, tmp_path, learn, compose, weights):
     files = {name: tmp_path / f"{name}.fewshot" for name in ("vit", "conv", "small")}
     learn(drawn, files["vit"])

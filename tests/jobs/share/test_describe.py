@@ -111,6 +111,7 @@ def test_what_can_not_be_drawn_is_told(drawn, tmp_path, learn):
     assert not (tmp_path / "x.svg").exists()
 
 
+@pytest.mark.slow
 def test_a_bank_of_another_kind_with_a_change_is_told_of_and_drawn(dense, tmp_path):
     read = read_bank(dense)
     header = read.header.model_copy(update={"kind": "warped gradients", "settings": {"steps": 3}})

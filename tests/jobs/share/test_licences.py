@@ -29,6 +29,7 @@ def stated(weights, tmp_path):
     return stated
 
 
+@pytest.mark.slow
 def test_a_file_of_weights_has_the_licence_that_it_states_and_no_other(weights, stated, drawn, tmp_path, learn):
     """timm states one of its own weights of this name, and these may be anybody's."""
     for file, licence in (
@@ -44,6 +45,7 @@ def test_weights_that_timm_names_have_the_licence_that_timm_states():
     assert load_backbone("tf_efficientnet_lite0", Source(offline=True), 64, CPU).licence == "apache-2.0"
 
 
+@pytest.mark.slow
 def test_what_a_file_knows_of_its_base_goes_with_it(weights, stated, drawn, tmp_path, learn, source):
     """A bank, an export and a composed file are on the same weights, wherever these come from the next time."""
     said = "mit, as its file says"

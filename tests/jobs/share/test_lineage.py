@@ -38,6 +38,7 @@ def link(chain, *path):
     return next((found for one in older if (found := link(one, *path))), None)
 
 
+@pytest.mark.slow
 def test_the_whole_chain_is_told(family):
     chain = inspect(family / "abc.fewshot").report()["chain"]
     assert chain["base"].keys() == {"backbone", "licence", "fingerprint"} and chain["method"] == "compose"
@@ -51,6 +52,7 @@ def test_the_whole_chain_is_told(family):
     assert link(chain, "/b.fewshot")["bank"] is None
 
 
+@pytest.mark.slow
 def test_what_is_not_there_is_named_by_its_digest(family, tmp_path):
     digest = read_any_delta_file(family / "c.fewshot").digest
     (family / "c.fewshot").unlink()
@@ -63,6 +65,7 @@ def test_what_is_not_there_is_named_by_its_digest(family, tmp_path):
     assert alone["file"] is None and alone["sha256"] == inspect(family / "z.bank").report()["sha256"]
 
 
+@pytest.mark.slow
 def test_a_bank_from_elsewhere_is_taken_only_if_it_is_the_one(family, tmp_path, random_bank, vit):
     shutil.copy(family / "a.fewshot", tmp_path / "alone.fewshot")
     chain = inspect(tmp_path / "alone.fewshot", [family / "z.bank"]).report()["chain"]
@@ -74,6 +77,7 @@ def test_a_bank_from_elsewhere_is_taken_only_if_it_is_the_one(family, tmp_path, 
         inspect(tmp_path / "alone.fewshot", [family / "b.fewshot"])
 
 
+@pytest.mark.slow
 def test_broken_neighbours_are_none(family):
     """One that claims the digest of a parent, and comes first, is not believed; nothing else stops it either."""
     content = bytearray((family / "c.fewshot").read_bytes())
@@ -92,6 +96,7 @@ def test_broken_neighbours_are_none(family):
     }
 
 
+@pytest.mark.slow
 def test_only_headers_are_read_of_what_is_no_ancestor(family, monkeypatch):
     read = []
     monkeypatch.setattr(chains, "read_any_delta_file", lambda path: read.append(path.name) or read_any_delta_file(path))

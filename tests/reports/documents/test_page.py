@@ -50,6 +50,7 @@ def visible(name: str) -> str:
     return name.replace("\x1b", "\\x1b").replace("\ud800", "\\ud800").replace("\ufffe", "\\ufffe")
 
 
+@pytest.mark.slow
 def test_the_page_has_every_name_and_number(report, page):
     texts = Page(page).texts
     text = "\n".join(texts)
@@ -73,6 +74,7 @@ def test_the_page_needs_nothing_else_and_runs_nothing(page):
     assert all(url.startswith("#") for url in re.findall(r"url\(([^)]*)", page))
 
 
+@pytest.mark.slow
 def test_the_same_report_gives_the_same_bytes(report, page):
     assert html(report) == page
     page.encode("utf-8")
@@ -105,6 +107,7 @@ def test_pictures_take_the_ink_of_the_page(case):
     assert "prefers-color-scheme: dark" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("which", "names"),
     [
@@ -119,6 +122,7 @@ def test_there_is_a_picture_of_what_was_asked(case, which, names):
     assert [plot.name for plot in plots(case[which])] == names
 
 
+@pytest.mark.slow
 def test_recipes_are_named_in_pictures(case):
     for which in ("three", "fifteen"):
         for plot in plots(case[which]):
@@ -127,6 +131,7 @@ def test_recipes_are_named_in_pictures(case):
                 assert any(recipe in text for text in told if text), (plot.name, recipe)
 
 
+@pytest.mark.slow
 def test_pictures_do_not_depend_on_what_matplotlib_is_set_to(case):
     import matplotlib as mpl
 

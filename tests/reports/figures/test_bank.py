@@ -151,6 +151,7 @@ def test_a_picture_names_layers_and_is_the_same_each_time(result):
     assert svg == picture(result, "svg")
 
 
+@pytest.mark.slow
 def test_the_page_is_whole_and_needs_nothing_else(result):
     page = bank_page(result)
     assert "http" not in page and "\x1b" not in page and "<script" not in page and "<b>" not in page

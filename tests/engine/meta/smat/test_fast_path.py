@@ -219,6 +219,7 @@ def test_what_fails_in_a_step_is_told_once_and_nothing_of_it_stays(net, plain, a
     assert sentence.startswith("Training goes on without the fast path") and "images" in sentence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", KERNELS)
 def test_kernels_that_are_at_fault_on_a_whole_backbone_fall_back(net, plain, at):
     """However well they did in the trial at the start."""
@@ -227,6 +228,7 @@ def test_kernels_that_are_at_fault_on_a_whole_backbone_fall_back(net, plain, at)
     assert len(told) == 1
 
 
+@pytest.mark.slow
 def test_where_nothing_fails_each_bucket_is_compared_twice_in_a_run(net, plain, monkeypatch):
     compared: list[str] = []
     near = "fewshot_cli.engine.meta.smat.step.check_near"
@@ -235,6 +237,7 @@ def test_where_nothing_fails_each_bucket_is_compared_twice_in_a_run(net, plain, 
     assert len(compared) == 4  # two buckets, each at its first step and at its first recording
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_is_not_the_fast_paths_fault(net):
     """The run breaks off at it, by whichever path."""
     settings = SMATSettings(experts=2)

@@ -176,6 +176,7 @@ def test_without_delta_and_multipliers_nothing_moves_the_gates():
     assert not logits.grad.any()
 
 
+@pytest.mark.slow
 def test_the_controller_follows_the_published_schedule_to_its_target():
     """R1 and R2 alone at the learning rates of ViT-S, 500 updates an epoch: the sparsities that the card gives."""
     size, updates = 4000, 500

@@ -329,6 +329,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS)
 def test_the_fast_version_is_the_reference(net, task, settings):
     bank = moved_bank(net, settings)

@@ -96,6 +96,7 @@ def assert_near(found: Params, expected: Params, within: float) -> None:
 # Padding.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
@@ -232,6 +233,7 @@ def test_steps_are_what_loss_and_backward_are(net, fake, forget):
     assert_near(found, practised(None, banks[1], net, options, forget), 1e-6)
 
 
+@pytest.mark.slow
 def test_a_steps_figures_need_no_gradient_and_stay(net):
     options = VARIANTS["default"]
     bank, task = random_bank(net, options), random_task(net, 4, 6, 3)
