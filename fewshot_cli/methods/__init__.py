@@ -8,6 +8,7 @@ from typing import Annotated, TypeAlias
 from pydantic import Field
 
 from fewshot_cli.methods.base import GraftSettings, TransductiveMethod
+from fewshot_cli.methods.clap import CLAP
 from fewshot_cli.methods.clip_adapter import Blend, CLIPAdapter
 from fewshot_cli.methods.coop import CoOp
 from fewshot_cli.methods.cosine_ridge import CosineRidge
@@ -47,6 +48,7 @@ Move: TypeAlias = (
     | ProLIP
     | TwoStage
     | CoOp
+    | CLAP
     | CLIPAdapter
     | TipAdapter
     | TipAdapterF

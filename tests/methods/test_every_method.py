@@ -15,6 +15,7 @@ from fewshot_cli.engine.model.model import Model
 from fewshot_cli.engine.model.towers import TwoTowers
 from fewshot_cli.methods import AnyMethod
 from fewshot_cli.methods.base import Learner, MoveThenHead
+from fewshot_cli.methods.clap import CLAP
 from fewshot_cli.methods.clip_adapter import CLIPAdapter
 from fewshot_cli.methods.coop import CoOp
 from fewshot_cli.methods.prolip import ProLIP
@@ -40,6 +41,8 @@ def trained(method: Learner, steps: int, batch: int | None) -> Learner:
         settings["steps"] = steps
     elif isinstance(method, TipAdapterF):
         settings["epochs"] = steps
+    elif isinstance(method, CLAP):  # whose rate is for longer texts than those of the tiny towers
+        settings |= {"epochs": steps, "lr": 1e-3}
     return type(method).model_validate(settings)
 
 

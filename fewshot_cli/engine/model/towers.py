@@ -109,13 +109,20 @@ class TwoTowers(Backbone):
 
     def class_vectors(self, texts: Sequence[Sequence[str]], weights: Mapping[str, Tensor] | None = None) -> Tensor:
         """Vectors `(way, dim)` of unit norm: of each class the mean direction of its texts, differentiably."""
-        flat = [text for of_class in texts for text in of_class]
-        tokens = self.tokens(flat)
+        return mean_directions(self._read(texts, weights), [len(of_class) for of_class in texts])
+
+    @torch.no_grad()
+    def mean_text_features(self, texts: Sequence[Sequence[str]]) -> Tensor:
+        """Vectors `(way, dim)`: of each class the mean feature of its texts, each as long as the tower makes it."""
+        of_each = torch.split(self._read(texts), [len(of_class) for of_class in texts])
+        return torch.stack([rows.mean(0) for rows in of_each])
+
+    def _read(self, texts: Sequence[Sequence[str]], weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Features `(texts, dim)` of all texts, those of a class together."""
+        tokens = self.tokens([text for of_class in texts for text in of_class])
         if torch.is_grad_enabled() and any(values.requires_grad for values in (weights or {}).values()):
-            features = self.text_features(tokens, weights)
-        else:
-            features = torch.cat([self.text_features(some, weights) for some in torch.split(tokens, TEXTS_AT_ONCE)])
-        return mean_directions(features, [len(of_class) for of_class in texts])
+            return self.text_features(tokens, weights)
+        return torch.cat([self.text_features(some, weights) for some in torch.split(tokens, TEXTS_AT_ONCE)])
 
 
 def mean_directions(features: Tensor, counts: Sequence[int]) -> Tensor:

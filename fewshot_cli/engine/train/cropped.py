@@ -15,10 +15,14 @@ AREA = (0.5, 1.0)
 
 
 def seen_in_crops(
-    backbone: Backbone, support: Support, draws: Draws, weights: Mapping[str, Tensor] | None = None
+    backbone: Backbone,
+    support: Support,
+    draws: Draws,
+    weights: Mapping[str, Tensor] | None = None,
+    area: tuple[float, float] = AREA,
 ) -> Tensor:
     """Features `(support, dim)` of a random crop of each image, half of them flipped; `weights` replace the base's."""
     pictures = support.pictures().to(backbone.device)
-    crops = draw_views(draws, len(pictures), scale=AREA, jitter=0.0)
+    crops = draw_views(draws, len(pictures), scale=area, jitter=0.0)
     shown = (viewed(pictures.float() / 255, crops) * 255).round().to(torch.uint8)
     return backbone.frozen_features(shown, weights)
