@@ -67,8 +67,8 @@ class RoundingCost:
     head: str
     max_abs_diff: float
     top1_agreement: float
-    accuracy: float | None
-    accuracy_before: float | None
+    accuracy: float | None = None
+    accuracy_before: float | None = None
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,7 @@ def test_the_held_out_cost_of_rounding_is_told_of_a_bank_too(kind, recipe, banks
 
 @pytest.mark.slow
 def test_rounded_features_are_what_is_asked_about(banks, drawn, tmp_path, learn, monkeypatch):
-    monkeypatch.setattr("fewshot_cli.jobs.classify.proof.MOST_CHANGED", 1)
+    monkeypatch.setattr("fewshot_cli.jobs.proofs.logits.MOST_CHANGED", 1)
     fine, coarse = (
         learn(drawn, tmp_path / f"{values}.fewshot", "protonet", bank=banks["dense"], values=values)["values"]
         for values in ("float16", "1bit")

@@ -153,6 +153,12 @@ def all_values(change: Change) -> Tensor:
             return (change.left @ change.right).reshape(change.shape)
 
 
+def is_same(one: Delta, other: Delta) -> bool:
+    """Whether both change the same parameters, and every value of them alike, in whatever forms."""
+    same = one.keys() == other.keys()
+    return same and all(torch.equal(all_values(one[name]), all_values(other[name])) for name in one)
+
+
 def smaller(values: Tensor) -> Dense | Sparse:
     """The change by these values: sparse, where a file so takes fewer numbers."""
     if 2 * int(torch.count_nonzero(values)) >= values.numel():

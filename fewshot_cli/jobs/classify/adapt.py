@@ -17,16 +17,26 @@ from fewshot_cli.images.sources.in_memory import MEMORY
 from fewshot_cli.images.sources.label_sets import Labels, reading_of
 from fewshot_cli.images.sources.labelled import read_labelled
 from fewshot_cli.jobs.classify.held_out import MORE, HeldOut, Lesson, Rounding, held_out
-from fewshot_cli.jobs.classify.proof import Written, rounded, write_proved
 from fewshot_cli.jobs.classify.support_set import SupportSet, check_names, support_set
 from fewshot_cli.jobs.classify.suspects import doubts
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.initialisation import Start, Starts
 from fewshot_cli.jobs.models import facts_of
 from fewshot_cli.jobs.progress import Progress
+from fewshot_cli.jobs.proofs.delta_file import Written, write_proved
+from fewshot_cli.jobs.proofs.rounding import rounded
 from fewshot_cli.jobs.run_record import SHORT_HASH, Stopwatch, versions, write_run
 from fewshot_cli.recipes import DEFAULT_FOLDS, Recipe
-from fewshot_cli.results import AdaptResult, BegunFrom, Candidate, ExpectedAccuracy, ForetoldAccuracy, Hung, Pruning
+from fewshot_cli.results import (
+    AdaptResult,
+    BegunFrom,
+    Candidate,
+    ExpectedAccuracy,
+    ForetoldAccuracy,
+    Hung,
+    Pruning,
+    RoundingCost,
+)
 from fewshot_cli.storage.atomic import check_writable
 
 
@@ -92,7 +102,7 @@ def adapt(
     live = Model(start.backbone, learned.adapted).logits_of(known.support)
     model = rounded(start.base, stored, live, how.values, known.support)
     header = header_of(start, stored, learned, known, how)
-    written = write_proved(output, header, model, known.support, learned.asked, how.keep_support)
+    written = write_proved(output, header, model, known.support, how.keep_support)
     watch.lap("prove")
     result = replace(
         result_of(start, stored, known, header, written),
@@ -101,6 +111,7 @@ def adapt(
         left_out=dict(labelled.left_out),
         folder=None if labelled.root == MEMORY else str(labelled.root.absolute()),
         file=str(output),
+        values=learned.cost(written.cost),
         pruning=pruning,
         expected_with_more=learned.with_more,
         seconds=watch.rounded(),
@@ -134,6 +145,12 @@ class Learned:
             return None
         found = self.asked.with_more
         return ForetoldAccuracy(more=MORE, mean=found.mean, low=found.low, high=found.high)
+
+    def cost(self, rounding: RoundingCost) -> RoundingCost:
+        """The cost of rounding with the held-out accuracy after and before it, where these are known."""
+        if isinstance(self.asked, str) or (kept := self.asked.accuracy_kept) is None:
+            return rounding
+        return replace(rounding, accuracy=kept.mean, accuracy_before=self.asked.accuracy.mean)
 
 
 def learn(

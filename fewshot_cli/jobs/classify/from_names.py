@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from fewshot_cli.engine.adaptation import Run, Support
@@ -13,14 +12,14 @@ from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.engine.model.model import Model
 from fewshot_cli.engine.train.text import told
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.images.decode import load_array
-from fewshot_cli.images.drawing import CLASSES, draw
 from fewshot_cli.images.sources.class_folders import name_is_text, nfc
 from fewshot_cli.jobs.classify.adapt import AdaptSettings, Learned, header_of, result_of
-from fewshot_cli.jobs.classify.proof import rounded, write_proved
 from fewshot_cli.jobs.classify.support_set import SupportSet
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.initialisation import Starts
+from fewshot_cli.jobs.proofs.delta_file import write_proved
+from fewshot_cli.jobs.proofs.pictures import drawn_pictures
+from fewshot_cli.jobs.proofs.rounding import rounded
 from fewshot_cli.jobs.run_record import Stopwatch, data_hash, write_run
 from fewshot_cli.methods.zero_shot import ZeroShot
 from fewshot_cli.recipes import Recipe
@@ -51,7 +50,7 @@ def adapt_to_names(names: Sequence[str], output: Path, how: AdaptSettings, means
     header = header.model_copy(update={"provenance": unseen})
     live = Model(start.backbone, learned.adapted).logits_of(support)
     model = rounded(start.base, adapted, live, how.values, support)
-    written = write_proved(output, header, model, support, NO_IMAGE, keep_support=False)
+    written = write_proved(output, header, model, support, keep_support=False)
     watch.lap("prove")
     result = replace(
         result_of(start, adapted, known, header, written),
@@ -87,7 +86,6 @@ def checked_names(names: Sequence[str]) -> tuple[str, ...]:
 
 def _drawn(backbone: Backbone, classes: tuple[str, ...]) -> Support:
     """Drawn pictures to prove the file on; nothing is learned from them, and they are of no class."""
-    pixels = [load_array(np.asarray(draw(name, 0)), backbone.preprocessing) for name in CLASSES]
-    pictures = torch.from_numpy(np.stack(pixels))
+    pictures = drawn_pictures(backbone.preprocessing, each=1)
     labels = torch.zeros(len(pictures), dtype=torch.long, device=backbone.device)
     return Support(pictures, labels, backbone.frozen_features(pictures), len(classes), classes)

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from fewshot_cli.engine.head.linear import Head
-from fewshot_cli.errors import CheckFailed, FewshotError
+from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.delta.file import DeltaFile, Header, read_delta_file
 from fewshot_cli.images.sources.class_folders import nfc
 from fewshot_cli.jobs.edit.add_class import check_names
 from fewshot_cli.jobs.edit.asked import check_known
-from fewshot_cli.jobs.edit.refit import edited, same_moves, told, write_changed
+from fewshot_cli.jobs.edit.refit import edited, told, write_changed
+from fewshot_cli.jobs.proofs.contents import check_contents
 from fewshot_cli.jobs.run_record import data_hash, versions
 from fewshot_cli.results import RenameClassResult
 from fewshot_cli.storage.atomic import check_writable, staged
@@ -40,7 +41,7 @@ def rename_class(path: Path, old: str, new: str, output: Path) -> RenameClassRes
     support = file.support and replace(file.support, labels=_places(order)[file.support.labels])
     with staged(output) as draft:
         size = write_changed(draft, file, header, head, file.stored.head, support)
-        _prove(draft, file, order)
+        check_contents(draft, file.delta, file.graft, head, "renamed")
     accuracy = file.header.provenance.expected_accuracy.mean
     result = replace(edited(path, file, output, header, size), accuracy_before=accuracy, accuracy_after=accuracy)
     return told(result, RenameClassResult, output, start, renamed={old: new})
@@ -61,18 +62,3 @@ def _reordered(head: Head, order: list[int]) -> Head:
 def _places(order: list[int]) -> Tensor:
     """The new place of each old class."""
     return torch.tensor(order).argsort()
-
-
-def _prove(path: Path, file: DeltaFile, order: list[int]) -> None:
-    """Raises CheckFailed unless the file holds the same head, its rows in another order, and all else as before."""
-    written = read_delta_file(path)
-    if isinstance(file.head, Head) and isinstance(written.head, Head):
-        wanted = _reordered(file.head, order)
-        same = torch.equal(written.head.weight, wanted.weight) and torch.equal(written.head.bias, wanted.bias)
-    else:
-        same = written.head == file.head
-    if not same or not same_moves(written, file):
-        raise CheckFailed(
-            "The file does not hold the classifier that was renamed.",
-            "Nothing was written. This is a fault of fewshot: please report it.",
-        )

@@ -2,15 +2,13 @@
 
 import json
 import math
-import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -20,26 +18,23 @@ from fewshot_cli.engine.model.backbone import merged_module, state_with
 from fewshot_cli.engine.model.classifiers import classifier_of, classifier_values
 from fewshot_cli.engine.model.timm_models import plain_timm_model
 from fewshot_cli.engine.model.towers import TwoTowers
-from fewshot_cli.errors import CheckFailed, FewshotError
+from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.onnx import ExportedClassifier, onnx_session, write_onnx
 from fewshot_cli.formats.peft_config import check_folder
 from fewshot_cli.formats.tensors import unshared, write_safetensors
-from fewshot_cli.images.drawing import CLASSES, write_folder
-from fewshot_cli.images.image_error import ImageError
-from fewshot_cli.images.prefetch import load_all
-from fewshot_cli.images.sources.class_folders import find_images
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.interop.peft_export import write_adapter
 from fewshot_cli.jobs.interop.towers_export import check_towers, timm_call, towers_as_timm
 from fewshot_cli.jobs.models import Loaded, load_model, plain_head
-from fewshot_cli.jobs.run_record import run_path, seconds_since, write_run
+from fewshot_cli.jobs.proofs.elsewhere import expected_logits, logits_elsewhere
+from fewshot_cli.jobs.proofs.logits import TOLERANCE_ELSEWHERE, check_logits, same_labels
+from fewshot_cli.jobs.proofs.pictures import proof_pictures
+from fewshot_cli.jobs.run_record import seconds_since, write_run
 from fewshot_cli.results import ExportResult
 from fewshot_cli.storage.atomic import check_writable, staged, staged_folder
 
 Format = Literal["safetensors", "onnx", "peft"]
-TOLERANCE = 1e-3  # of the largest logit: other kernels add up in another order
-MOST_IMAGES = 32  # to prove an export on
-BATCHES = (1, 2, 7)  # sizes an exported model must take
+HINT = "Nothing was written. This is a fault of fewshot or of the exporter: please report it."
 
 
 def export(file: Path, output: Path, format_: Format, images: Path | None, means: Means) -> ExportResult:
@@ -54,8 +49,9 @@ def export(file: Path, output: Path, format_: Format, images: Path | None, means
         raise FewshotError(f"{output} is the delta file itself.", "Choose another output with -o.")
     model = load_model(file, means.source, means.device)
     _check_format(format_, model, file)
-    pictures, origin = proof_pictures(file, images, model)
-    wanted = _wanted(model, pictures, format_)
+    pictures, origin = proof_pictures(file, images, model.backbone.preprocessing)
+    is_scaled = format_ in ("safetensors", "peft") and model.head.unit_norm
+    expected = expected_logits(model.model, pictures, is_scaled)
     write: dict[Format, Write] = {
         "safetensors": _write_merged,
         "onnx": _write_onnx,
@@ -66,7 +62,9 @@ def export(file: Path, output: Path, format_: Format, images: Path | None, means
         advance(0, 2)
         answers = write[format_](draft, model)
         advance(1, 2)
-        difference, agreement = _compared(wanted, answers, format_)
+        written = logits_elsewhere(answers, expected)
+        problem = f"The {format_} file does not give the model's answers"
+        difference = check_logits(written, expected.logits, problem, HINT, TOLERANCE_ELSEWHERE)
         size = sum(item.stat().st_size for item in (draft.iterdir() if draft.is_dir() else [draft]))
     result = ExportResult(
         file=str(output),
@@ -79,8 +77,8 @@ def export(file: Path, output: Path, format_: Format, images: Path | None, means
         images=len(pictures),
         proved_on=origin,
         max_abs_diff=difference,
-        top1_agreement=agreement,
-        unit_norm=wanted.norms is not None,
+        top1_agreement=same_labels(written, expected.logits),
+        unit_norm=is_scaled,
         use=_use(format_, output, model),
         seconds=seconds_since(start),
     )
@@ -90,36 +88,6 @@ def export(file: Path, output: Path, format_: Format, images: Path | None, means
 
 Write = Callable[[Path, Loaded], Callable[[Tensor], Tensor]]
 """Writes a model to a path; gives what answers from there: logits of normalised pictures."""
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """Normalised pictures and the model's logits of them; what the form says is first divided by `norms`, if any."""
-
-    pictures: Tensor
-    logits: Tensor
-    norms: Tensor | None
-
-
-def _wanted(model: Loaded, pictures: Tensor, format_: Format) -> _Wanted:
-    features = model.model.features(pictures)
-    is_scaled = format_ in ("safetensors", "peft") and model.head.unit_norm
-    norms = features.norm(dim=1, keepdim=True).cpu() if is_scaled else None
-    return _Wanted(model.backbone.normalised(pictures).cpu(), model.model.answers(features).cpu(), norms)
-
-
-def _compared(wanted: _Wanted, answers: Callable[[Tensor], Tensor], format_: Format) -> tuple[float, float]:
-    """The largest difference of a logit, and the share of equal answers. Raises CheckFailed for more than rounding."""
-    written = torch.cat([answers(part) for part in _split(wanted.pictures)])
-    if wanted.norms is not None:
-        written = written / wanted.norms
-    difference = float((wanted.logits - written).abs().max())
-    if not difference <= TOLERANCE * max(1.0, float(wanted.logits.abs().max())):
-        raise CheckFailed(
-            f"The {format_} file does not give the model's answers: logits differ by up to {difference:g}.",
-            "Nothing was written. This is a fault of fewshot or of the exporter: please report it.",
-        )
-    return difference, float((wanted.logits.argmax(1) == written.argmax(1)).float().mean())
 
 
 def _check_format(format_: Format, model: Loaded, file: Path) -> None:
@@ -192,47 +160,6 @@ def _write_onnx(path: Path, model: Loaded) -> Callable[[Tensor], Tensor]:
     merged = merged_module(model.model.moved, model.model.weights)
     write_onnx(path, ExportedClassifier(merged, model.head), model.backbone.preprocessing.size, description(model))
     return onnx_session(path)
-
-
-def proof_pictures(file: Path, images: Path | None, model: Loaded) -> tuple[Tensor, str]:
-    """Some pictures `(n, 3, height, width)` uint8 to prove an export on, and where they come from."""
-    folder = images or _learned_from(file)
-    if folder is not None:
-        paths = find_images([folder])
-        some = paths[:: max(1, len(paths) // MOST_IMAGES)][:MOST_IMAGES]
-        loaded = [
-            picture for picture in load_all(some, model.backbone.preprocessing) if not isinstance(picture, ImageError)
-        ]
-        if loaded:
-            return torch.from_numpy(np.stack(loaded)), str(folder)
-        if images is not None:
-            raise FewshotError(
-                f"No image in {images} can be read.", f"`fewshot doctor {images}` says what is wrong with each."
-            )
-    return _drawn(model), "drawn pictures"
-
-
-def _learned_from(file: Path) -> Path | None:
-    try:
-        folder = Path(json.loads(run_path(file).read_text(encoding="utf-8"))["folder"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return folder if folder.is_dir() else None
-
-
-def _drawn(model: Loaded) -> Tensor:
-    with tempfile.TemporaryDirectory() as name:
-        write_folder(Path(name), CLASSES, 2, seed=0)
-        pictures = list(load_all(find_images([Path(name)]), model.backbone.preprocessing))
-    return torch.from_numpy(np.stack([picture for picture in pictures if not isinstance(picture, ImageError)]))
-
-
-def _split(images: Tensor) -> list[Tensor]:
-    """The images in batches of every size an exported model must take, over and over until they are used up."""
-    sizes: list[int] = []
-    while sum(sizes) < len(images):
-        sizes.append(min(BATCHES[len(sizes) % len(BATCHES)], len(images) - sum(sizes)))
-    return list(torch.split(images, sizes))
 
 
 def _use(format_: Format, output: Path, model: Loaded) -> str:

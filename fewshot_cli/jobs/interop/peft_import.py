@@ -19,7 +19,7 @@ from fewshot_cli.engine.model.backbone import Backbone, fingerprint
 from fewshot_cli.engine.model.model import Model
 from fewshot_cli.engine.model.timm_models import classifier_name
 from fewshot_cli.engine.model.timm_names import check_name
-from fewshot_cli.errors import CheckFailed, FewshotError
+from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.delta.file import (
     Expected,
     Header,
@@ -31,11 +31,8 @@ from fewshot_cli.formats.delta.file import (
 from fewshot_cli.formats.delta.rounding import Values
 from fewshot_cli.formats.peft_config import peft_is_installed
 from fewshot_cli.formats.peft_folder import Note, PeftFolder, read_peft_folder, with_adapter
-from fewshot_cli.jobs.classify.proof import MOST_CHANGED
-from fewshot_cli.jobs.interop.export import TOLERANCE, proof_pictures
 from fewshot_cli.jobs.interop.peft_export import answers_of, with_base
 from fewshot_cli.jobs.models import (
-    Loaded,
     Source,
     adapted_of,
     check_delta,
@@ -45,11 +42,16 @@ from fewshot_cli.jobs.models import (
     load_facts,
 )
 from fewshot_cli.jobs.progress import Progress
+from fewshot_cli.jobs.proofs.elsewhere import ExpectedLogits, expected_logits, logits_elsewhere
+from fewshot_cli.jobs.proofs.logits import TOLERANCE_ELSEWHERE, check_labels, check_logits
+from fewshot_cli.jobs.proofs.pictures import proof_pictures
 from fewshot_cli.jobs.run_record import seconds_since, versions, write_run
 from fewshot_cli.results import ExpectedAccuracy, ImportResult, StoredAs
 from fewshot_cli.storage.atomic import check_writable, staged
 
 CPU = torch.device("cpu")
+HINT = "Nothing was written. Are these the weights it was trained on? If so, please report it."
+WIDER = "Nothing was written. Give --values float32."
 
 
 @dataclass(frozen=True)
@@ -96,13 +98,15 @@ def import_adapter(
         file = read_delta_file(draft)
         check_delta(file, backbone, output)
         model = Model(backbone, adapted_of(file, draft))
-        pictures, origin = proof_pictures(folder, images, Loaded(file, model))
-        exact = Model(backbone, Adapted(read.delta, read.head)).logits(pictures)
+        pictures, origin = proof_pictures(folder, images, backbone.preprocessing)
+        exact = expected_logits(Model(backbone, Adapted(read.delta, read.head)), pictures, read.head.unit_norm)
         written = model.logits(pictures)
         advance(1, 2)
         is_proved = peft_is_installed()
-        reference = _peft_logits(folder, backbone, read.head, pictures) if is_proved else exact
-        difference, agreement = _compared(exact, written, reference, read.values)
+        reference = _peft_logits(folder, backbone, exact) if is_proved else exact.logits
+        check_logits(exact.logits, reference, "PEFT gives other answers with this adapter", HINT, TOLERANCE_ELSEWHERE)
+        kept_as = f"Kept as {read.values}, the changes give"
+        agreement = check_labels(written.argmax(1), reference.argmax(1), kept_as, WIDER)
     header = file.header
     result = ImportResult(
         file=str(output),
@@ -119,7 +123,7 @@ def import_adapter(
         peft=version("peft") if is_proved else None,
         images=len(pictures),
         proved_on=origin,
-        max_abs_diff=difference,
+        max_abs_diff=float((written - reference).abs().max()),
         top1_agreement=agreement,
         expected_accuracy=ExpectedAccuracy(**header.provenance.expected_accuracy.model_dump()),
         seconds=seconds_since(start),
@@ -242,37 +246,7 @@ def _peft_version(config: Mapping[str, Any]) -> dict[str, str]:
     return {"peft": said} if isinstance(said, str) else {}
 
 
-def _peft_logits(folder: Path, backbone: Backbone, head: Head, pictures: Tensor) -> Tensor:
-    """What PEFT makes of the adapter, for a head on unit-norm features divided by the features' norm."""
-    plain, _ = with_base(backbone, len(head.weight))
-    answers = answers_of(with_adapter(plain, folder))
-    parts = torch.split(backbone.normalised(pictures), backbone.chunk)
-    logits = torch.cat([answers(part) for part in parts])
-    if not head.unit_norm:
-        return logits
-    model: Any = plain  # PEFT put the adapter into its layers
-    with torch.no_grad():
-        features = torch.cat([model.forward_head(model.forward_features(part), pre_logits=True) for part in parts])
-    scaled: Tensor = logits / features.norm(dim=1, keepdim=True)
-    return scaled
-
-
-def _compared(exact: Tensor, written: Tensor, reference: Tensor, values: Values) -> tuple[float, float]:
-    """How far the file's logits are from the reference's, and the share of the answers that agree.
-
-    Raises CheckFailed where what was read is not what PEFT reads, or rounding changes answers.
-    """
-    largest = max(1.0, float(reference.abs().max()))
-    apart = float((exact - reference).abs().max())
-    if not apart <= TOLERANCE * largest:
-        raise CheckFailed(
-            f"PEFT gives other answers with this adapter: logits differ by up to {apart:g}.",
-            "Nothing was written. Are these the weights it was trained on? If so, please report it.",
-        )
-    agreement = float((written.argmax(1) == reference.argmax(1)).float().mean())
-    if agreement < 1 - MOST_CHANGED:
-        raise CheckFailed(
-            f"Kept as {values}, the changes give other answers on {1 - agreement:.0%} of the images.",
-            "Nothing was written. Give --values float32.",
-        )
-    return float((written - reference).abs().max()), agreement
+def _peft_logits(folder: Path, backbone: Backbone, expected: ExpectedLogits) -> Tensor:
+    """What PEFT makes of the adapter: logits `(n, way)`."""
+    plain, _ = with_base(backbone, expected.logits.shape[1])
+    return logits_elsewhere(answers_of(with_adapter(plain, folder)), expected)

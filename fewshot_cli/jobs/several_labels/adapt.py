@@ -13,10 +13,11 @@ from fewshot_cli.jobs.classify.adapt import AdaptSettings, Learned, header_of, r
 from fewshot_cli.jobs.classify.support_set import check_names, support_set
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.initialisation import Starts
+from fewshot_cli.jobs.proofs.delta_file import write_proved
+from fewshot_cli.jobs.proofs.rounding import rounded_with_thresholds
 from fewshot_cli.jobs.run_record import Stopwatch, write_run
 from fewshot_cli.jobs.several_labels.asked import marking_method
 from fewshot_cli.jobs.several_labels.learned import LearnedMarks, learn_marks, marks_of
-from fewshot_cli.jobs.several_labels.proof import write_marks
 from fewshot_cli.results import AdaptResult, ClassSize, OfLabel, SeveralLabels
 from fewshot_cli.storage.atomic import check_writable
 
@@ -47,7 +48,10 @@ def adapt_to_label_sets(images: Path, output: Path, how: AdaptSettings, means: M
     known = replace(known, support=replace(known.support, classes=names, way=len(names)))
     adapted = Adapted({}, learned.head)
     header = _header(header_of(start, adapted, Learned(adapted, ""), known, how), learned)
-    written = write_marks(output, header, learned, start.backbone, known.support, how.values == "float32")
+    thresholds = tuple(learned.thresholds.tolist())
+    exact = how.values == "float32"
+    model = rounded_with_thresholds(start.backbone, learned.head, thresholds, exact, known.support)
+    written = write_proved(output, header, model, known.support, keep_support=False)
     watch.lap("prove")
     result = replace(
         result_of(start, adapted, known, header, written),

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
-from fewshot_cli.engine.delta.change import Change, Delta, all_values, density, negated, plus, scaled
+from fewshot_cli.engine.delta.change import Change, Delta, density, is_same, scaled
 from fewshot_cli.engine.delta.merging import AnyMerge
 from fewshot_cli.engine.delta.merging.add import Add
 from fewshot_cli.engine.delta.merging.overlap import Overlap, overlaps, survival
 from fewshot_cli.engine.head.joining import JoinedHead, joined
 from fewshot_cli.engine.head.linear import Head
-from fewshot_cli.errors import CheckFailed, FewshotError
+from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.delta.file import (
     HEAD_VALUES,
     DeltaFile,
@@ -25,13 +25,13 @@ from fewshot_cli.formats.delta.file import (
     Provenance,
     as_stored,
     head_as_stored,
-    read_delta_file,
     write_delta_file,
 )
 from fewshot_cli.formats.delta.rounding import BITS, Values
 from fewshot_cli.formats.weights import agreed_licence
 from fewshot_cli.jobs.models import check_shapes, parameter_shapes_of, plain_head, read_on_one_base
 from fewshot_cli.jobs.progress import Progress
+from fewshot_cli.jobs.proofs.contents import check_contents
 from fewshot_cli.jobs.run_record import seconds_since, versions, write_run
 from fewshot_cli.results import ComposedAs, ComposedFile, ComposeResult, Disagreement, MergedWeights, SharedClass
 from fewshot_cli.storage.atomic import check_writable, staged
@@ -81,7 +81,7 @@ def compose(files: Sequence[Path], output: Path, how: How, progress: Progress) -
         header = _header(ordered, delta, head, how)
         with staged(output) as draft:
             size = write_delta_file(draft, header, delta, head.head, values, head_values)
-            _prove(draft, delta, head)
+            check_contents(draft, delta, None, head.head, "composed")
         advance(2, 3)
         met = overlaps(deltas)
     factors = {file.digest: factor for file, factor in zip(ordered, head.factors, strict=True)}
@@ -94,7 +94,7 @@ def compose(files: Sequence[Path], output: Path, how: How, progress: Progress) -
         file=str(output),
         bytes=size,
         density=density(delta, header.base.size),
-        values=ComposedAs(values, head_values, _same(delta, exact)),
+        values=ComposedAs(values, head_values, is_same(delta, exact)),
         classes=header.classes,
         shared_classes=_shared_classes(files, read, head),
         files=_composed_files(files, read, delta, factors),
@@ -184,7 +184,7 @@ def _narrowest(delta: Delta, kinds: Set[Values], seed: int) -> Values:
     """The kind of fewest bits that keeps every number of the delta as it is: float32, if none of these does."""
     for kind in sorted(kinds - {"float32"}, key=lambda kind: (BITS[kind], kind)):
         with suppress(FewshotError):  # more than float16 holds
-            if _same(as_stored(delta, kind, seed), delta):
+            if is_same(as_stored(delta, kind, seed), delta):
                 return kind
     return "float32"
 
@@ -195,22 +195,6 @@ def _narrowest_head(head: Head) -> HeadValues:
             if torch.equal(head_as_stored(head, kind).weight, head.weight):
                 return kind
     return "float32"
-
-
-def _same(first: Delta, second: Delta) -> bool:
-    return not any(all_values(left).any() for left in plus(first, negated(second)).values())
-
-
-def _prove(path: Path, delta: Delta, head: JoinedHead) -> None:
-    """Raises CheckFailed unless the file holds exactly this delta and head."""
-    file = read_delta_file(path)
-    written = plain_head(file, path, COMPOSED)
-    same = torch.equal(written.weight, head.head.weight) and torch.equal(written.bias, head.head.bias)
-    if not same or not _same(file.delta, delta):
-        raise CheckFailed(
-            "The file does not hold the classifier that was composed.",
-            "Nothing was written. This is a fault of fewshot: please report it.",
-        )
 
 
 def _shared_classes(files: Sequence[Path], read: Sequence[DeltaFile], head: JoinedHead) -> tuple[SharedClass, ...]:

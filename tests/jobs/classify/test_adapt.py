@@ -19,9 +19,10 @@ from fewshot_cli.formats.delta.sections import KeptHead
 from fewshot_cli.images.decode import load
 from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.jobs.classify import adapt as adapting
-from fewshot_cli.jobs.classify import proof
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.models import Source, load_backbone, read_on_one_base
+from fewshot_cli.jobs.proofs import delta_file
+from fewshot_cli.jobs.proofs.logits import TOLERANCE
 from fewshot_cli.recipes import DEFAULT_BACKBONE, Recipe, load_recipe, recipe_names
 from fewshot_cli.storage.feature_cache import FeatureCache
 
@@ -69,7 +70,7 @@ def test_every_recipe_writes_a_file_that_gives_what_it_learned(
     assert [row["probability"] for row in rows] == pytest.approx(expected.values.tolist(), abs=2e-4)
     assert (report["density"] > 0) == bool(adapted.delta)
     assert adapted.moves == (recipe.learner.head_only is None and name != "coop")  # which moves words, and no weight
-    assert report["max_abs_diff"] <= proof.TOLERANCE * max(1.0, float(factor * logits.abs().max()))
+    assert report["max_abs_diff"] <= TOLERANCE * max(1.0, float(factor * logits.abs().max()))
     assert report["bytes"] == file.stat().st_size
 
 
@@ -240,7 +241,7 @@ def test_a_file_that_is_not_what_was_learned_is_never_left(drawn, tmp_path, lear
         weight[0, 0] += 10
         return write_delta_file(path, header, delta, Head(weight, head.bias, head.unit_norm), *kept)
 
-    monkeypatch.setattr(proof, "write_delta_file", perturbed)
+    monkeypatch.setattr(delta_file, "write_delta_file", perturbed)
     with pytest.raises(CheckFailed, match="does not give the answers") as caught:
         learn(drawn, output)
     assert caught.value.exit_code == 3
@@ -252,7 +253,7 @@ def test_a_changed_delta_fails_the_proof_too(drawn, tmp_path, learn, monkeypatch
     def without_delta(path: Path, header, delta, head: Head, *kept: str) -> int:
         return write_delta_file(path, header.model_copy(update={"shapes": {}, "touched": {}}), {}, head, *kept)
 
-    monkeypatch.setattr(proof, "write_delta_file", without_delta)
+    monkeypatch.setattr(delta_file, "write_delta_file", without_delta)
     with pytest.raises(CheckFailed):
         learn(drawn, tmp_path / "out" / "x.fewshot", "finetune", QUICK, "method.tuning.optim.lr=0.05")
     assert list((tmp_path / "out").iterdir()) == []

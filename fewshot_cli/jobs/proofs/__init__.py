@@ -1,0 +1,1 @@
+"""Proofs that what is written gives the model's answers. A file that fails its proof never takes its place."""
