@@ -24,12 +24,12 @@ import timm
 import torch
 
 from fewshot_cli.engine.meta.featured_task import FeaturedTask
-from fewshot_cli.engine.meta.settings import SMATSettings
 from fewshot_cli.engine.meta.smat.expert_mixer import ExpertMixer
 from fewshot_cli.engine.meta.smat.flat_backbone import FlatBackbone
 from fewshot_cli.engine.meta.smat.gates import LOWEST_LOGIT, density_penalty, interpolate
 from fewshot_cli.engine.meta.smat.loss import DELTA, LOGITS, MULTIPLIERS, router_of, smat_loss, start_bank, trained
 from fewshot_cli.engine.meta.smat.router import Routing, is_state, power_iterated, route
+from fewshot_cli.engine.meta.smat.settings import SMATSettings
 from fewshot_cli.engine.model.timm_models import build_backbone
 from fewshot_cli.engine.params import Params
 

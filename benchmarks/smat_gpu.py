@@ -27,11 +27,11 @@ from smat import TEMPERATURE, WAY, plain_bank, reference, relative_error
 from torch import Tensor
 
 from fewshot_cli.engine.meta.featured_task import FeaturedTask
-from fewshot_cli.engine.meta.settings import SMATSettings
 from fewshot_cli.engine.meta.smat.fast_path import fast_path
 from fewshot_cli.engine.meta.smat.flat_backbone import FlatBackbone
 from fewshot_cli.engine.meta.smat.loss import DELTA, LOGITS, MULTIPLIERS, start_bank, trained
 from fewshot_cli.engine.meta.smat.router import power_iterated
+from fewshot_cli.engine.meta.smat.settings import SMATSettings
 from fewshot_cli.engine.meta.smat.shape_buckets import bucket_of
 from fewshot_cli.engine.meta.smat.step import SMATStep
 from fewshot_cli.engine.model.timm_models import build_backbone

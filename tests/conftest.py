@@ -20,10 +20,10 @@ from fewshot_cli.engine.adaptation import Support
 from fewshot_cli.engine.data.class_texts import class_texts
 from fewshot_cli.engine.defaults import TRAINING_BETA
 from fewshot_cli.engine.head.linear import class_means
-from fewshot_cli.engine.meta.settings import SMATSettings
 from fewshot_cli.engine.meta.smat.flat_backbone import FlatBackbone
 from fewshot_cli.engine.meta.smat.gates import gates
 from fewshot_cli.engine.meta.smat.loss import DELTA, LOGITS, start_bank
+from fewshot_cli.engine.meta.smat.settings import SMATSettings
 from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.engine.model.open_clip import Description, build_towers
 from fewshot_cli.engine.model.timm_models import build_backbone

@@ -160,6 +160,11 @@ def test_the_reader_of_the_first_version_stands_alone():
     assert importers_of("fewshot_cli.formats.delta.legacy_v1") == {"formats/delta/file.py"}
 
 
+def test_the_protocol_of_meta_methods_does_not_know_smat():
+    outside = {file for file in importers_of("fewshot_cli.engine.meta.smat") if "/smat/" not in file}
+    assert outside == {"methods/smat.py", "methods/from_bank.py", "jobs/share/describe.py"}  # which read its banks
+
+
 def test_only_two_files_import_timm():
     assert importers_of("timm") == {"engine/model/timm_models.py", "engine/model/timm_names.py"}
 

@@ -13,10 +13,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from fewshot_cli.engine.meta.fast_path import FastPath
     from fewshot_cli.engine.meta.loop import Trainer
-    from fewshot_cli.engine.meta.settings import Training
-    from fewshot_cli.engine.meta.smat.fast_path import Choice as FastPathChoice
-    from fewshot_cli.engine.meta.smat.fast_path import FastPath
+    from fewshot_cli.engine.meta.settings import FastPathChoice, Training
     from fewshot_cli.engine.meta.task_source import TaskSource
     from fewshot_cli.engine.meta.validation import TaskLearner
     from fewshot_cli.engine.model.backbone import Backbone
@@ -77,7 +76,9 @@ class MetaMethod(Settings):
         """The settings of training that change nothing; a recipe that has them is refused."""
         return ("fast_path",)
 
-    def fast_path(self, wanted: FastPathChoice, device: torch.device, told: Callable[[str], None]) -> FastPath | None:
+    def fast_path(
+        self, wanted: FastPathChoice, device: torch.device, told: Callable[[str], None]
+    ) -> FastPath[Any] | None:
         """What takes this method's steps on a device sooner than the plain way, proved; None where nothing does.
 
         `told` hears in a sentence where it should and can't. Raises FewshotError where it is wanted and can't.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from fewshot_cli.engine.meta.settings import FIXED_MASKS, LearnedMasks, Masks, SMATSettings, masks_in_section
+from fewshot_cli.engine.meta.smat.settings import FIXED_MASKS, LearnedMasks, Masks, SMATSettings, masks_in_section
 from fewshot_cli.engine.train.schedules import FIRST_LR
 from fewshot_cli.methods.meta import Kept, MetaMethod
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     import torch
 
     from fewshot_cli.engine.meta.episodes import TaskStep
+    from fewshot_cli.engine.meta.fast_path import FastPath
     from fewshot_cli.engine.meta.featured_task import FeaturedTask
     from fewshot_cli.engine.meta.loop import Trainer
     from fewshot_cli.engine.meta.practice_task import MetaLoss
-    from fewshot_cli.engine.meta.settings import Training
-    from fewshot_cli.engine.meta.smat.fast_path import Choice as FastPathChoice
-    from fewshot_cli.engine.meta.smat.fast_path import FastPath
+    from fewshot_cli.engine.meta.settings import FastPathChoice, Training
     from fewshot_cli.engine.meta.smat.flat_backbone import FlatBackbone
+    from fewshot_cli.engine.meta.smat.gates import GatePasses
     from fewshot_cli.engine.meta.task_source import TaskSource
     from fewshot_cli.engine.meta.validation import TaskLearner
     from fewshot_cli.engine.model.backbone import Backbone
@@ -137,12 +137,14 @@ class SMAT(SMATSettings, MetaMethod):
     def unread(self, training: Training) -> tuple[str, ...]:
         return ()
 
-    def fast_path(self, wanted: FastPathChoice, device: torch.device, told: Callable[[str], None]) -> FastPath | None:
+    def fast_path(
+        self, wanted: FastPathChoice, device: torch.device, told: Callable[[str], None]
+    ) -> FastPath[GatePasses] | None:
         from fewshot_cli.engine.meta.smat.fast_path import fast_path
 
         return fast_path(wanted, device, self.experts, told)
 
-    def step(self, bank: Params, net: FlatBackbone, fast: FastPath | None = None) -> TaskStep:
+    def step(self, bank: Params, net: FlatBackbone, fast: FastPath[GatePasses] | None = None) -> TaskStep:
         """What adds the gradients of tasks' losses to those of the bank."""
         from fewshot_cli.engine.meta.practice_task import MetaLoss
         from fewshot_cli.engine.meta.smat.step import SMATStep

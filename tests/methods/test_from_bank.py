@@ -8,13 +8,13 @@ import torch
 from fewshot_cli.engine.adaptation import Run, Support
 from fewshot_cli.engine.delta.change import density, merge
 from fewshot_cli.engine.head.linear import class_means, cosine_head
-from fewshot_cli.engine.meta.settings import SMATSettings
 from fewshot_cli.engine.meta.smat.expert_mixer import ExpertMixer
 from fewshot_cli.engine.meta.smat.flat_backbone import FlatBackbone
 from fewshot_cli.engine.meta.smat.gates import gates
 from fewshot_cli.engine.meta.smat.loss import LOGITS, router_of, start_bank
 from fewshot_cli.engine.meta.smat.packed_gates import PackedGates
 from fewshot_cli.engine.meta.smat.router import folded
+from fewshot_cli.engine.meta.smat.settings import SMATSettings
 from fewshot_cli.engine.model.flat_params import Layout
 from fewshot_cli.engine.params import total_size
 from fewshot_cli.methods.from_bank import FromBank, share_kept

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from fewshot_cli.engine.distributed import Processes
 from fewshot_cli.engine.meta.domain import Domain, parted
+from fewshot_cli.engine.meta.fast_path import FastPath
 from fewshot_cli.engine.meta.settings import Training
-from fewshot_cli.engine.meta.smat.fast_path import FastPath
 from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.engine.model.passes import Passes
 
@@ -27,7 +28,7 @@ class TaskSource:
     seed: int = 0
     precision: torch.dtype = torch.float32
     processes: Processes = field(default_factory=Processes)
-    fast: FastPath | None = None
+    fast: FastPath[Any] | None = None
     """What a method with a fast path takes it by; None has all methods take the plain one."""
 
     @property

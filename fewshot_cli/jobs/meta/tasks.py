@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -9,8 +10,8 @@ from fewshot_cli.engine.adaptation import JoinedImages
 from fewshot_cli.engine.data.episode import join
 from fewshot_cli.engine.device import has_bfloat16, home_of
 from fewshot_cli.engine.meta.domain import Domain
+from fewshot_cli.engine.meta.fast_path import FastPath
 from fewshot_cli.engine.meta.settings import Validation
-from fewshot_cli.engine.meta.smat.fast_path import FastPath
 from fewshot_cli.engine.meta.task_source import TaskSource, kept_apart
 from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.errors import FewshotError
@@ -25,7 +26,7 @@ class Arithmetic:
     """How a run computes on its device: the precision of the backbone's passes, and the fast path if one is taken."""
 
     precision: torch.dtype = torch.float32
-    fast: FastPath | None = None
+    fast: FastPath[Any] | None = None
 
 
 def task_source(

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from fewshot_cli.engine.defaults import RouterPool
-from fewshot_cli.engine.meta.settings import SMATSettings
 from fewshot_cli.engine.meta.smat.loss import DELTA, LOGITS, router_of
 from fewshot_cli.engine.meta.smat.packed_gates import PackedGates
 from fewshot_cli.engine.meta.smat.router import folded, route
+from fewshot_cli.engine.meta.smat.settings import SMATSettings
 from fewshot_cli.engine.params import Params
 
 

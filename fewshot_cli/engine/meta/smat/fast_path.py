@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -10,12 +9,11 @@ from torch.autograd import grad
 
 from fewshot_cli.engine.defaults import TRAINING_BETA
 from fewshot_cli.engine.device import Recorder, recorder, release_memory, runs_triton
+from fewshot_cli.engine.meta.fast_path import FastPath
+from fewshot_cli.engine.meta.settings import FastPathChoice
 from fewshot_cli.engine.meta.smat.gates import IN_CHUNKS, GatePasses, clamp_logits_, interpolate
 from fewshot_cli.engine.params import Params
 from fewshot_cli.errors import FewshotError
-
-Choice: TypeAlias = Literal["auto", "on", "off"]
-"""Whether a run takes the fast path: where it works, by all means, or not at all."""
 
 TRIED = 5000  # weights: several programs of a kernel, the last of them not full
 WITHIN = 1e-4
@@ -26,15 +24,6 @@ STEPS_WITHIN = {torch.float32: 1e-2, torch.bfloat16: 5e-2}
 
 class Fault(Exception):
     """What the fast path did wrong, as the end of a sentence."""
-
-
-@dataclass(frozen=True)
-class FastPath:
-    """What does the gates' passes, what records steps, and who is told where a step falls back to the plain one."""
-
-    passes: GatePasses
-    recorder: Recorder
-    told: Callable[[str], None]
 
 
 def available(device: torch.device) -> tuple[GatePasses, Recorder] | None:
@@ -49,7 +38,9 @@ def available(device: torch.device) -> tuple[GatePasses, Recorder] | None:
     return gates_triton, recorded_by
 
 
-def fast_path(wanted: Choice, device: torch.device, experts: int, told: Callable[[str], None]) -> FastPath | None:
+def fast_path(
+    wanted: FastPathChoice, device: torch.device, experts: int, told: Callable[[str], None]
+) -> FastPath[GatePasses] | None:
     """The fast path, proved on a few thousand weights, or None for the plain one.
 
     `told` hears in one sentence why the fast path is not taken, where it should be and does not work. Raises

@@ -21,11 +21,11 @@ from torch.autograd.function import once_differentiable
 
 from fewshot_cli.engine.head.linear import class_means, cosine_head
 from fewshot_cli.engine.meta.featured_task import PADDING, FeaturedTask
-from fewshot_cli.engine.meta.settings import SMATSettings
 from fewshot_cli.engine.meta.smat import gates as experts
 from fewshot_cli.engine.meta.smat.flat_backbone import FlatBackbone
 from fewshot_cli.engine.meta.smat.gates import IN_CHUNKS, GatePasses, interpolate, start_logits
 from fewshot_cli.engine.meta.smat.router import Noise, Routing, is_state, power_iterated, route, start_router
+from fewshot_cli.engine.meta.smat.settings import SMATSettings
 from fewshot_cli.engine.params import Params
 
 DELTA, LOGITS, MULTIPLIERS, ROUTER = "delta", "logits", "multipliers", "router."

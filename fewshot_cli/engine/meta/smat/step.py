@@ -9,13 +9,14 @@ from torch import Tensor
 from torch.autograd import grad
 
 from fewshot_cli.engine.device import release_memory, sent
+from fewshot_cli.engine.meta.fast_path import FastPath
 from fewshot_cli.engine.meta.featured_task import FeaturedTask
-from fewshot_cli.engine.meta.settings import SMATSettings
-from fewshot_cli.engine.meta.smat.fast_path import STEPS_WITHIN, FastPath, check_near, reason
+from fewshot_cli.engine.meta.smat.fast_path import STEPS_WITHIN, check_near, reason
 from fewshot_cli.engine.meta.smat.flat_backbone import FlatBackbone
-from fewshot_cli.engine.meta.smat.gates import IN_CHUNKS
+from fewshot_cli.engine.meta.smat.gates import IN_CHUNKS, GatePasses
 from fewshot_cli.engine.meta.smat.loss import DELTA, LOGITS, SMATLoss, smat_loss
 from fewshot_cli.engine.meta.smat.router import Routing, logistic_noise
+from fewshot_cli.engine.meta.smat.settings import SMATSettings
 from fewshot_cli.engine.meta.smat.shape_buckets import Bucket, bucket_of, padded
 from fewshot_cli.engine.params import Params
 from fewshot_cli.engine.train.cuda_graphs import KEPT, Captured
@@ -39,7 +40,12 @@ class SMATStep:
     """
 
     def __init__(
-        self, bank: Params, net: FlatBackbone, settings: SMATSettings, fast: FastPath | None = None, keep: int = KEPT
+        self,
+        bank: Params,
+        net: FlatBackbone,
+        settings: SMATSettings,
+        fast: FastPath[GatePasses] | None = None,
+        keep: int = KEPT,
     ) -> None:
         self._bank, self._net, self._settings = bank, net, settings
         self._fast = _Fast(bank, net, settings, fast, keep) if fast else None
@@ -77,7 +83,9 @@ class SMATStep:
 class _Fast:
     """The step as graphs, one for each bucket, and the buffers that they add gradients to."""
 
-    def __init__(self, bank: Params, net: FlatBackbone, settings: SMATSettings, fast: FastPath, keep: int) -> None:
+    def __init__(
+        self, bank: Params, net: FlatBackbone, settings: SMATSettings, fast: FastPath[GatePasses], keep: int
+    ) -> None:
         self._bank, self._net, self._settings, self._path = bank, net, settings, fast
         self._captured = Captured(self._add, _copied, fast.recorder, net.base.device, keep)
         self._gradients = {name: torch.zeros_like(values) for name, values in bank.items() if values.requires_grad}
@@ -165,7 +173,7 @@ class _Fast:
             inputs[TEMPERATURE],
             inputs.get(NOISE),
             self._gradients.get(LOGITS),  # by far the largest
-            self._path.passes,
+            self._path.kernels,
         )
         leaves = [bank[name] for name in others]
         for buffer, found in zip(others.values(), grad(loss.total, leaves, inputs[SHARE]), strict=True):

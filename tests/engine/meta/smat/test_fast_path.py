@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from fewshot_cli.engine.meta.fast_path import FastPath
 from fewshot_cli.engine.meta.featured_task import FeaturedTask
-from fewshot_cli.engine.meta.settings import SMATSettings
 from fewshot_cli.engine.meta.smat import fast_path as module
-from fewshot_cli.engine.meta.smat.fast_path import FastPath, Fault, available, check_near, fast_path
+from fewshot_cli.engine.meta.smat.fast_path import Fault, available, check_near, fast_path
 from fewshot_cli.engine.meta.smat.flat_backbone import FlatBackbone
-from fewshot_cli.engine.meta.smat.gates import InChunks
+from fewshot_cli.engine.meta.smat.gates import GatePasses, InChunks
 from fewshot_cli.engine.meta.smat.loss import DELTA, LOGITS, MULTIPLIERS, start_bank, trained
+from fewshot_cli.engine.meta.smat.settings import SMATSettings
 from fewshot_cli.engine.meta.smat.step import SMATStep
 from fewshot_cli.engine.params import Params
 from fewshot_cli.errors import FewshotError
@@ -88,10 +89,10 @@ GRAPHS = ("run half", "run", "record", "record memory", "replay", "replay twice"
 
 
 @pytest.fixture
-def tried(monkeypatch) -> Callable[..., tuple[FastPath | None, list[str]]]:
+def tried(monkeypatch) -> Callable[..., tuple[FastPath[GatePasses] | None, list[str]]]:
     """The fast path of a GPU with these kernels and this recorder, and what is told of it."""
 
-    def tried(wanted: Any, kernels: str = "", graphs: str = "") -> tuple[FastPath | None, list[str]]:
+    def tried(wanted: Any, kernels: str = "", graphs: str = "") -> tuple[FastPath[GatePasses] | None, list[str]]:
         told: list[str] = []
         monkeypatch.setattr(module, "available", lambda device: (Kernels(kernels), Graphs(graphs)))
         return fast_path(wanted, CPU, 3, told.append), told
@@ -174,7 +175,7 @@ def tasks_of(net: FlatBackbone) -> list[FeaturedTask]:
     return found
 
 
-def gradients(net: FlatBackbone, fast: FastPath | None) -> tuple[list[Params], list[float]]:
+def gradients(net: FlatBackbone, fast: FastPath[GatePasses] | None) -> tuple[list[Params], list[float]]:
     """After each of six batches of two tasks, the gradients; and the losses. The bank moves on after each batch."""
     settings = SMATSettings(experts=2)
     bank, tasks = bank_of(net, settings), tasks_of(net)

@@ -16,7 +16,6 @@ from fewshot_cli.engine.defaults import TRAINING_BETA
 from fewshot_cli.engine.delta.change import merge
 from fewshot_cli.engine.head.linear import class_means, cosine_head
 from fewshot_cli.engine.meta.featured_task import FeaturedTask
-from fewshot_cli.engine.meta.settings import SMATSettings
 from fewshot_cli.engine.meta.smat.expert_mixer import ExpertMixer
 from fewshot_cli.engine.meta.smat.flat_backbone import FlatBackbone
 from fewshot_cli.engine.meta.smat.gates import EVALUATION_BETA, gates, interpolate
@@ -33,6 +32,7 @@ from fewshot_cli.engine.meta.smat.loss import (
 )
 from fewshot_cli.engine.meta.smat.packed_gates import PackedGates, pruned
 from fewshot_cli.engine.meta.smat.router import Routing, route
+from fewshot_cli.engine.meta.smat.settings import SMATSettings
 from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.engine.model.flat_params import Layout
 from fewshot_cli.engine.params import Params

@@ -14,13 +14,14 @@ from hypothesis import HealthCheck, given, settings, strategies
 from torch.autograd import grad
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fewshot_cli.engine.meta.fast_path import FastPath
 from fewshot_cli.engine.meta.featured_task import FeaturedTask
-from fewshot_cli.engine.meta.settings import SMATSettings
-from fewshot_cli.engine.meta.smat.fast_path import FastPath, fast_path
+from fewshot_cli.engine.meta.smat.fast_path import fast_path
 from fewshot_cli.engine.meta.smat.flat_backbone import FlatBackbone
-from fewshot_cli.engine.meta.smat.gates import IN_CHUNKS
+from fewshot_cli.engine.meta.smat.gates import IN_CHUNKS, GatePasses
 from fewshot_cli.engine.meta.smat.loss import DELTA, LOGITS, MULTIPLIERS, SMATLoss, smat_loss, start_bank, trained
 from fewshot_cli.engine.meta.smat.router import logistic_noise
+from fewshot_cli.engine.meta.smat.settings import SMATSettings
 from fewshot_cli.engine.meta.smat.shape_buckets import Bucket, bucket_of, padded
 from fewshot_cli.engine.meta.smat.step import SMATStep
 from fewshot_cli.engine.model.chunks import Limit
@@ -191,7 +192,7 @@ class FakeRecorder:
         return work
 
 
-def on_cpu(fake: FakeRecorder | None) -> FastPath | None:
+def on_cpu(fake: FakeRecorder | None) -> FastPath[GatePasses] | None:
     return None if fake is None else FastPath(IN_CHUNKS, fake, pytest.fail)
 
 
