@@ -215,6 +215,8 @@ VALUES: dict[str, Any] = {
     "Incremental.way": 1,
     "Incremental.shots": 2,
     "Incremental.queries": 4,
+    "BaseToNew.shots": 2,
+    "BaseToNew.queries": 4,
 }
 """Another valid value of each setting, by the class that has it."""
 
@@ -251,6 +253,7 @@ BASES: dict[str, dict[str, Any]] = {
     "TIM": {"method.steps": 50},
     "ViewSettings": {"training.views": {}},
     "MetaDataset": {"method.min_way": 4, "method.max_way": 5, "method.max_support": 30, "method.max_per_class": 8},
+    "BaseToNew": {"method.shots": 5},
     "Incremental": {"method.base_way": 4, "method.way": 2, "method.sessions": 1},
 }
 """What a setting, or all of a class, needs beside it to do something; without it the value must be refused, or change

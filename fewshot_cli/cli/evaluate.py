@@ -40,7 +40,7 @@ def evaluate(
         str,
         typer.Option(
             "--protocol",
-            metavar="fixed|meta-dataset|across|leave-one-out|incremental",
+            metavar="fixed|meta-dataset|across|leave-one-out|incremental|base-to-new",
             help="How episodes are drawn.",
         ),
     ] = "fixed",
@@ -149,7 +149,7 @@ def evaluate(
         chosen = {"backbone": backbone, "image_size": image_size}
         early.check_banks(bank or [])
         check_data(datasets, asked, target or [])
-        recipes = recipes_asked(what or [], of_recipes, chosen, bank or [], density, frozen)
+        recipes = recipes_asked(what or [], of_recipes, chosen, bank or [], density, frozen, asked[0])
         progress, where, found_on = _started(quiet, offline, weights, device)
         from fewshot_cli.jobs.benchmark.run import Question
 

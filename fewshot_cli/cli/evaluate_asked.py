@@ -22,12 +22,15 @@ def recipes_asked(
     banks: list[Path],
     density: float | None,
     frozen: bool,
+    protocol: "AnyProtocol",
 ) -> "dict[str, Recipe]":
     """The recipes asked for, by name; a file's is its stem. With banks each is there from each, `frozen` also without.
 
-    `chosen` are fields of every recipe that options set.
+    `chosen` are fields of every recipe that options set. Raises FewshotError, too, for one that can't answer as the
+    protocol asks; what begins from a bank is looked at when that is read.
     """
     from fewshot_cli.errors import FewshotError
+    from fewshot_cli.jobs.benchmark.protocols import check_learner
     from fewshot_cli.recipe_files import DEFAULT_RECIPE_FROM_BANK
     from fewshot_cli.recipes import load_recipe
 
@@ -57,6 +60,9 @@ def recipes_asked(
             "No recipe is given to evaluate.",
             "Recipes come before --data: fewshot eval protonet ridge --data photos/. `fewshot recipes` lists them.",
         )
+    for short, recipe in recipes.items():
+        if recipe.bank is None:
+            check_learner(short, recipe.learner, protocol)
     return recipes
 
 

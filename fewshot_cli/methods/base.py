@@ -58,6 +58,30 @@ class Learner(ABC):
         """Whether it takes the names of the classes for knowledge, so that it needs a backbone with a text tower."""
         return False
 
+    @property
+    def text_scale(self) -> float | None:
+        """What the cosine with texts is multiplied by; None where it can't answer classes by their names alone."""
+        return None
+
+    def adapt_and_name(
+        self, backbone: Backbone, support: Support, others: Support, run: Run
+    ) -> tuple[Adapted, Adapted]:
+        """What `adapt` learns, and the same with a head for `others`: classes of which only texts are known.
+
+        Their class vectors are what the text tower, as it is then, makes of the texts. Raises TypeError where
+        `text_scale` is None.
+        """
+        from fewshot_cli.engine.head.linear import cosine_head
+        from fewshot_cli.engine.model.model import moved_backbone
+        from fewshot_cli.engine.train.text import told
+
+        if self.text_scale is None:
+            raise TypeError("it answers no classes by their names")
+        adapted = self.adapt(backbone, support, run)
+        named = told(moved_backbone(backbone, adapted.delta, adapted.graft), others, others.texts)
+        assert named.vectors is not None
+        return adapted, replace(adapted, head=cosine_head(named.vectors, self.text_scale))
+
 
 class Method(Settings, Learner):
     """One way of moving the backbone: its fields are its settings and the section `method` of a recipe.
@@ -74,6 +98,11 @@ class Method(Settings, Learner):
     @property
     def needs_text(self) -> bool:
         return getattr(getattr(self, "tuning", None), "head", None) == "text"
+
+    @property
+    def text_scale(self) -> float | None:
+        tuning = getattr(self, "tuning", None)
+        return tuning.scale if tuning is not None and tuning.head == "text" else None
 
     @property
     def is_whole(self) -> bool:
@@ -204,6 +233,10 @@ class MoveThenHead(Learner):
     @property
     def needs_text(self) -> bool:
         return self.method.needs_text or self.then.needs_text
+
+    @property
+    def text_scale(self) -> float | None:
+        return self.then.text_scale
 
 
 def with_head(backbone: Backbone, support: Support, moved: Moved, head: Callable[[Support], FittedHead]) -> Adapted:

@@ -66,6 +66,10 @@ class CLIPAdapter(Method):
         return True
 
     @property
+    def text_scale(self) -> float:
+        return self.scale
+
+    @property
     def kind(self) -> Blend:
         """The graft that it trains."""
         return Blend(share=self.share, reduction=self.reduction)

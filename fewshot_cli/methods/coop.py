@@ -15,7 +15,8 @@ from fewshot_cli.methods.base import Method
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fewshot_cli.engine.adaptation import Moved, Run, Support
+    from fewshot_cli.engine.adaptation import Adapted, Moved, Run, Support
+    from fewshot_cli.engine.head.linear import Head
     from fewshot_cli.engine.model.backbone import Backbone
     from fewshot_cli.engine.model.towers import TwoTowers
 
@@ -49,9 +50,28 @@ class CoOp(Method):
     def needs_text(self) -> bool:
         return True
 
+    @property
+    def text_scale(self) -> float | None:
+        return None if self.per_class else self.scale
+
     def move(self, backbone: Backbone, support: Support, run: Run) -> Moved:
         from fewshot_cli.engine.adaptation import Moved
-        from fewshot_cli.engine.head.linear import cosine_head
+
+        return Moved({}, self._learned(backbone, support, run)[0])
+
+    def adapt_and_name(
+        self, backbone: Backbone, support: Support, others: Support, run: Run
+    ) -> tuple[Adapted, Adapted]:
+        from fewshot_cli.engine.adaptation import Adapted
+        from fewshot_cli.engine.train.text import Texts
+
+        head, context = self._learned(backbone, support, run)
+        towers = Texts.of(backbone, others).backbone
+        named = self._head(towers, self._prompts(towers, others.classes, context), context)
+        return Adapted({}, head), Adapted({}, named)
+
+    def _learned(self, backbone: Backbone, support: Support, run: Run) -> tuple[Head, Tensor]:
+        """The head of the classes, and the context that was learned."""
         from fewshot_cli.engine.train.text import Texts
 
         towers, support = Texts.of(backbone, support).backbone, support.in_order()
@@ -62,7 +82,12 @@ class CoOp(Method):
             )
         prompts, context = self._begun(towers, support, run)
         context = self.trained(towers, prompts, context, support, self._rates(support), run)
-        return Moved({}, cosine_head(prompts.features(towers, context).detach(), self.scale))
+        return self._head(towers, prompts, context), context
+
+    def _head(self, towers: TwoTowers, prompts: Prompts, context: Tensor) -> Head:
+        from fewshot_cli.engine.head.linear import cosine_head
+
+        return cosine_head(prompts.features(towers, context).detach(), self.scale)
 
     def trained(
         self,
@@ -111,9 +136,6 @@ class CoOp(Method):
 
         if not support.classes:
             raise FewshotError("The classes have no names that CoOp could put words around.", "Name the folders.")
-        words = [name.replace("_", " ") for name in support.classes]
-        ids = [_inside(row) for row in towers.tokens(words)]
-        first, dot, last = towers.tokens(["."])[0, :3].tolist()
         embedding = towers.params[EMBEDDING]
         if isinstance(self.context, str):
             context = embedding[_inside(towers.tokens([self.context])[0])]
@@ -121,7 +143,13 @@ class CoOp(Method):
             drawn = torch.randn(self.context, embedding.shape[1], generator=torch.Generator().manual_seed(run.seed))
             context = (SPREAD * drawn).to(embedding)
         if self.per_class:
-            context = context.expand(len(words), *context.shape).clone()
+            context = context.expand(len(support.classes), *context.shape).clone()
+        return self._prompts(towers, support.classes, context), context
+
+    def _prompts(self, towers: TwoTowers, classes: Sequence[str], context: Tensor) -> Prompts:
+        """The prompts of classes of these names with a context as long as this one."""
+        ids = [_inside(row) for row in towers.tokens([name.replace("_", " ") for name in classes])]
+        first, dot, last = towers.tokens(["."])[0, :3].tolist()
         length = int(towers.model["text_cfg"].get("context_length", 77))
         prompts = Prompts.of(ids, (first, dot, last), context, self.position, length)
         if prompts is None:
@@ -129,7 +157,7 @@ class CoOp(Method):
                 f"A name and {context.shape[-2]} vectors of context are more than the {length} tokens that are read.",
                 "Use shorter names, or a shorter --set method.context=WORDS.",
             )
-        return prompts, context
+        return prompts
 
 
 @dataclass(frozen=True)

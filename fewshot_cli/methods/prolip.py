@@ -40,6 +40,10 @@ class ProLIP(Method):
     def needs_text(self) -> bool:
         return True
 
+    @property
+    def text_scale(self) -> float:
+        return self.scale
+
     def move(self, backbone: Backbone, support: Support, run: Run) -> Moved:
         import torch
 

@@ -45,6 +45,10 @@ class TwoStage(Method):
     def needs_text(self) -> bool:
         return True
 
+    @property
+    def text_scale(self) -> float:
+        return self.tuning.scale
+
     def move(self, backbone: Backbone, support: Support, run: Run) -> Moved:
         from fewshot_cli.engine.adaptation import Moved
         from fewshot_cli.engine.model.model import moved_backbone

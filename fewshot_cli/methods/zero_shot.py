@@ -24,6 +24,10 @@ class ZeroShot(TextHead):
     name: Literal["zero-shot"] = "zero-shot"
     scale: float = Field(default=TEXT_SCALE, gt=0)
 
+    @property
+    def text_scale(self) -> float:
+        return self.scale
+
     def with_text(self, features: Tensor, labels: Tensor, texts: Tensor) -> Head:
         from fewshot_cli.engine.head.linear import cosine_head
 

@@ -7,6 +7,7 @@ from typing import Any
 from fewshot_cli.results import ComparisonResult, Figures, Pair, Row
 
 OVER_ALL = "over all"
+BASE_TO_NEW = "base-to-new"
 LEVEL = 0.05  # of an error, above which a difference is not shown
 MOST_PAIRS = 15  # comparisons that one still reads
 
@@ -19,6 +20,8 @@ def meaning(result: ComparisonResult) -> str:
     """What a cell of the table of accuracies is."""
     episodes = result.episodes
     what = f"accuracy in %, mean ± 95 % interval (Student's t) over {counted(episodes, 'episode')} per data set"
+    if result.protocol["name"] == BASE_TO_NEW:
+        what += "; base classes and new ones among themselves, and the mean over episodes of their harmonic mean"
     names = result.transductive
     return f"{what}; transductive, answering about all queries of a task at once: {said(names)}" if names else what
 
@@ -83,9 +86,21 @@ def row_names(result: ComparisonResult) -> list[str]:
 
 
 def columns(result: ComparisonResult) -> list[str | None]:
-    """The rows of the report, and None for all of them where they are more than one."""
+    """The rows of the report, and None for all of them that count where these are more than one."""
     names = row_names(result)
-    return [*names, None] if len(names) > 1 else [*names]
+    return [*names, None] if len(counted_rows(result)) > 1 else [*names]
+
+
+def counted_rows(result: ComparisonResult) -> list[Row]:
+    """The rows that the figures over all are of."""
+    return [row for row in result.rows if not row.beside]
+
+
+def together(result: ComparisonResult) -> str:
+    """What the figures over all are the mean of."""
+    if len(counted_rows(result)) == len(result.rows):
+        return "columns"
+    return "harmonic means" if result.protocol["name"] == BASE_TO_NEW else "shifted data sets"
 
 
 def ranked(result: ComparisonResult) -> list[str]:

@@ -29,7 +29,7 @@ class RowFigures(Figures):
 
 @dataclass(frozen=True)
 class RecipeFigures(Figures):
-    """The figures of a recipe over all rows, and on each by its name."""
+    """The figures of a recipe over all rows that count, and on each by its name."""
 
     datasets: Mapping[str, RowFigures]
 
@@ -56,7 +56,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a comparison: a data set, at a number of shots or in a session."""
+    """A row of a comparison: a data set, at a number of shots, in a session, or a group of its queries."""
 
     name: str
     data: str
@@ -64,6 +64,9 @@ class Row:
     session: int | None
     skipped: tuple[Skipped, ...] = ()
     """Images that are no support here, since queries hold them too."""
+    group: str | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    beside: bool = False
+    """Whether it is shown beside the others, and takes no part in the figures over all rows."""
 
 
 @dataclass(frozen=True)

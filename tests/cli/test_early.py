@@ -178,6 +178,11 @@ def test_remembered_names_are_found_as_timm_finds_them(fewshot, pattern):
         (["meta-tune", "smat", "--data", "DRAWN", "-o", "x", "--device", "tpu"], "tpu"),
         (["eval", "ridge", "--data", "nowhere"], "nowhere"),
         (["eval", "loar", "--data", "DRAWN"], "lora"),
+        (["eval", "ridge", "--data", "DRAWN", "--protocol", "base-to-new"], "3 classes; base-to-new needs four"),
+        (
+            ["eval", "gda", "--data", "drawn", "--protocol", "base-to-new", "--backbone", "clip:ViT-B-16/openai"],
+            "can't answer classes of which it has only the names",
+        ),
         (["eval", "ridge", "--data", "DRAWN", "--set", "protocol.x=["], "x"),
         (["eval", "words", "DRAWN"], "not a delta file"),
         (["recipes", "check", "ridge", "--set", "method.strength=-1"], "method.strength"),

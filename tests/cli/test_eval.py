@@ -60,6 +60,23 @@ def test_the_threshold_sets_the_exit_code(fewshot, tiny, sets, tmp_path):
     assert below.exit_code == 3 and "below the threshold" in below.stderr
 
 
+def test_base_and_new_classes_are_in_every_report(fewshot, write_towers, sets, tmp_path):
+    out, page, table = tmp_path / "r.json", tmp_path / "r.html", tmp_path / "r.md"
+    towers = ["--backbone", "clip:tiny", "--weights", write_towers(tmp_path / "towers")]
+    asked = ["eval", "zero-shot", "coop", "--data", sets, "--protocol", "base-to-new", "--shots", 2, "--episodes", 3]
+    quick = ["--set", "method.scale=50", "-o", out, "--report", page, "--markdown", table]
+    result = fewshot(*asked, *towers, *quick)
+    assert result.exit_code == 0, result.output
+    run = json.loads(out.read_text())
+    groups = ["base", "new", "harmonic mean"]
+    assert [row["name"] for row in run["rows"]] == [f"{data}, {group}" for data in ("day", "night") for group in groups]
+    for text in (result.stdout, page.read_text(), table.read_text()):
+        assert all(word in text for word in ("base-to-new", "day, new", "harmonic mean", "over all"))
+    both = [run["methods"]["coop"]["datasets"][f"{data}, harmonic mean"]["accuracy"] for data in ("day", "night")]
+    assert run["methods"]["coop"]["accuracy"] == pytest.approx(sum(both) / 2, abs=1e-6)
+    assert fewshot("eval", "--check", out, *towers[2:]).exit_code == 0
+
+
 @pytest.mark.slow
 def test_the_smoke_test_of_the_readme_needs_no_data_and_no_network(fewshot, tmp_path):
     result = fewshot(
@@ -91,6 +108,7 @@ def test_without_a_name_the_run_is_named_after_what_was_asked(fewshot, tiny, set
         (["eval", "ridge", "--data", "drawn", "--protocol", "odd"], "odd"),
         (["eval", "ridge", "--data", "drawn", "--protocol", "meta-dataset", "--shots", "5"], "shots"),
         (["eval", "ridge", "--data", "drawn", "--protocol", "across"], "across"),
+        (["eval", "ridge", "--data", "drawn", "--protocol", "base-to-new", "--way", "5"], "way"),
         (["eval", "ridge", "--data", "drawn", "--target", "moon"], "moon"),
         (["eval", "ridge", "--data", "drawn", "--split", "test"], "split"),
         (["eval", "ridge", "--data", "drawn", "--set", "protocol.way=["], "protocol.way=["),

@@ -20,20 +20,26 @@ def made(
     shots: Sequence[int] = (5,),
     sessions: Sequence[int | None] = (None,),
     episodes: int = 20,
+    groups: Sequence[str | None] = (None,),
+    protocol: str = "fixed",
 ) -> ComparisonResult:
     """A whole result; the first recipe is the best by far, the second and third are alike."""
     rows = [
         {
             "name": name
             + (f", {count} shot{'s' * (count > 1)}" if len(shots) > 1 else "")
-            + (f", session {session}" if session else ""),
+            + (f", session {session}" if session else "")
+            + (f", {group}" if group else ""),
             "data": name,
             "shots": count,
             "session": session,
+            "group": group,
+            "beside": group in ("base", "new"),
         }
         for name in data
         for count in shots
         for session in sessions
+        for group in groups
     ]
     rng = random.Random(0)
 
@@ -59,7 +65,7 @@ def made(
         "image_size": [64, 64],
         "device": "cpu",
         "episodes": episodes,
-        "protocol": {"name": "fixed", "way": 5, "shots": list(shots), "queries": 15},
+        "protocol": {"name": protocol, "way": 5, "shots": list(shots), "queries": 15},
         "recipes": {recipe: {"method": {"name": recipe, "strength": 0.125}} for recipe in recipes},
         "data": {
             name: {"path": f"/data/{name}", "classes": 20, "images": 400, "skipped": [], "hash": f"{i:064x}"}
@@ -86,6 +92,7 @@ CASES = {
     "shots": made(shots=(1, 5, 20)),
     "sessions": made(sessions=(1, 2, 3)),
     "one episode": made(episodes=1),
+    "base to new": made(groups=("base", "new", "harmonic mean"), protocol="base-to-new"),
 }
 
 

@@ -50,7 +50,7 @@ class Session:
     """One stage of an episode: what is learned and asked in it.
 
     `support` and `query` are numbers of images of the pool; their labels, in [0, way), are positions in the order in
-    which the episode drew its classes. `way` counts the classes known by now.
+    which the episode drew its classes, from `first` on. `way` counts the classes that answers are chosen from.
     """
 
     support: Numbers
@@ -58,6 +58,7 @@ class Session:
     query: Numbers
     query_labels: Numbers
     way: int
+    first: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,11 +68,32 @@ class Episode:
     classes: Numbers
     sessions: tuple[Session, ...]
 
+    def classes_of(self, session: Session) -> Numbers:
+        """The pool's class for each label of one of its sessions."""
+        return self.classes[session.first : session.first + session.way]
+
+
+@dataclass(frozen=True)
+class QueryGroup:
+    """Queries of an episode that have figures of their own, or what follows from several of these.
+
+    What is `beside` is shown, and takes no part in the figures over all.
+    """
+
+    name: str
+    beside: bool = False
+
 
 def session(support: Sequence[Numbers], query: Sequence[Numbers], first_label: int = 0) -> Session:
     """The session with these images, class by class: `support` from label `first_label` on, `query` from 0 on."""
     support_labels = first_label + _labels(support)
     return Session(np.concatenate(support), support_labels, np.concatenate(query), _labels(query), len(query))
+
+
+def questions(query: Sequence[Numbers], first: int) -> Session:
+    """The session that brings no image to learn from and asks about classes from `first` on, class by class."""
+    none = np.empty(0, np.int64)
+    return Session(none, none, np.concatenate(query), _labels(query), len(query), first)
 
 
 def join(name: str, pools: Sequence[Pool]) -> tuple[Pool, Numbers]:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from fewshot_cli.engine.data.episode import Episode, Pool, session
+from fewshot_cli.engine.data.episode import Episode, Pool, questions, session
 from fewshot_cli.engine.rng import Draws, Numbers
 
 if TYPE_CHECKING:
+    from fewshot_cli.engine.data.base_to_new import BaseToNew
     from fewshot_cli.engine.data.episode_samplers import Fixed, Incremental, MetaDataset
     from fewshot_cli.engine.data.feasibility import CountOrAll, Way
 
@@ -54,6 +55,17 @@ def incremental(protocol: Incremental, pool: Pool, draws: Draws) -> Episode:
         support = [order[: protocol.shots] for order in new]
         later.append(session(support, query[: known + way], first_label=known))
     return Episode(classes, (base, *later))
+
+
+def base_to_new(protocol: BaseToNew, pool: Pool, draws: Draws) -> Episode:
+    """The session that learns the first half of the classes and asks about it, and the one that asks about the rest."""
+    classes = np.arange(len(pool.classes), dtype=np.int64)
+    orders = [draws.shuffled(pool.by_class[c]) for c in classes]
+    known = protocol.base_way(pool)
+    support = [order[: protocol.shots] for order in orders[:known]]
+    asked = [_last(order, protocol.queries, protocol.shots) for order in orders[:known]]
+    new = [_last(order, protocol.queries, 0) for order in orders[known:]]
+    return Episode(classes, (session(support, asked), questions(new, known)))
 
 
 # --- Meta-Dataset ----------------------------------------------------------------------------------------------------
@@ -125,6 +137,11 @@ def _some_of(draws: Draws, classes: Numbers, fewest: int, most: int) -> Numbers:
     """From `fewest` to `most` of these classes in random order, or all where there are fewer than that."""
     n = len(classes)
     return classes[draws.choose(n, draws.integer(min(fewest, n), min(most, n)))]
+
+
+def _last(order: Numbers, count: CountOrAll, before: int) -> Numbers:
+    """So many from the end, or all but those `before`."""
+    return order[::-1][: len(order) - before if count == "all" else count]
 
 
 def _first(order: Numbers, count: CountOrAll) -> Numbers:

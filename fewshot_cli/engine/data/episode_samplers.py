@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
+from fewshot_cli.engine.data.base_to_new import BaseToNew
 from fewshot_cli.engine.data.domain_pairs import PoolPlan, distinct, one_for_each, too_few
 from fewshot_cli.engine.data.feasibility import (
     Count,
@@ -26,7 +27,7 @@ from fewshot_cli.engine.settings import Settings
 from fewshot_cli.errors import FewshotError
 
 if TYPE_CHECKING:
-    from fewshot_cli.engine.data.episode import Episode, Pool
+    from fewshot_cli.engine.data.episode import Episode, Pool, QueryGroup
 
 
 class Fixed(Settings):
@@ -254,8 +255,22 @@ class Incremental(Settings):
 
 
 AnyProtocol: TypeAlias = Annotated[
-    Fixed | MetaDataset | Across | LeaveOneOut | Incremental, Field(discriminator="name")
+    Fixed | MetaDataset | Across | LeaveOneOut | Incremental | BaseToNew, Field(discriminator="name")
 ]
+
+
+def query_groups(protocol: AnyProtocol, pool: Pool) -> tuple[QueryGroup, ...]:
+    """The groups that an episode's queries fall into; none where they are one, or follow from its sessions."""
+    from fewshot_cli.engine.data.episode import QueryGroup
+
+    if isinstance(protocol, BaseToNew):
+        return QueryGroup("base", beside=True), QueryGroup("new", beside=True), QueryGroup("harmonic mean")
+    return ()
+
+
+def asks_all(protocol: AnyProtocol) -> bool:
+    """Whether every image that is not learned from is asked about."""
+    return getattr(protocol, "queries", None) == "all"
 
 
 def all_alike(protocol: AnyProtocol, pool: Pool) -> bool:

@@ -5,6 +5,7 @@ from typing import Literal, TypeAlias, TypeVar
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from fewshot_cli.engine.data.base_to_new import BaseToNew
 from fewshot_cli.engine.data.domain_sampling import AnySampler, Uniform
 from fewshot_cli.engine.data.episode_samplers import AnyProtocol, Fixed, Incremental
 from fewshot_cli.engine.settings import Settings
@@ -91,6 +92,8 @@ class Training(Settings):
     def _one_session(cls, protocol: AnyProtocol) -> AnyProtocol:
         if isinstance(protocol, Incremental):
             raise ValueError("classes that come step by step can't be practised; use fixed, meta-dataset or across")
+        if isinstance(protocol, BaseToNew):
+            raise ValueError("classes that are only named can't be practised; use fixed, meta-dataset or across")
         return protocol
 
     @field_validator("target")

@@ -28,6 +28,11 @@ def wilson(right: int, n: int) -> Interval:
     return Interval(share, max(0.0, low), min(1.0, high), n)
 
 
+def harmonic_mean(first: float, second: float) -> float:
+    """2 a b / (a + b) of two shares, near the lower one; 0 where both are."""
+    return 2 * first * second / (first + second) if first + second else 0.0
+
+
 def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
     """The expected calibration error in [0, 1] of one task, `(n, way)` probabilities: see `calibration_errors`."""
     return float(calibration_errors(probabilities, labels, bins))

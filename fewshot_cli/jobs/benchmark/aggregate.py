@@ -27,10 +27,11 @@ def summarised(results: Mapping[str, Mapping[str, Metrics]], rows: Sequence[Row]
     rows' figures, and the median of all seconds.
 
     Rows of one data set (its sessions, or numbers of shots) hold parts of the same episodes. For intervals over all
-    they are averaged episode by episode first; an episode counts once there, in all its rows.
+    they are averaged episode by episode first; an episode counts once there, in all its rows. Rows that are shown
+    beside the others have figures and differences of their own, and take no part in those over all.
     """
     names = [row.name for row in rows]
-    strata = _strata(results, rows)
+    strata = _strata(results, [row for row in rows if not row.beside])
     methods = {recipe: _method(found, names, strata) for recipe, found in results.items()}
     return Summary(methods, (*_over_all(results, strata), *_row_by_row(results, names)))
 
@@ -47,10 +48,11 @@ def _strata(results: Mapping[str, Mapping[str, Metrics]], rows: Sequence[Row]) -
 
 def _method(found: Mapping[str, Metrics], names: Sequence[str], strata: Sequence[Sequence[str]]) -> RecipeFigures:
     datasets = {name: _row(found[name]) for name in names}
+    counted = [name for stratum in strata for name in stratum]
     accuracy = mean_over(_accuracies(found, strata), _weights(strata))
 
     def mean(metric: str) -> float:
-        return statistics.fmean(getattr(row, metric) for row in datasets.values())
+        return statistics.fmean(getattr(row, metric) for row in map(datasets.__getitem__, counted))
 
     return RecipeFigures(
         accuracy=accuracy.mean,
@@ -59,7 +61,7 @@ def _method(found: Mapping[str, Metrics], names: Sequence[str], strata: Sequence
         ece=mean("ece"),
         nll=mean("nll"),
         bytes=mean("bytes"),
-        seconds=statistics.median(seconds for name in names for seconds in found[name]["seconds"]),
+        seconds=statistics.median(seconds for name in counted for seconds in found[name]["seconds"]),
         datasets=datasets,
     )
 

@@ -11,13 +11,19 @@ import torch
 from torch import Tensor
 
 from fewshot_cli.engine.adaptation import Adapted, Chosen, Images, Run, Support
+from fewshot_cli.engine.data.base_to_new import BaseToNew
 from fewshot_cli.engine.data.episode import Episode, Pool, Session
-from fewshot_cli.engine.data.episode_samplers import AnyProtocol, all_alike
+from fewshot_cli.engine.data.episode_samplers import AnyProtocol, all_alike, asks_all
 from fewshot_cli.engine.delta.change import Delta, plus
 from fewshot_cli.engine.head.sufficient_statistics import Moments
 from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.engine.model.model import Model
-from fewshot_cli.engine.trust.metrics import balanced_accuracy, calibration_errors, negative_log_likelihood
+from fewshot_cli.engine.trust.metrics import (
+    balanced_accuracy,
+    calibration_errors,
+    harmonic_mean,
+    negative_log_likelihood,
+)
 from fewshot_cli.formats.delta.file import delta_bytes, head_bytes
 from fewshot_cli.formats.delta.sections import graft_bytes
 from fewshot_cli.methods.base import (
@@ -43,7 +49,7 @@ class Ground:
     pool: Pool
     protocol: AnyProtocol
     rows: tuple[str, ...]
-    """The name in tables of each session."""
+    """The name in tables of each session, and of what follows from several."""
     backbone: Backbone
     features: Tensor
     images: Images
@@ -72,22 +78,23 @@ class Ground:
 
 def block_size(method: Learner, ground: Ground) -> int:
     """How many episodes to do before they are written down. Always as many, since the last bits depend on it."""
-    return TASKS_AT_ONCE if method.head_only and not all_alike(ground.protocol, ground.pool) else 1
+    one = asks_all(ground.protocol) or all_alike(ground.protocol, ground.pool)
+    return TASKS_AT_ONCE if method.head_only and not one else 1
 
 
 def answer_block(method: Learner, ground: Ground, seed: int, start: int) -> Results:
     """What the method achieves in the block of episodes that begins with number `start`, for each session."""
     numbers = range(start, start + block_size(method, ground))
     episodes = ground.episodes(seed, numbers)
-    if method.closed_form and _of_one_shape(episodes):
+    if method.closed_form and len(episodes) > 1 and _of_one_shape(episodes):
         return [_stacked(method.closed_form, ground, [episode.sessions[0] for episode in episodes])]
-    if len(episodes[0].sessions) > 1 and method.growing:
+    runs = [Run(_seed(seed, number)) for number in numbers]
+    if isinstance(ground.protocol, BaseToNew):
+        answers = [_named(method, ground, episode, run) for episode, run in zip(episodes, runs, strict=True)]
+    elif len(episodes[0].sessions) > 1 and method.growing:
         answers = [_grown(method.growing, ground, episode) for episode in episodes]
     else:
-        answers = [
-            [_single(method, ground, episode, Run(_seed(seed, number)))]
-            for number, episode in zip(numbers, episodes, strict=True)
-        ]
+        answers = [[_single(method, ground, episode, run)] for episode, run in zip(episodes, runs, strict=True)]
     return [_columns(of_session) for of_session in zip(*answers, strict=True)]
 
 
@@ -114,19 +121,53 @@ def _single(method: Learner, ground: Ground, episode: Episode, run: Run) -> dict
     """The one session of an episode; all its queries are asked about at once."""
     begin = time.perf_counter()
     session = episode.sessions[0]
-    names = tuple(ground.pool.classes[c] for c in episode.classes[: session.way])
-    backbone, device = ground.backbone, ground.features.device
+    adapted = method.adapt(ground.backbone, _support(ground, episode, session), run)
+    return _asked(adapted, ground, session, begin)
+
+
+def _named(method: Learner, ground: Ground, episode: Episode, run: Run) -> list[dict[str, float]]:
+    """The session of the classes that are learned, that of those that are only named, and both in harmonic mean."""
+    begin = time.perf_counter()
+    base, new = episode.sessions
+    support, others = _support(ground, episode, base), _support(ground, episode, new)
+    learned, named = method.adapt_and_name(ground.backbone, support, others, run)
+    first = _asked(learned, ground, base, begin)
+    second = _asked(named, ground, new, time.perf_counter())
+    return [first, second, _both(first, second)]
+
+
+def _both(base: Mapping[str, float], new: Mapping[str, float]) -> dict[str, float]:
+    """The figures of base and new classes as one: harmonic means of accuracies, the time of both, the learned bytes."""
+    figures = {name: harmonic_mean(base[name], new[name]) for name in ("accuracy", "balanced_accuracy")}
+    figures |= {name: (base[name] + new[name]) / 2 for name in ("ece", "nll")}
+    rounded = {name: round(value, 6) for name, value in figures.items()}
+    return rounded | {"seconds": round(base["seconds"] + new["seconds"], 6), "bytes": base["bytes"]}
+
+
+def _support(ground: Ground, episode: Episode, session: Session) -> Support:
+    """What a session brings to learn from, with what a text tower is told of its classes."""
+    classes = [int(c) for c in episode.classes_of(session)]
+    device = ground.features.device
     rows = torch.from_numpy(session.support)
-    labels = torch.from_numpy(session.support_labels).to(device)
-    support = Support(Chosen(ground.images, rows), labels, ground.features[rows.to(device)], session.way, names)
-    if ground.vectors is not None:
-        chosen = [int(c) for c in episode.classes[: session.way]]
-        support = replace(support, texts=tuple(ground.texts[c] for c in chosen), vectors=ground.vectors[chosen])
-    model = Model(backbone, method.adapt(backbone, support, run))
+    support = Support(
+        Chosen(ground.images, rows),
+        torch.from_numpy(session.support_labels).to(device),
+        ground.features[rows.to(device)],
+        session.way,
+        tuple(ground.pool.classes[c] for c in classes),
+    )
+    if ground.vectors is None:
+        return support
+    return replace(support, texts=tuple(ground.texts[c] for c in classes), vectors=ground.vectors[classes])
+
+
+def _asked(adapted: Adapted, ground: Ground, session: Session, begin: float) -> dict[str, float]:
+    """The figures of what was learned on the queries of a session."""
+    model, device = Model(ground.backbone, adapted), ground.features.device
     query = torch.from_numpy(session.query)
     answers = torch.from_numpy(session.query_labels).to(device)
     asked = Support(Chosen(ground.images, query), answers, ground.features[query.to(device)], session.way)
-    return _answered(model.adapted, model.logits_of(asked), ground, session, begin)
+    return _answered(adapted, model.logits_of(asked), ground, session, begin)
 
 
 def _grown(method: GrowingMethod, ground: Ground, episode: Episode) -> list[dict[str, float]]:

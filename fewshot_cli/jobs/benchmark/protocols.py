@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from fewshot_cli.engine.data.episode_samplers import AnyProtocol
+from fewshot_cli.engine.data.base_to_new import BaseToNew
+from fewshot_cli.engine.data.episode_samplers import AnyProtocol, Incremental
 from fewshot_cli.engine.mistakes import merged
 from fewshot_cli.errors import FewshotError
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from fewshot_cli.engine.data.episode import Pool
     from fewshot_cli.images.sources.dataset import Dataset
+    from fewshot_cli.methods.base import Learner
 
 OPTIONS = ("way", "shots", "queries", "base_way", "sessions")
 """The settings of protocols that have options of their own."""
@@ -68,6 +70,21 @@ def check_data(datasets: Sequence[Dataset], protocols: Sequence[AnyProtocol], ta
     for protocol in protocols:
         for plan in protocol.pools(list(pools), targets):
             protocol.check(join(plan.name, [pools[name] for name in plan.datasets])[0])
+
+
+def check_learner(name: str, learner: Learner, protocol: AnyProtocol) -> None:
+    """Raises FewshotError where what the recipe `name` learns can't answer as the protocol asks."""
+    if isinstance(protocol, Incremental) and learner.growing is None:
+        raise FewshotError(
+            f"The recipe {name} can't add classes to what it has learned, as --protocol incremental asks.",
+            "Heads that can: protonet, protonet-euclidean, ridge, lda; from a bank only where it is dense.",
+        )
+    if isinstance(protocol, BaseToNew) and learner.text_scale is None:
+        raise FewshotError(
+            f"The recipe {name} can't answer classes of which it has only the names, as --protocol base-to-new asks.",
+            "Recipes that can: zero-shot, coop, clip-adapter, prolip, 2sfs, clip-lora, saft-clip, finetune-clip, and "
+            "others with --set method.tuning.head=text or --set head.name=zero-shot.",
+        )
 
 
 @contextmanager

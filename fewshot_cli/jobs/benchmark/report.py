@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fewshot_cli.engine.data.episode_samplers import query_groups
 from fewshot_cli.formats.kinds import DELTA as DELTA_FILE
 from fewshot_cli.jobs.benchmark.aggregate import summarised
 from fewshot_cli.jobs.benchmark.blocks import Job, told
@@ -80,6 +81,7 @@ def _measured(jobs: Sequence[Job], found: Known) -> _Measured:
     for job in jobs:
         sessions = told(job, found)
         shots = getattr(job.ground.protocol, "shots", None)
+        groups = query_groups(job.ground.protocol, job.ground.pool)
         for number, (row, values) in enumerate(zip(job.ground.rows, sessions, strict=True)):
             results[job.name][row] = values
             keys[job.name][row] = job.key
@@ -87,7 +89,9 @@ def _measured(jobs: Sequence[Job], found: Known) -> _Measured:
                 name=row,
                 data=job.ground.pool.name,
                 shots=shots if isinstance(shots, int) else None,
-                session=number if len(sessions) > 1 else None,
+                session=number if len(sessions) > 1 and not groups else None,
+                group=groups[number].name if groups else None,
+                beside=bool(groups) and groups[number].beside,
                 skipped=tuple(Skipped(**item) for item in job.ground.left_out),
             )
     return _Measured(tuple(rows.values()), results, keys)

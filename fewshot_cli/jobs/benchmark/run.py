@@ -14,16 +14,15 @@ import torch
 from fewshot_cli.engine.adaptation import JoinedImages
 from fewshot_cli.engine.data.class_texts import class_texts
 from fewshot_cli.engine.data.domain_pairs import PoolPlan
-from fewshot_cli.engine.data.episode import join
-from fewshot_cli.engine.data.episode_samplers import AnyProtocol, Incremental
+from fewshot_cli.engine.data.episode import Pool, join
+from fewshot_cli.engine.data.episode_samplers import AnyProtocol, Incremental, query_groups
 from fewshot_cli.engine.model.towers import TwoTowers
-from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.kinds import DELTA as DELTA_FILE
 from fewshot_cli.images.sources.class_names import descriptions
 from fewshot_cli.images.sources.dataset import Dataset
 from fewshot_cli.jobs.benchmark.blocks import Job, kept, known_blocks, worked
 from fewshot_cli.jobs.benchmark.episode_runner import Ground
-from fewshot_cli.jobs.benchmark.protocols import check_data, pool_of
+from fewshot_cli.jobs.benchmark.protocols import check_data, check_learner, pool_of
 from fewshot_cli.jobs.benchmark.report import compared
 from fewshot_cli.jobs.claim import claimed
 from fewshot_cli.jobs.context import Means, circumstances
@@ -119,11 +118,7 @@ def _jobs(recipes: Mapping[str, Recipe], question: Question, means: Means) -> tu
             }
             grounds[which] = list(_grounds(question, data, start))
         for ground in grounds[which]:
-            if isinstance(ground.protocol, Incremental) and start.learner.growing is None:
-                raise FewshotError(
-                    f"The recipe {name} can't add classes to what it has learned, as --protocol incremental asks.",
-                    "Heads that can: protonet, protonet-euclidean, ridge, lda; from a bank only where it is dense.",
-                )
+            check_learner(name, start.learner, ground.protocol)
             key = _key(start, ground, question.seed, circumstances)
             jobs.append(Job(name, start, ground, key, question.seed, question.episodes))
     return jobs, data
@@ -137,7 +132,7 @@ def _grounds(question: Question, data: Mapping[str, Data], start: Start) -> Iter
             protocol.check(pool)  # again: some pictures may be unreadable
             features = torch.cat([part.features for part in parts])
             images = JoinedImages(tuple(part.images for part in parts))
-            rows = _row_names(plan, protocol, question)
+            rows = _row_names(plan, protocol, question, pool)
             contents = digest([part.hash for part in parts])
             seen = pool, protocol, rows, start.backbone, features, images, contents
             yield _told(Ground(*seen, start.delta, tuple(left_out)), start, [part.dataset for part in parts])
@@ -155,10 +150,12 @@ def _told(ground: Ground, start: Start, datasets: Sequence[Dataset]) -> Ground:
     return replace(ground, texts=texts, vectors=start.backbone.class_vectors(texts), is_described=bool(known))
 
 
-def _row_names(plan: PoolPlan, protocol: AnyProtocol, question: Question) -> tuple[str, ...]:
+def _row_names(plan: PoolPlan, protocol: AnyProtocol, question: Question, pool: Pool) -> tuple[str, ...]:
     name = plan.name
     if len(question.protocols) > 1:
         name += f", {protocol.shots} shot{'s' * (protocol.shots != 1)}"  # type: ignore[union-attr]
+    if groups := query_groups(protocol, pool):
+        return tuple(f"{name}, {group.name}" for group in groups)
     sessions = protocol.sessions + 1 if isinstance(protocol, Incremental) else 1
     return tuple(f"{name}, session {number}" for number in range(sessions)) if sessions > 1 else (name,)
 

@@ -78,7 +78,11 @@ def answer(result: ComparisonResult) -> str:
     best, *others = comparison.ranked(result)
     names = list(result.data)
     where = f"on {names[0]}" if len(names) == 1 else f"over {len(names)} data sets"
-    first = f"{best} answers {comparison.score(result.methods[best])} % right {where}."
+    share = f"{comparison.score(result.methods[best])} %"
+    if result.protocol["name"] == comparison.BASE_TO_NEW:
+        first = f"{best} has a harmonic mean of {share} on base and new classes {where}."
+    else:
+        first = f"{best} answers {share} right {where}."
     if not others:
         return first
     against = [pair for pair in comparison.shown_pairs(result) if pair.first == best]

@@ -13,6 +13,7 @@ from fewshot_cli.reports.comparison import (
     protocol,
     ranked,
     score,
+    together,
 )
 from fewshot_cli.reports.layout import interval, percent
 from fewshot_cli.results import ComparisonResult, EvalResult, Figures
@@ -37,12 +38,12 @@ def caption(result: ComparisonResult) -> str:
     bold = (
         " Bold: the best, and what is not shown to differ from it (paired t, 95 %)." if len(result.methods) > 1 else ""
     )
-    together = f"; {OVER_ALL}: the mean of the columns" if len(result.rows) > 1 else ""
+    of_all = f"; {OVER_ALL}: the mean of the {together(result)}" if None in columns(result) else ""
     what = meaning(result)
     circumstances = (
         f"{protocol(result)}; seed {result.seed}; {backbones(result)}, on {result.device}; fewshot {result.version}"
     )
-    return f"{what[0].upper()}{what[1:]}{together}.{bold} {escaped(circumstances)}."
+    return f"{what[0].upper()}{what[1:]}{of_all}.{bold} {escaped(circumstances)}."
 
 
 def evaluation_table(result: EvalResult) -> str:

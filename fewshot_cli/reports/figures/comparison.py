@@ -122,14 +122,13 @@ def differences(result: ComparisonResult) -> Figure:
 
 def by_shots(result: ComparisonResult) -> Figure:
     """Accuracy against images per class: a panel for each data set (and session), a line for each recipe."""
-    lines: dict[tuple[str, int | None], list[tuple[int, str]]] = {}
+    named: dict[str, list[tuple[int, str]]] = {}
     for row in result.rows:
         if row.shots is not None:
-            lines.setdefault((row.data, row.session), []).append((row.shots, row.name))
-    named = {
-        data if session is None else f"{data}, session {session}": sorted(line)
-        for (data, session), line in lines.items()
-    }
+            session = None if row.session is None else f"session {row.session}"
+            line = ", ".join(filter(None, (row.data, row.group, session)))
+            named.setdefault(line, []).append((row.shots, row.name))
+    named = {name: sorted(line) for name, line in named.items()}
     figure = _curves(result, named, "images per class")
     ticks = sorted({shots for line in named.values() for shots, _ in line})
     for axes in figure.axes:

@@ -1,6 +1,7 @@
 """Episodes: the laws each protocol keeps, Meta-Dataset's sampler against the published one, and what users are told."""
 
 import hashlib
+import math
 import re
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from fewshot_cli.engine.data.base_to_new import BaseToNew
 from fewshot_cli.engine.data.domain_pairs import PoolPlan
 from fewshot_cli.engine.data.episode import Episode, Pool, join
 from fewshot_cli.engine.data.episode_drawing import amounts as amounts_of
@@ -58,10 +60,10 @@ def assert_sound(episode: Episode, pool: Pool) -> None:
     for session in episode.sessions:
         for images, labels in ((session.support, session.support_labels), (session.query, session.query_labels)):
             assert images.dtype == labels.dtype == np.int64
-            np.testing.assert_array_equal(pool.labels[images], episode.classes[labels])
+            np.testing.assert_array_equal(pool.labels[images], episode.classes_of(session)[labels])
             assert (np.diff(labels) >= 0).all()
         assert set(session.query_labels.tolist()) == set(range(session.way))
-    assert episode.sessions[-1].way == len(episode.classes)
+    assert episode.sessions[-1].first + episode.sessions[-1].way == len(episode.classes)
 
 
 # --- random numbers ------------------------------------------------------------------------------------------------
@@ -207,6 +209,40 @@ def test_every_class_and_every_image_is_as_likely_as_the_others():
     assert support == pytest.approx(6000 / 2 * 2 / 8, abs=4 * 26)
     assert query == pytest.approx(6000 / 2 * 3 / 8, abs=4 * 31)
     assert together[~np.eye(8, dtype=bool)] == pytest.approx(6000 / 56, abs=4 * 10.3)
+
+
+# --- base to new ---------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(4, 9), st.integers(1, 4), st.integers(1, 4) | st.just("all"), seeds, st.integers(0, 100))
+def test_half_of_the_classes_is_learned_and_the_rest_only_asked_about(n, shots, queries, seed, index):
+    sizes = [8 + c for c in range(n)]
+    drawn, protocol = pool(sizes), BaseToNew(shots=shots, queries=queries)
+    protocol.check(drawn)
+    episode = protocol.episode(drawn, seed, index)
+    assert_sound(episode, drawn)
+    base, new = episode.sessions
+    known = math.ceil(n / 2)
+    assert episode.classes.tolist() == list(range(n))
+    assert (base.first, base.way, new.first, new.way) == (0, known, known, n - known)
+    assert np.bincount(base.support_labels).tolist() == [shots] * known and len(new.support) == 0
+    asked = [size - shots if queries == "all" else queries for size in sizes[:known]]
+    assert np.bincount(base.query_labels).tolist() == asked
+    named = [size if queries == "all" else queries for size in sizes[known:]]
+    assert np.bincount(new.query_labels).tolist() == named
+    more = BaseToNew(shots=shots + 1, queries=queries).episode(drawn, seed, index)
+    assert set(base.support) <= set(more.sessions[0].support)
+    np.testing.assert_array_equal(new.query, more.sessions[1].query)
+
+
+def test_base_to_new_says_what_is_lacking():
+    with pytest.raises(FewshotError, match="3 classes; base-to-new needs four"):
+        BaseToNew(shots=1).check(pool([9] * 3))
+    with pytest.raises(FewshotError, match="'class1' has 2 images; 2 shots and 1 query need 3"):
+        BaseToNew(shots=2).check(pool([9, 2, 9, 1]))
+    with pytest.raises(FewshotError, match="'class3' has 1 image; 2 queries need 2"):
+        BaseToNew(shots=2, queries=2).check(pool([9, 9, 9, 1]))
+    BaseToNew(shots=2).check(pool([9, 9, 9, 1]))
 
 
 # --- Meta-Dataset --------------------------------------------------------------------------------------------------

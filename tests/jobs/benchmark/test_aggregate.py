@@ -66,6 +66,19 @@ def test_over_all_rows_it_is_the_mean_of_the_rows():
     assert found["bytes"] == 2000
 
 
+def test_rows_beside_the_others_have_figures_of_their_own_and_no_part_in_those_over_all():
+    beside = [row("photo"), {**row("photo", name="photo, base"), "group": "base", "beside": True}]
+    results = {recipe: {**rows, "photo, base": figures(0.1, 0.2, 0.3)} for recipe, rows in RESULTS.items()}
+    found = summarised(results, [*beside, row("sketch")])
+    assert found["methods"]["ridge"]["datasets"]["photo, base"]["accuracy"] == pytest.approx(0.2)
+    assert [pair["dataset"] for pair in found["pairs"]] == [None, "photo", "photo, base", "sketch"]
+    plain = summarised(RESULTS, ROWS)
+    for recipe, figures_of in plain["methods"].items():
+        without = {key: value for key, value in found["methods"][recipe].items() if key != "datasets"}
+        assert without == {key: value for key, value in figures_of.items() if key != "datasets"}
+    assert over_all(found)["difference"] == over_all(plain)["difference"]
+
+
 def test_every_two_recipes_are_compared_over_all_and_in_every_row():
     pairs = summarised(RESULTS, ROWS)["pairs"]
     assert [pair["dataset"] for pair in pairs] == [None, "photo", "sketch"]
