@@ -24,7 +24,7 @@ from fewshot_cli.images.drawing import CLASSES, draw
 from fewshot_cli.images.image_ref import StoredFile
 from fewshot_cli.images.sources.class_folders import find_images
 from fewshot_cli.jobs.features import embed
-from fewshot_cli.jobs.models import Source, load_backbone
+from fewshot_cli.jobs.models.backbones import Source, load_backbone
 from fewshot_cli.jobs.pictures import Gallery
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.storage.feature_cache import FeatureCache, NoCache

@@ -33,7 +33,7 @@ from fewshot_cli.engine.trust.metrics import Z95
 from fewshot_cli.images.image_ref import StoredFile
 from fewshot_cli.images.sources.class_folders import read_folder
 from fewshot_cli.jobs.features import embed
-from fewshot_cli.jobs.models import Source, load_backbone
+from fewshot_cli.jobs.models.backbones import Source, load_backbone
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.methods.base import ClosedFormMethod, logits_of_tasks
 from fewshot_cli.methods.lda import LDA

@@ -42,7 +42,7 @@ from fewshot_cli.images.sources.dataset import read_datasets
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.data import Data, load_data
 from fewshot_cli.jobs.meta.tasks import arithmetic, task_source
-from fewshot_cli.jobs.models import Source, load_backbone
+from fewshot_cli.jobs.models.backbones import Source, load_backbone
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.recipes import MetaRecipe, load_meta_recipe
 from fewshot_cli.storage.feature_cache import FeatureCache

@@ -24,7 +24,7 @@ from fewshot_cli.images.sources.class_folders import read_folder
 from fewshot_cli.jobs.classify.adapt import AdaptSettings, adapt
 from fewshot_cli.jobs.classify.evaluate import evaluate
 from fewshot_cli.jobs.context import Means
-from fewshot_cli.jobs.models import Source
+from fewshot_cli.jobs.models.backbones import Source
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.methods.base import Learner
 from fewshot_cli.recipes import Recipe, load_recipe, recipe_names

@@ -33,7 +33,7 @@ from fewshot_cli.jobs.benchmark.aggregate import summarised
 from fewshot_cli.jobs.benchmark.episode_runner import Ground, answer_block
 from fewshot_cli.jobs.benchmark.protocols import pool_of, protocols
 from fewshot_cli.jobs.data import load_data
-from fewshot_cli.jobs.models import Source, load_backbone
+from fewshot_cli.jobs.models.backbones import Source, load_backbone
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.recipes import load_recipe
 from fewshot_cli.reports.documents.results_table import markdown

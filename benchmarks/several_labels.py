@@ -33,7 +33,7 @@ from fewshot_cli.images.image_ref import StoredFile
 from fewshot_cli.images.sources.class_folders import Folder
 from fewshot_cli.images.sources.labelled import read_labelled
 from fewshot_cli.jobs.features import embed
-from fewshot_cli.jobs.models import Source, load_backbone
+from fewshot_cli.jobs.models.backbones import Source, load_backbone
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.jobs.several_labels.learned import learn_marks
 from fewshot_cli.methods.ridge import Ridge

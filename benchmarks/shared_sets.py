@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fewshot_cli.images.sources.labelled import read_labelled
 from fewshot_cli.jobs.features import embed
-from fewshot_cli.jobs.models import Source, load_backbone
+from fewshot_cli.jobs.models.backbones import Source, load_backbone
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.storage.feature_cache import FeatureCache
 

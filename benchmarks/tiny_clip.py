@@ -25,11 +25,11 @@ from torch import Tensor
 
 from fewshot_cli.engine.adaptation import Run, Support
 from fewshot_cli.engine.data.class_texts import class_texts
+from fewshot_cli.engine.model.clip.towers import TwoTowers
 from fewshot_cli.engine.model.model import Model
-from fewshot_cli.engine.model.towers import TwoTowers
 from fewshot_cli.engine.train.text import told
 from fewshot_cli.images.drawing import CLASSES
-from fewshot_cli.jobs.models import Source, load_backbone
+from fewshot_cli.jobs.models.backbones import Source, load_backbone
 from fewshot_cli.recipes import load_recipe
 from fewshot_cli.storage.atomic import write_atomically
 

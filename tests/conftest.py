@@ -25,9 +25,10 @@ from fewshot_cli.engine.meta.smat.gates import gates
 from fewshot_cli.engine.meta.smat.loss import DELTA, LOGITS, start_bank
 from fewshot_cli.engine.meta.smat.settings import SMATSettings
 from fewshot_cli.engine.model.backbone import Backbone
-from fewshot_cli.engine.model.open_clip import Description, build_towers
+from fewshot_cli.engine.model.clip.build import build_towers
+from fewshot_cli.engine.model.clip.description import Description
+from fewshot_cli.engine.model.clip.towers import TwoTowers
 from fewshot_cli.engine.model.timm_models import build_backbone
-from fewshot_cli.engine.model.towers import TwoTowers
 from fewshot_cli.engine.train.text import told
 from fewshot_cli.formats.bank import BankHeader, BankProvenance, write_bank
 from fewshot_cli.formats.delta.file import BaseFacts

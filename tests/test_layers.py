@@ -151,8 +151,8 @@ def test_folders_are_small_and_no_module_is_called_as_one_of_the_standard_librar
 
 
 def test_one_file_imports_open_clip_and_only_when_it_is_asked():
-    assert importers_of("open_clip") == {"engine/model/open_clip.py"}
-    path = PACKAGE / "engine/model/open_clip.py"
+    assert importers_of("open_clip") == {"engine/model/clip/open_clip.py"}
+    path = PACKAGE / "engine/model/clip/open_clip.py"
     assert not [module for module in imports(on_import(tree(path))) if is_of(module, "open_clip")]
 
 

@@ -10,7 +10,7 @@ from fewshot_cli.engine.device import choose_device
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.jobs.classify.choose import ChoiceSettings, choice_settings
 from fewshot_cli.jobs.context import Means
-from fewshot_cli.jobs.models import Source
+from fewshot_cli.jobs.models.backbones import Source
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.recipe_files import DEFAULT_RECIPE_FROM_BANK
 from fewshot_cli.recipes import Recipe, load_recipe

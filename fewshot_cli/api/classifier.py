@@ -16,7 +16,7 @@ from fewshot_cli.jobs.classify.predict import answered, probabilities_of
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.interop.export import Format
 from fewshot_cli.jobs.interop.export import export as export_job
-from fewshot_cli.jobs.models import Loaded, load_model
+from fewshot_cli.jobs.models.classifiers import Loaded, load_model
 from fewshot_cli.jobs.run_record import write_run
 from fewshot_cli.results import AdaptResult, EvalResult, ExpectedAccuracy, ExportResult, PredictResult
 from fewshot_cli.storage.atomic import check_writable, write_atomically

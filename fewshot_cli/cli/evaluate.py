@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from fewshot_cli.jobs.benchmark.run import Question
-    from fewshot_cli.jobs.models import Source
+    from fewshot_cli.jobs.models.backbones import Source
     from fewshot_cli.jobs.progress import Progress
     from fewshot_cli.recipes import Recipe
 

@@ -9,7 +9,7 @@ from fewshot_cli.errors import FewshotError
 if TYPE_CHECKING:
     import torch
 
-    from fewshot_cli.jobs.models import Source
+    from fewshot_cli.jobs.models.backbones import Source
     from fewshot_cli.jobs.progress import Progress
 
 

@@ -12,7 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from fewshot_cli.jobs.context import Means
-    from fewshot_cli.jobs.models import Source
+    from fewshot_cli.jobs.models.backbones import Source
     from fewshot_cli.jobs.progress import Progress
     from fewshot_cli.storage.feature_cache import FeatureCache
 
@@ -194,7 +194,7 @@ Budget = Annotated[
 
 def source(weights: Path | None, offline: bool) -> "Source":
     """Where weights may come from."""
-    from fewshot_cli.jobs.models import Source
+    from fewshot_cli.jobs.models.backbones import Source
 
     return Source(weights, offline)
 

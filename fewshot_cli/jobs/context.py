@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from fewshot_cli.engine.distributed import Processes
-from fewshot_cli.jobs.models import Source
+from fewshot_cli.jobs.models.backbones import Source
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.jobs.run_record import code_digest, versions
 from fewshot_cli.storage.feature_cache import FeatureCache

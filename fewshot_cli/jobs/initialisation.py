@@ -9,13 +9,14 @@ import torch
 
 from fewshot_cli.engine.delta.change import Delta
 from fewshot_cli.engine.model.backbone import Backbone
-from fewshot_cli.engine.model.clip_names import is_two_towers
+from fewshot_cli.engine.model.clip.names import is_two_towers
 from fewshot_cli.engine.model.model import moved_backbone
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.bank import Bank, read_bank, read_bank_header
 from fewshot_cli.formats.delta.file import BaseFacts
 from fewshot_cli.formats.kinds import BANK
-from fewshot_cli.jobs.models import Source, check_fingerprint, check_shapes, load_backbone, load_facts, shapes_of
+from fewshot_cli.jobs.models.backbones import Source, load_backbone, load_facts, shapes_of
+from fewshot_cli.jobs.models.checks import check_fingerprint, check_shapes
 from fewshot_cli.methods.base import Learner
 from fewshot_cli.methods.from_bank import BANK_KINDS, BankContent
 from fewshot_cli.methods.meta import Kept

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fewshot_cli.engine.adaptation import Adapted, Moved, Run, Support
     from fewshot_cli.engine.head.linear import Head
     from fewshot_cli.engine.model.backbone import Backbone
-    from fewshot_cli.engine.model.towers import TwoTowers
+    from fewshot_cli.engine.model.clip.towers import TwoTowers
 
 EMBEDDING = "text.token_embedding.weight"
 SPREAD = 0.02

@@ -36,7 +36,7 @@ def targeted(backbone: Backbone, pattern: str, min_dims: int = 0, with_text: boo
 
     `{last}` stands for the number of the last block or stage. Raises FewshotError when nothing matches.
     """
-    from fewshot_cli.engine.model.towers import image_params
+    from fewshot_cli.engine.model.clip.towers import image_params
 
     named = {timm_name(name): name for name in (backbone.params if with_text else image_params(backbone))}
     numbers = [int(found[2]) for found in map(_NUMBERED.match, named) if found]

@@ -1,32 +1,8 @@
 """What jobs return: typed results, of which `--json`, the terminal's views and pages are views. Nothing heavy here."""
 
+from fewshot_cli.results.adapt import AdaptResult, BegunFrom, ClassSize, Doubt, Hung, Pruning, RoundingCost
 from fewshot_cli.results.base import ExpectedAccuracy, ForetoldAccuracy, Result, Skipped, StoredAs
-from fewshot_cli.results.classify import (
-    AdaptResult,
-    AskedFile,
-    BegunFrom,
-    Candidate,
-    ChooseResult,
-    ClassAccuracy,
-    ClassSize,
-    DemoResult,
-    DoctorResult,
-    Doubt,
-    EvalResult,
-    Hung,
-    LabelSetsResult,
-    Neighbour,
-    OfLabel,
-    Prediction,
-    PredictResult,
-    Problem,
-    Pruning,
-    RecordedEvalResult,
-    RoundingCost,
-    SeveralLabels,
-    SortedInto,
-    Suspect,
-)
+from fewshot_cli.results.choose import Candidate, ChooseResult
 from fewshot_cli.results.comparison import (
     ComparisonResult,
     DataFacts,
@@ -39,6 +15,7 @@ from fewshot_cli.results.comparison import (
     RowFigures,
     read_comparison,
 )
+from fewshot_cli.results.demo import DemoResult
 from fewshot_cli.results.description import (
     Ancestor,
     AncestralBase,
@@ -54,6 +31,7 @@ from fewshot_cli.results.description import (
     LayerFacts,
     SupportFacts,
 )
+from fewshot_cli.results.doctor import DoctorResult, Neighbour, Problem, Suspect
 from fewshot_cli.results.edit import (
     AddClassResult,
     ComesFrom,
@@ -67,8 +45,11 @@ from fewshot_cli.results.edit import (
     Share,
     ToLabel,
 )
+from fewshot_cli.results.evaluate import ClassAccuracy, EvalResult, RecordedEvalResult
 from fewshot_cli.results.interop import ExportResult, ImportResult
 from fewshot_cli.results.meta import DomainSize, EpochFacts, MetaTuneResult, Validated, read_meta_tune
+from fewshot_cli.results.predict import AskedFile, Prediction, PredictResult, SortedInto
+from fewshot_cli.results.several_labels import LabelSetsResult, OfLabel, SeveralLabels
 from fewshot_cli.results.share import (
     ComposedAs,
     ComposedFile,

@@ -16,7 +16,7 @@ from fewshot_cli.jobs.classify import adapt as adapting
 from fewshot_cli.jobs.classify import evaluate as evaluating
 from fewshot_cli.jobs.classify import predict as predicting
 from fewshot_cli.jobs.context import Means
-from fewshot_cli.jobs.models import Source
+from fewshot_cli.jobs.models.backbones import Source
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.recipes import load_recipe
 from fewshot_cli.results import AdaptResult

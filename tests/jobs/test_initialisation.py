@@ -23,7 +23,7 @@ from fewshot_cli.jobs.benchmark.run import Question, compare
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.initialisation import Starts, agreeing, common_base
 from fewshot_cli.jobs.interop.export import export
-from fewshot_cli.jobs.models import Source
+from fewshot_cli.jobs.models.backbones import Source
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.jobs.share.verify import verify
 from fewshot_cli.methods.from_bank import FromBank

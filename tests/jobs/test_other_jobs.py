@@ -13,7 +13,8 @@ from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.formats.delta.file import read_delta_file
 from fewshot_cli.jobs.backbones import backbones
 from fewshot_cli.jobs.classify.doctor import doctor
-from fewshot_cli.jobs.models import Source, load_model
+from fewshot_cli.jobs.models.backbones import Source
+from fewshot_cli.jobs.models.classifiers import load_model
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.jobs.recipes import checked, listed, text
 from fewshot_cli.jobs.share.describe import inspect

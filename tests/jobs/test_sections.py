@@ -11,7 +11,7 @@ from fewshot_cli.formats.delta.file import read_delta_file, write_delta_file
 from fewshot_cli.formats.delta.sections import KeptGraft
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.interop.export import export
-from fewshot_cli.jobs.models import load_model
+from fewshot_cli.jobs.models.classifiers import load_model
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.jobs.share.compose import How, compose
 from fewshot_cli.jobs.share.describe import inspect

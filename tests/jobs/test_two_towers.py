@@ -13,7 +13,8 @@ from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.delta.file import read_delta_file
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.interop.export import export
-from fewshot_cli.jobs.models import Source, load_backbone, load_model, parameter_shapes_of, shapes_of
+from fewshot_cli.jobs.models.backbones import Source, load_backbone, parameter_shapes_of, shapes_of
+from fewshot_cli.jobs.models.classifiers import load_model
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.jobs.share.compose import How, compose
 from fewshot_cli.jobs.share.verify import verify

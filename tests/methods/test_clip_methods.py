@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from fewshot_cli.engine.adaptation import Run, Support
 from fewshot_cli.engine.data.preprocessing import Preprocessing
 from fewshot_cli.engine.head.gaussian import gaussian_head
-from fewshot_cli.engine.model.clip_names import canonical
-from fewshot_cli.engine.model.open_clip import Description, build_towers
+from fewshot_cli.engine.model.clip.build import build_towers
+from fewshot_cli.engine.model.clip.description import Description
+from fewshot_cli.engine.model.clip.names import canonical
 from fewshot_cli.engine.train.schedules import cross_modal_lr, prompt_lr
 from fewshot_cli.engine.train.settings import Optim, Tuning
 from fewshot_cli.engine.train.text import told

@@ -11,8 +11,8 @@ from fewshot_cli.engine.adaptation import Adapted, Run
 from fewshot_cli.engine.delta.change import merge
 from fewshot_cli.engine.head.transductive import TransductiveHead
 from fewshot_cli.engine.model.backbone import Backbone
+from fewshot_cli.engine.model.clip.towers import TwoTowers
 from fewshot_cli.engine.model.model import Model
-from fewshot_cli.engine.model.towers import TwoTowers
 from fewshot_cli.methods import AnyMethod
 from fewshot_cli.methods.base import Learner, MoveThenHead
 from fewshot_cli.methods.clap import CLAP

@@ -7,7 +7,7 @@ from torch import nn
 
 from fewshot_cli.engine.model.attention import Rows, is_matrix
 from fewshot_cli.engine.model.backbone import Backbone
-from fewshot_cli.engine.model.towers import image_params
+from fewshot_cli.engine.model.clip.towers import image_params
 from fewshot_cli.engine.params import Params
 from fewshot_cli.errors import FewshotError
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fewshot_cli.engine.adaptation import Support
 from fewshot_cli.engine.model.backbone import Backbone
-from fewshot_cli.engine.model.towers import TwoTowers
+from fewshot_cli.engine.model.clip.towers import TwoTowers
 from fewshot_cli.errors import FewshotError
 
 

@@ -16,7 +16,7 @@ from fewshot_cli.engine.data.class_texts import class_texts
 from fewshot_cli.engine.data.domain_pairs import PoolPlan
 from fewshot_cli.engine.data.episode import Pool, join
 from fewshot_cli.engine.data.episode_samplers import AnyProtocol, Incremental, query_groups
-from fewshot_cli.engine.model.towers import TwoTowers
+from fewshot_cli.engine.model.clip.towers import TwoTowers
 from fewshot_cli.formats.kinds import DELTA as DELTA_FILE
 from fewshot_cli.images.sources.class_names import descriptions
 from fewshot_cli.images.sources.dataset import Dataset

@@ -21,7 +21,7 @@ from fewshot_cli.jobs.classify.support_set import SupportSet, check_names, suppo
 from fewshot_cli.jobs.classify.suspects import doubts
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.initialisation import Start, Starts
-from fewshot_cli.jobs.models import facts_of
+from fewshot_cli.jobs.models.backbones import facts_of
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.jobs.proofs.delta_file import Written, write_proved
 from fewshot_cli.jobs.proofs.rounding import rounded

@@ -10,7 +10,7 @@ import torch
 
 from fewshot_cli.engine.adaptation import Support
 from fewshot_cli.engine.model.backbone import Backbone
-from fewshot_cli.engine.model.clip_names import is_two_towers
+from fewshot_cli.engine.model.clip.names import is_two_towers
 from fewshot_cli.engine.train.fine_tune import steps_of
 from fewshot_cli.engine.trust.choosing import chosen
 from fewshot_cli.formats.delta.rounding import Values

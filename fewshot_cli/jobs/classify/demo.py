@@ -13,7 +13,7 @@ from fewshot_cli.jobs.classify.adapt import AdaptSettings, adapt
 from fewshot_cli.jobs.classify.evaluate import evaluate
 from fewshot_cli.jobs.classify.predict import predict
 from fewshot_cli.jobs.context import Means
-from fewshot_cli.jobs.models import Source
+from fewshot_cli.jobs.models.backbones import Source
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.recipes import load_recipe
 from fewshot_cli.results import DemoResult

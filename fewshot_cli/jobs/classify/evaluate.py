@@ -17,7 +17,7 @@ from fewshot_cli.images.sources.class_folders import Folder
 from fewshot_cli.images.sources.labelled import read_labelled
 from fewshot_cli.jobs.classify.predict import probabilities_of
 from fewshot_cli.jobs.context import Means
-from fewshot_cli.jobs.models import Loaded, load_model
+from fewshot_cli.jobs.models.classifiers import Loaded, load_model
 from fewshot_cli.jobs.run_record import SHORT_HASH, data_hash, seconds_since, skipped, versions
 from fewshot_cli.results import ClassAccuracy, EvalResult, ExpectedAccuracy, LabelSetsResult, RecordedEvalResult
 from fewshot_cli.storage.atomic import write_atomically

@@ -26,7 +26,10 @@ from fewshot_cli.images.sources.label_sets import PLUS
 from fewshot_cli.jobs.classify.sorting import Sorting
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.features import Embedded, Look, Seen, embed, seen_by_each
-from fewshot_cli.jobs.models import Loaded, adapted_of, check_base, load_base, read_on_one_base
+from fewshot_cli.jobs.models.adapted import adapted_of
+from fewshot_cli.jobs.models.backbones import load_base
+from fewshot_cli.jobs.models.checks import check_base
+from fewshot_cli.jobs.models.classifiers import Loaded, read_on_one_base
 from fewshot_cli.jobs.run_record import seconds_since
 from fewshot_cli.results import AskedFile, Prediction, PredictResult
 

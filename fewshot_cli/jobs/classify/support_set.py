@@ -8,7 +8,7 @@ import torch
 from fewshot_cli.engine.adaptation import Chosen, Support
 from fewshot_cli.engine.data.class_texts import class_texts
 from fewshot_cli.engine.model.backbone import Backbone
-from fewshot_cli.engine.model.towers import TwoTowers
+from fewshot_cli.engine.model.clip.towers import TwoTowers
 from fewshot_cli.engine.train.text import told
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.images.image_ref import Stored

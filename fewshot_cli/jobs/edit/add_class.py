@@ -25,7 +25,7 @@ from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.edit.kept import EditableFile, kept_in
 from fewshot_cli.jobs.edit.refit import refit, told
 from fewshot_cli.jobs.features import Embedded
-from fewshot_cli.jobs.models import load_model
+from fewshot_cli.jobs.models.classifiers import load_model
 from fewshot_cli.jobs.run_record import SHORT_HASH
 from fewshot_cli.results import AddClassResult, Skipped
 from fewshot_cli.storage.atomic import check_writable

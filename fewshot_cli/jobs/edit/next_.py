@@ -15,7 +15,7 @@ from fewshot_cli.jobs.classify.predict import seen_through
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.edit.kept import known_in
 from fewshot_cli.jobs.features import Embedded
-from fewshot_cli.jobs.models import load_model
+from fewshot_cli.jobs.models.classifiers import load_model
 from fewshot_cli.jobs.run_record import SHORT_HASH, seconds_since
 from fewshot_cli.results import NextResult, Skipped, ToLabel
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from fewshot_cli import __version__
 from fewshot_cli.engine.model.backbone import merged_module, state_with
 from fewshot_cli.engine.model.classifiers import classifier_of, classifier_values
+from fewshot_cli.engine.model.clip.towers import TwoTowers
 from fewshot_cli.engine.model.timm_models import plain_timm_model
-from fewshot_cli.engine.model.towers import TwoTowers
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.onnx import ExportedClassifier, onnx_session, write_onnx
 from fewshot_cli.formats.peft_config import check_folder
@@ -25,7 +25,8 @@ from fewshot_cli.formats.tensors import unshared, write_safetensors
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.interop.peft_export import write_adapter
 from fewshot_cli.jobs.interop.towers_export import check_towers, timm_call, towers_as_timm
-from fewshot_cli.jobs.models import Loaded, load_model, plain_head
+from fewshot_cli.jobs.models.adapted import plain_head
+from fewshot_cli.jobs.models.classifiers import Loaded, load_model
 from fewshot_cli.jobs.proofs.elsewhere import expected_logits, logits_elsewhere
 from fewshot_cli.jobs.proofs.logits import TOLERANCE_ELSEWHERE, check_logits, same_labels
 from fewshot_cli.jobs.proofs.pictures import proof_pictures

@@ -22,7 +22,8 @@ from fewshot_cli.formats.peft_folder import (
     write_peft_folder,
 )
 from fewshot_cli.formats.weights import PACKAGED
-from fewshot_cli.jobs.models import Loaded, Source
+from fewshot_cli.jobs.models.backbones import Source
+from fewshot_cli.jobs.models.classifiers import Loaded
 from fewshot_cli.reports.documents.peft_readme import AdapterFacts, peft_readme
 
 

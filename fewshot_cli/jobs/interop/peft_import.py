@@ -32,15 +32,9 @@ from fewshot_cli.formats.delta.rounding import Values
 from fewshot_cli.formats.peft_config import peft_is_installed
 from fewshot_cli.formats.peft_folder import Note, PeftFolder, read_peft_folder, with_adapter
 from fewshot_cli.jobs.interop.peft_export import answers_of, with_base
-from fewshot_cli.jobs.models import (
-    Source,
-    adapted_of,
-    check_delta,
-    check_fingerprint,
-    facts_of,
-    load_backbone,
-    load_facts,
-)
+from fewshot_cli.jobs.models.adapted import adapted_of
+from fewshot_cli.jobs.models.backbones import Source, facts_of, load_backbone, load_facts
+from fewshot_cli.jobs.models.checks import check_delta, check_fingerprint
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.jobs.proofs.elsewhere import ExpectedLogits, expected_logits, logits_elsewhere
 from fewshot_cli.jobs.proofs.logits import TOLERANCE_ELSEWHERE, check_labels, check_logits

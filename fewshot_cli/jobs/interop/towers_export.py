@@ -3,13 +3,13 @@
 from torch import Tensor, nn
 
 from fewshot_cli.engine.model.backbone import state_with
-from fewshot_cli.engine.model.clip_names import VISUAL
-from fewshot_cli.engine.model.open_clip import is_plain, timm_options
+from fewshot_cli.engine.model.clip.description import is_plain, timm_options
+from fewshot_cli.engine.model.clip.names import VISUAL
+from fewshot_cli.engine.model.clip.towers import TwoTowers
 from fewshot_cli.engine.model.timm_models import CLIP_TOWER, clip_classifier
-from fewshot_cli.engine.model.towers import TwoTowers
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.tensors import unshared
-from fewshot_cli.jobs.models import Loaded
+from fewshot_cli.jobs.models.classifiers import Loaded
 
 
 def check_towers(format_: str, backbone: TwoTowers) -> None:

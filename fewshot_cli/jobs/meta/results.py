@@ -11,7 +11,7 @@ from fewshot_cli.engine.meta.loop import Epoch, Practice
 from fewshot_cli.formats.bank import BankHeader, BankProvenance, write_bank
 from fewshot_cli.formats.flat_change import Values
 from fewshot_cli.images.sources.dataset import Dataset
-from fewshot_cli.jobs.models import facts_of
+from fewshot_cli.jobs.models.backbones import facts_of
 from fewshot_cli.jobs.run_record import versions
 from fewshot_cli.recipes import MetaRecipe
 from fewshot_cli.results import DomainSize, EpochFacts, MetaTuneResult, Validated

@@ -19,7 +19,7 @@ from fewshot_cli.jobs.meta.checkpoints import check_resumable, circumstances_of,
 from fewshot_cli.jobs.meta.log import Log, check_tensorboard, log_path
 from fewshot_cli.jobs.meta.results import Material, Output, result_of, write_result
 from fewshot_cli.jobs.meta.tasks import arithmetic, task_source
-from fewshot_cli.jobs.models import load_backbone
+from fewshot_cli.jobs.models.backbones import load_backbone
 from fewshot_cli.jobs.progress import Advance
 from fewshot_cli.jobs.run_record import write_run
 from fewshot_cli.recipes import MetaRecipe

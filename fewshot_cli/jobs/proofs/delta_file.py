@@ -10,7 +10,8 @@ from fewshot_cli.errors import CheckFailed
 from fewshot_cli.formats.delta.file import Header, read_any_delta_file, write_delta_file
 from fewshot_cli.formats.delta.rounding import Values
 from fewshot_cli.formats.delta.sections import KeptSupport, kept_graft, kept_support
-from fewshot_cli.jobs.models import adapted_of, check_delta
+from fewshot_cli.jobs.models.adapted import adapted_of
+from fewshot_cli.jobs.models.checks import check_delta
 from fewshot_cli.jobs.proofs.logits import check_labels, check_logits
 from fewshot_cli.jobs.proofs.rounding import Rounded
 from fewshot_cli.results import RoundingCost

@@ -29,7 +29,10 @@ from fewshot_cli.formats.delta.file import (
 )
 from fewshot_cli.formats.delta.rounding import BITS, Values
 from fewshot_cli.formats.weights import agreed_licence
-from fewshot_cli.jobs.models import check_shapes, parameter_shapes_of, plain_head, read_on_one_base
+from fewshot_cli.jobs.models.adapted import plain_head
+from fewshot_cli.jobs.models.backbones import parameter_shapes_of
+from fewshot_cli.jobs.models.checks import check_shapes
+from fewshot_cli.jobs.models.classifiers import read_on_one_base
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.jobs.proofs.contents import check_contents
 from fewshot_cli.jobs.run_record import seconds_since, versions, write_run

@@ -11,7 +11,9 @@ from fewshot_cli.engine.model.model import Model
 from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.formats.delta.file import DeltaFile, read_any_delta_file, write_delta_file
 from fewshot_cli.formats.kinds import DELTA
-from fewshot_cli.jobs.models import Source, adapted_of, check_base, load_base
+from fewshot_cli.jobs.models.adapted import adapted_of
+from fewshot_cli.jobs.models.backbones import Source, load_base
+from fewshot_cli.jobs.models.checks import check_base
 from fewshot_cli.jobs.proofs.contents import has_contents
 from fewshot_cli.results import VerifyResult
 

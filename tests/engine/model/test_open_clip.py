@@ -5,17 +5,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fewshot_cli.engine.model.clip_names import canonical, resized_positions
-from fewshot_cli.engine.model.open_clip import (
-    Description,
-    build_towers,
-    described,
-    described_beside,
-    preprocessing_of,
-    text_tower,
-    tokenizer,
-)
-from fewshot_cli.engine.model.towers import mean_directions
+from fewshot_cli.engine.model.clip.build import build_towers
+from fewshot_cli.engine.model.clip.description import Description, described_beside, preprocessing_of
+from fewshot_cli.engine.model.clip.names import canonical, resized_positions
+from fewshot_cli.engine.model.clip.open_clip import described, text_tower, tokenizer
+from fewshot_cli.engine.model.clip.towers import mean_directions
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.images.decode import load_array
 

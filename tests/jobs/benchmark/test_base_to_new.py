@@ -22,7 +22,7 @@ from fewshot_cli.jobs.benchmark.protocols import check_learner, protocols
 from fewshot_cli.jobs.benchmark.reproduce import repeat
 from fewshot_cli.jobs.benchmark.run import Question, compare
 from fewshot_cli.jobs.context import Means
-from fewshot_cli.jobs.models import Source
+from fewshot_cli.jobs.models.backbones import Source
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.recipes import load_recipe, recipe_names
 from fewshot_cli.storage.feature_cache import NoCache

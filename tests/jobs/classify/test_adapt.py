@@ -20,7 +20,8 @@ from fewshot_cli.images.decode import load
 from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.jobs.classify import adapt as adapting
 from fewshot_cli.jobs.context import Means
-from fewshot_cli.jobs.models import Source, load_backbone, read_on_one_base
+from fewshot_cli.jobs.models.backbones import Source, load_backbone
+from fewshot_cli.jobs.models.classifiers import read_on_one_base
 from fewshot_cli.jobs.proofs import delta_file
 from fewshot_cli.jobs.proofs.logits import TOLERANCE
 from fewshot_cli.recipes import DEFAULT_BACKBONE, Recipe, load_recipe, recipe_names

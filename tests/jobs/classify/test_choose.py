@@ -8,7 +8,7 @@ from fewshot_cli.formats.delta.file import read_delta_file
 from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.jobs.classify import choose as choosing
 from fewshot_cli.jobs.classify.choose import HEADS, HEADS_WITH_TEXT, ChoiceSettings, adapt_by_choice, choose
-from fewshot_cli.jobs.models import Source
+from fewshot_cli.jobs.models.backbones import Source
 from tests.jobs.conftest import means
 
 TINY = {"backbone": "test_vit", "image_size": 64}

@@ -14,7 +14,8 @@ from fewshot_cli.images.sources.class_names import descriptions
 from fewshot_cli.jobs.classify.adapt import AdaptSettings, adapt
 from fewshot_cli.jobs.classify.from_names import adapt_to_names
 from fewshot_cli.jobs.context import Means
-from fewshot_cli.jobs.models import Source, load_model
+from fewshot_cli.jobs.models.backbones import Source
+from fewshot_cli.jobs.models.classifiers import load_model
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.recipes import load_recipe
 from fewshot_cli.storage.feature_cache import NoCache

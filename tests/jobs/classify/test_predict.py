@@ -19,7 +19,8 @@ from fewshot_cli.jobs.classify import predict as predicting
 from fewshot_cli.jobs.classify.asked import files_and_images
 from fewshot_cli.jobs.classify.predict import swapping_looks
 from fewshot_cli.jobs.context import Means
-from fewshot_cli.jobs.models import Source, load_model
+from fewshot_cli.jobs.models.backbones import Source
+from fewshot_cli.jobs.models.classifiers import load_model
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.reports.terminal.predict import Rows
 from fewshot_cli.results import Prediction

@@ -7,7 +7,7 @@ from PIL import Image
 from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.jobs.classify.learned_doctor import learned_doctor
 from fewshot_cli.jobs.context import Means
-from fewshot_cli.jobs.models import Source
+from fewshot_cli.jobs.models.backbones import Source
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.recipes import load_recipe
 from fewshot_cli.storage.feature_cache import NoCache

@@ -148,7 +148,7 @@ def test_rows_kept_and_hashes_are_of_the_same_images(photos, kept, tmp_path, sou
     """Or else a correction would meet another image than the one that it names."""
     from fewshot_cli.images.image_ref import StoredFile
     from fewshot_cli.jobs.features import embed
-    from fewshot_cli.jobs.models import load_model
+    from fewshot_cli.jobs.models.classifiers import load_model
 
     file = kept(photos, "x.fewshot")
     found, loaded = read_delta_file(file), load_model(file, source, CPU)

@@ -12,7 +12,8 @@ from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.formats.delta.file import read_delta_file, write_delta_file
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.interop import export as exporting
-from fewshot_cli.jobs.models import Source, load_model
+from fewshot_cli.jobs.models.backbones import Source
+from fewshot_cli.jobs.models.classifiers import load_model
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.jobs.proofs.logits import TOLERANCE_ELSEWHERE
 from fewshot_cli.storage.feature_cache import NoCache

@@ -23,7 +23,8 @@ from fewshot_cli.jobs.interop import peft_export as export_peft
 from fewshot_cli.jobs.interop import peft_import as import_peft
 from fewshot_cli.jobs.interop.peft_export import with_base
 from fewshot_cli.jobs.interop.peft_import import Wanted, import_adapter
-from fewshot_cli.jobs.models import Source, load_model
+from fewshot_cli.jobs.models.backbones import Source
+from fewshot_cli.jobs.models.classifiers import load_model
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.jobs.share.verify import verify
 from fewshot_cli.recipes import load_recipe

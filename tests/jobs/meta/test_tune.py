@@ -33,7 +33,7 @@ from fewshot_cli.jobs.meta.checkpoints import check_circumstances
 from fewshot_cli.jobs.meta.log import log_path
 from fewshot_cli.jobs.meta.results import Material, Output
 from fewshot_cli.jobs.meta.tune import meta_tune
-from fewshot_cli.jobs.models import Source
+from fewshot_cli.jobs.models.backbones import Source
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.recipes import load_meta_recipe
 from fewshot_cli.reports.terminal.meta_tune import meta_tuned

@@ -9,7 +9,8 @@ from fewshot_cli.formats.weights import agreed_licence
 from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.interop.export import export
-from fewshot_cli.jobs.models import Source, load_backbone, load_model
+from fewshot_cli.jobs.models.backbones import Source, load_backbone
+from fewshot_cli.jobs.models.classifiers import load_model
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.jobs.share.compose import How, compose
 from fewshot_cli.jobs.share.describe import inspect

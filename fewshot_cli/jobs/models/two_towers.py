@@ -9,14 +9,10 @@ from typing import Any
 import torch
 
 from fewshot_cli.engine.model.backbone import Backbone
-from fewshot_cli.engine.model.open_clip import (
-    Description,
-    build_towers,
-    described,
-    described_beside,
-    parameter_shapes,
-)
-from fewshot_cli.engine.model.towers import TwoTowers
+from fewshot_cli.engine.model.clip.build import build_towers, parameter_shapes
+from fewshot_cli.engine.model.clip.description import Description, described_beside
+from fewshot_cli.engine.model.clip.open_clip import described
+from fewshot_cli.engine.model.clip.towers import TwoTowers
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.delta.header import BaseFacts, TowersFacts
 from fewshot_cli.formats.weights import Weights, agreed_licence, hub_weights, licence_in, read_weights

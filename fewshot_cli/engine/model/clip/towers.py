@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fewshot_cli.engine.model.backbone import Backbone, fingerprint
-from fewshot_cli.engine.model.clip_names import TEXT
+from fewshot_cli.engine.model.clip.names import TEXT
 from fewshot_cli.engine.params import Params
 
 TEXTS_AT_ONCE = 64
@@ -79,13 +79,13 @@ class TwoTowers(Backbone):
     @cached_property
     def _reader(self) -> nn.Module:
         """The text tower without weights of its own."""
-        from fewshot_cli.engine.model.open_clip import text_tower
+        from fewshot_cli.engine.model.clip.open_clip import text_tower
 
         return text_tower(self.model)
 
     @cached_property
     def _tokenizer(self) -> Callable[[Sequence[str]], Tensor]:
-        from fewshot_cli.engine.model.open_clip import tokenizer
+        from fewshot_cli.engine.model.clip.open_clip import tokenizer
 
         return tokenizer(self.model, self.tokenizer_files)
 

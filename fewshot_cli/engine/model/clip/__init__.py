@@ -1,0 +1,1 @@
+"""Two-tower backbones, CLIP and its kin: one tower for pictures, one for texts."""

@@ -1,0 +1,1 @@
+"""Backbones and classifiers, read and checked."""

@@ -1,0 +1,69 @@
+"""The result of `predict`: answers about images."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from fewshot_cli.results.base import LEFT_OUT_IF_NONE, Result
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer about one image: its likeliest class, the probability, the next likely; or why there is none."""
+
+    path: str
+    label: str | None
+    probability: float | None
+    top: tuple[tuple[str, float], ...]
+    error: str | None
+    file: str | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    """The delta file that answers, where several do."""
+    probabilities: Mapping[str, float] | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    """Of every class, where they were asked for."""
+    copy: str | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    """Where the image was copied to, where images are sorted into folders."""
+    labels: tuple[str, ...] | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    """All labels, where there may be several: `label` joins them by +, and `probability` is that of just these."""
+
+
+@dataclass(frozen=True)
+class SortedInto:
+    """A folder with a folder for each class, and how many images were copied there; `there` were there already."""
+
+    folder: str
+    copied: Mapping[str, int]
+    there: int
+
+
+@dataclass(frozen=True)
+class AskedFile:
+    """One of several delta files that answer, and its classes."""
+
+    file: str
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictResult(Result):
+    """Answers about images; `predictions` is None where they went somewhere else as they came."""
+
+    command: ClassVar[str] = "predict"
+    file: str | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    backbone: str
+    classes: tuple[str, ...]
+    images: int
+    unread: int
+    transductive: bool
+    predictions: tuple[Prediction, ...] | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    files: tuple[AskedFile, ...] | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    sorted_into: SortedInto | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    seconds: Mapping[str, float]
+
+    def __iter__(self) -> Iterator[Prediction]:
+        return iter(self.predictions or ())
+
+    def __len__(self) -> int:
+        return len(self.predictions or ())
+
+    def __getitem__(self, place: int) -> Prediction:
+        return (self.predictions or ())[place]
