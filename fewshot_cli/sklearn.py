@@ -17,9 +17,8 @@ from fewshot_cli.api.asked import AnyPath, Settings, recipe_of
 from fewshot_cli.api.classifier import Classifier
 from fewshot_cli.api.functions import adapt
 from fewshot_cli.engine.adaptation import FittedHead
-from fewshot_cli.engine.trust.metrics import best_sharpening
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.jobs.classify.held_out import HeldOut, left_out_one_by_one
+from fewshot_cli.jobs.classify.held_out import HeldOut, left_out_one_by_one, sharpening_of
 from fewshot_cli.methods.base import HeadMethod
 
 Floats = npt.NDArray[np.float64]
@@ -194,4 +193,4 @@ def _tempered(method: HeadMethod, features: torch.Tensor, labels: torch.Tensor, 
     if method.closed_form is None:
         return head
     asked = left_out_one_by_one(method.closed_form, features, labels, way)
-    return head.sharpened(best_sharpening(asked.logits, asked.labels)) if isinstance(asked, HeldOut) else head
+    return head.sharpened(sharpening_of(asked, method, features.shape[1])) if isinstance(asked, HeldOut) else head

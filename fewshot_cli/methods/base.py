@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fewshot_cli.engine.head.sufficient_statistics import Moments
     from fewshot_cli.engine.head.transductive import TransductiveHead
     from fewshot_cli.engine.model.backbone import Backbone
+    from fewshot_cli.engine.trust.unknown import KnownScore
 
 
 TASKS_AT_ONCE = 50  # of 25 images and 75 queries of 384 features: 8 MB
@@ -52,6 +53,18 @@ class Learner(ABC):
     def marking(self) -> MarkingMethod | None:
         """Itself, where it can learn several labels of an image."""
         return None
+
+    def usual_sharpening(self, images: int, way: int, dim: int) -> float | None:
+        """What the logits of its head are usually to be multiplied by to be calibrated, where that was measured.
+
+        The head is one for `way` classes, of so many images with `dim` features (`benchmarks/calibration.py`).
+        """
+        return None
+
+    @property
+    def known_score(self) -> KnownScore:
+        """What of its logits says best whether a picture is like the classes at all (`benchmarks/unknown.py`)."""
+        return "energy"
 
     @property
     def needs_text(self) -> bool:
@@ -229,6 +242,10 @@ class MoveThenHead(Learner):
 
     def adapt(self, backbone: Backbone, support: Support, run: Run) -> Adapted:
         return with_head(backbone, support, self.method.move(backbone, support, run), self.then.fitted)
+
+    @property
+    def known_score(self) -> KnownScore:
+        return self.then.known_score
 
     @property
     def needs_text(self) -> bool:

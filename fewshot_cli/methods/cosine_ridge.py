@@ -26,6 +26,9 @@ class CosineRidge(ClosedFormMethod):
     strength: float = Field(default=COSINE_RIDGE_STRENGTH, gt=0)
     scale: float = Field(default=RIDGE_SCALE, gt=0)
 
+    def usual_sharpening(self, images: int, way: int, dim: int) -> float:
+        return 0.8 * RIDGE_SCALE / self.scale
+
     def head(self, features: Tensor, labels: Tensor, way: int) -> Head:
         from fewshot_cli.engine.head.cosine_ridge import cosine_ridge_head
 

@@ -24,6 +24,7 @@ from fewshot_cli.engine.model.flat_params import Layout
 from fewshot_cli.engine.model.model import moved_backbone
 from fewshot_cli.engine.params import total_size
 from fewshot_cli.engine.settings import Settings
+from fewshot_cli.engine.trust.unknown import KnownScore
 from fewshot_cli.methods.base import Learner
 from fewshot_cli.methods.meta import Kept
 
@@ -129,6 +130,10 @@ class FromBank(Learner):
         moved = moved_backbone(backbone, delta)
         features = moved.frozen_features(support.pictures())
         return self.method.adapt(moved, replace(support, features=features), run).after(delta)
+
+    @property
+    def known_score(self) -> KnownScore:
+        return self.method.known_score
 
     def delta(self, backbone: Backbone, support: Support) -> Delta:
         """How the bank moves the backbone for the task."""

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from fewshot_cli.engine.head.linear import Head
     from fewshot_cli.engine.head.sufficient_statistics import Moments
+    from fewshot_cli.engine.trust.unknown import KnownScore
 
 
 class Gaussian(GrowingMethod):
@@ -22,6 +23,13 @@ class Gaussian(GrowingMethod):
     """
 
     name: Literal["gaussian"] = "gaussian"
+
+    def usual_sharpening(self, images: int, way: int, dim: int) -> float:
+        return 3 * images / (way * dim)
+
+    @property
+    def known_score(self) -> KnownScore:
+        return "probability"
 
     def head(self, features: Tensor, labels: Tensor, way: int) -> Head:
         from fewshot_cli.engine.head.gaussian import gaussian_head

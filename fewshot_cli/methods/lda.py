@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from fewshot_cli.engine.head.linear import Head
     from fewshot_cli.engine.head.sufficient_statistics import Moments
+    from fewshot_cli.engine.trust.unknown import KnownScore
 
 
 class LDA(GrowingMethod):
@@ -28,6 +29,13 @@ class LDA(GrowingMethod):
     name: Literal["lda"] = "lda"
     covariance: Literal["total", "within"] = "total"
     ridge: float = Field(default=1.0, gt=0)
+
+    def usual_sharpening(self, images: int, way: int, dim: int) -> float:
+        return 1.6
+
+    @property
+    def known_score(self) -> KnownScore:
+        return "probability"
 
     def head(self, features: Tensor, labels: Tensor, way: int) -> Head:
         import torch.nn.functional as F

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fewshot_cli.engine.head.linear import Head
+    from fewshot_cli.engine.trust.unknown import KnownScore
 
 
 class Logistic(HeadMethod):
@@ -24,6 +25,10 @@ class Logistic(HeadMethod):
 
     name: Literal["logistic"] = "logistic"
     inverse_strength: float = Field(default=100.0, gt=0)
+
+    @property
+    def known_score(self) -> KnownScore:
+        return "probability"
 
     def head(self, features: Tensor, labels: Tensor, way: int) -> Head:
         import torch

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from fewshot_cli.engine.head.linear import Head
     from fewshot_cli.engine.head.sufficient_statistics import Moments
+    from fewshot_cli.engine.trust.unknown import KnownScore
 
 
 class ProtoNet(GrowingMethod):
@@ -22,6 +23,13 @@ class ProtoNet(GrowingMethod):
 
     name: Literal["protonet"] = "protonet"
     distance: Literal["cosine", "euclidean"] = "cosine"
+
+    def usual_sharpening(self, images: int, way: int, dim: int) -> float | None:
+        return 3.2 if self.distance == "cosine" else None
+
+    @property
+    def known_score(self) -> KnownScore:
+        return "energy" if self.distance == "cosine" else "probability"
 
     def head(self, features: Tensor, labels: Tensor, way: int) -> Head:
         from fewshot_cli.engine.head.linear import class_means

@@ -27,6 +27,9 @@ class Ridge(GrowingMethod, MarkingMethod):
     strength: float = Field(default=RIDGE_STRENGTH, gt=0)
     scale: float = Field(default=RIDGE_SCALE, gt=0)
 
+    def usual_sharpening(self, images: int, way: int, dim: int) -> float:
+        return 1.06 * RIDGE_SCALE / self.scale
+
     def head(self, features: Tensor, labels: Tensor, way: int) -> Head:
         from fewshot_cli.engine.head.ridge import ridge_head
 

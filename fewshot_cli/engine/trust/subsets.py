@@ -1,5 +1,7 @@
 """Parts of a support set that leave some images of every class out, so that no class is worse off than another."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -7,6 +9,26 @@ from torch import Tensor
 SHARES = 10  # of a large class, one in so many is left out at a time
 COLUMNS = 16  # features that tell images apart
 PARTS = 20  # at least as many parts are answered about
+
+
+@dataclass(frozen=True)
+class PartAnswers:
+    """Logits `(m, way)` about `images` `(m,)`, of which an image may be asked about several times, and its label."""
+
+    logits: Tensor
+    labels: Tensor
+    images: Tensor
+
+    @property
+    def right(self) -> Tensor:
+        """Whether each answer is right, `(m,)`."""
+        return self.logits.argmax(1) == self.labels
+
+    def of_each_image(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean of values `(m,)` of each image that was asked about, `(n,)`, and the image's label."""
+        image, counts = torch.unique(self.images, return_inverse=True, return_counts=True)[1:]
+        sums = values.new_zeros(len(counts)).index_add_(0, image, values)
+        return sums / counts, self.labels.new_zeros(len(counts)).index_copy_(0, image, self.labels)
 
 
 def content_order(features: Tensor) -> Tensor:

@@ -93,6 +93,19 @@ class Expected(BaseModel):
     how: str
 
 
+class HeldOutScores(BaseModel):
+    """What held-out images scored, so that pictures of none of the classes can be refused, and label sets promised."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    score: Literal["energy", "probability"]
+    """How `known` was computed from the logits."""
+    known: tuple[float, ...]
+    """How known each held-out image of the classes is, sorted; see engine.trust.unknown."""
+    nonconformity: tuple[tuple[float, ...], ...]
+    """Of each class, in their order: 1 - the probability of the true label, sorted; see engine.trust.conformal."""
+
+
 class Provenance(BaseModel):
     """Where the classifier comes from: what a reader may want to know, and none needs."""
 
@@ -113,10 +126,12 @@ class Provenance(BaseModel):
     """The digests of the delta files that it was composed from, or of the one whose classes or labels were changed."""
     texts: dict[str, tuple[str, ...]] = {}
     """What a text tower was told of each class."""
+    held_out: HeldOutScores | None = None
+    """Where held-out images were answered about."""
 
     @model_serializer(mode="wrap")
-    def _without_texts_of_none(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in plain(self).items() if name != "texts" or value}
+    def _without_what_is_none(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in plain(self).items() if name not in ("texts", "held_out") or value}
 
 
 class Header(BaseModel):

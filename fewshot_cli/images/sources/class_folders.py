@@ -15,6 +15,8 @@ IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic"}
     | {".heif", ".jp2", ".ppm", ".pgm", ".pbm"}
 )
+UNKNOWN, UNKNOWN_FOLDER = "unknown", "_unknown"
+"""The class of pictures that are of none of the others, and the folder of its images."""
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "support", "query"})
 
 ARRANGE = "Make one sub-folder per class, named after the class, and put its images inside: {}"

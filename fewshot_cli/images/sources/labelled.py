@@ -1,12 +1,23 @@
 """From a path to labelled pictures: the data sets that lie there, or the one that `adapt` and `doctor` read."""
 
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.images.image_ref import Stored
-from fewshot_cli.images.sources.class_folders import IMAGE_SUFFIXES, Folder, Item, entries, identity, nfc, read_folder
+from fewshot_cli.images.sources.class_folders import (
+    IMAGE_SUFFIXES,
+    UNKNOWN,
+    UNKNOWN_FOLDER,
+    Folder,
+    Item,
+    entries,
+    identity,
+    nfc,
+    read_folder,
+)
 from fewshot_cli.images.sources.description import Found
 from fewshot_cli.images.sources.discovery import Tree, are_parts, data_sets_in, reading
 from fewshot_cli.images.sources.manifests import SUFFIXES as LISTS
@@ -44,10 +55,11 @@ def read_labelled(path: Path, allow_empty: bool = False, several: bool = False) 
     """The labelled images of one data set: a folder of class folders, a zip of such, or a list.
 
     With `several` a list may say several labels of an image, as an array; a + joins them to the name of a class.
-    Raises FewshotError for what `read_folder` refuses, for several data sets, and for parts of one.
+    Images of the class `_unknown` are of the class `unknown`. Raises FewshotError for what `read_folder` refuses, for
+    several data sets, and for parts of one.
     """
     if path.is_dir() or not path.exists():
-        return read_folder(path, allow_empty)
+        return _with_unknown(read_folder(path, allow_empty))
     is_list = several and path.suffix.lower() in LISTS
     (found,) = [listed(path, several)] if is_list else found_at(path)
     if found.parts:
@@ -60,7 +72,17 @@ def read_labelled(path: Path, allow_empty: bool = False, several: bool = False) 
         which = f"a single class, {classes[0]!r}" if classes else "no class"
         raise FewshotError(f"{path} has {which}; telling apart takes two.", "Add a class, for instance 'other'.")
     items = tuple(Item(stored, label) for label in classes for stored in found.pictures(label))
-    return Folder(path, classes, items, found.loose, found.left_out, found.several)
+    return _with_unknown(Folder(path, classes, items, found.loose, found.left_out, found.several))
+
+
+def _with_unknown(labelled: Folder) -> Folder:
+    """The images with those of the class _unknown in the class unknown."""
+    if UNKNOWN_FOLDER not in labelled.classes:
+        return labelled
+    renamed = [Item(item.stored, UNKNOWN if item.label == UNKNOWN_FOLDER else item.label) for item in labelled.items]
+    classes = sorted({*labelled.classes, UNKNOWN} - {UNKNOWN_FOLDER})
+    items = sorted(renamed, key=lambda item: item.label)
+    return replace(labelled, classes=tuple(classes), items=tuple(items))
 
 
 def class_folders(root: Path, name: str) -> Found:

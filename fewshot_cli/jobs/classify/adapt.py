@@ -8,15 +8,14 @@ from fewshot_cli.engine.delta.change import density, negated, plus
 from fewshot_cli.engine.head.transductive import TransductiveHead
 from fewshot_cli.engine.model.backbone import fingerprint
 from fewshot_cli.engine.model.model import Model
-from fewshot_cli.engine.trust.metrics import best_sharpening
-from fewshot_cli.formats.delta.file import Expected, Header, Provenance, as_stored
+from fewshot_cli.formats.delta.file import Expected, Header, HeldOutScores, Provenance, as_stored
 from fewshot_cli.formats.delta.rounding import Values
 from fewshot_cli.formats.delta.sections import graft_as_stored
 from fewshot_cli.images.sources.class_folders import Folder
 from fewshot_cli.images.sources.in_memory import MEMORY
 from fewshot_cli.images.sources.label_sets import Labels, reading_of
 from fewshot_cli.images.sources.labelled import read_labelled
-from fewshot_cli.jobs.classify.held_out import MORE, HeldOut, Lesson, Rounding, held_out
+from fewshot_cli.jobs.classify.held_out import MORE, HeldOut, Lesson, Rounding, held_out, scores_of, sharpening_of
 from fewshot_cli.jobs.classify.support_set import SupportSet, check_names, support_set
 from fewshot_cli.jobs.classify.suspects import doubts
 from fewshot_cli.jobs.context import Means
@@ -129,6 +128,8 @@ class Learned:
 
     adapted: Adapted
     asked: HeldOut | str
+    scores: HeldOutScores | None = None
+    """What a file keeps of these answers."""
 
     @property
     def expected(self) -> Expected:
@@ -161,8 +162,11 @@ def learn(
     learned = Learned(adapted, estimated(start, support, how, progress) if asked is None else asked)
     if isinstance(learned.asked, str):
         return learned
-    factor = best_sharpening(learned.asked.logits, learned.asked.labels)
-    return replace(learned, adapted=replace(learned.adapted, head=learned.adapted.head.sharpened(factor)))
+    factor = sharpening_of(learned.asked, start.learner, support.features.shape[1])
+    sharpened = replace(learned.adapted, head=learned.adapted.head.sharpened(factor))
+    if isinstance(sharpened.head, TransductiveHead):
+        return replace(learned, adapted=sharpened)
+    return Learned(sharpened, learned.asked, scores_of(learned.asked, start.learner, factor, support.classes))
 
 
 def estimated(start: Start, support: Support, how: AdaptSettings, progress: Progress) -> HeldOut | str:
@@ -223,6 +227,7 @@ def header_of(start: Start, stored: Adapted, learned: Learned, known: SupportSet
         versions=versions(),
         bank=start.bank,
         texts=dict(zip(known.support.classes, known.support.texts, strict=False)),
+        held_out=learned.scores,
     )
     return Header(
         base=facts_of(start.base),

@@ -1,6 +1,6 @@
 """What accuracy to expect, from the support set alone: no image is ever judged by a head that was fitted on it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,7 +19,11 @@ from fewshot_cli.engine.trust.expected import (
     typical_slope,
 )
 from fewshot_cli.engine.trust.metrics import Interval, wilson
-from fewshot_cli.engine.trust.subsets import content_order, enough_parts, half, one_in, parts
+from fewshot_cli.engine.trust.sharpening import sharpening
+from fewshot_cli.engine.trust.subsets import PartAnswers, content_order, enough_parts, half, one_in, parts
+from fewshot_cli.engine.trust.unknown import KnownScore, known_scores
+from fewshot_cli.formats.delta.header import HeldOutScores
+from fewshot_cli.images.sources.class_folders import UNKNOWN
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.methods.base import ClosedFormMethod, Learner
 
@@ -28,12 +32,14 @@ from fewshot_cli.methods.base import ClosedFormMethod, Learner
 class HeldOut:
     """Logits `(n, way)` of images by heads that never saw them, their true labels, and how that was done.
 
-    `kept` are the logits that rounding leaves, where these were asked for. `expected` is the accuracy on new images,
-    classes being as frequent as in the support set, and `with_more` that with `MORE` more images of each class.
+    `parts` are answers of heads that some images of every class were kept from, so that no class is worse off. `kept`
+    are the logits that rounding leaves, where these were asked for. `expected` is the accuracy on new images, classes
+    being as frequent as in the support set, and `with_more` that with `MORE` more images of each class.
     """
 
     logits: Tensor
     labels: Tensor
+    parts: PartAnswers
     how: str
     expected: Interval
     with_more: Interval
@@ -62,6 +68,33 @@ AT_ONCE = 5  # parts of a support set that are solved at once
 
 Rounding = Callable[[Adapted], Adapted]
 """What a file makes of what was learned, both on the backbone that it was learned on; the head stays."""
+
+
+def sharpening_of(held: HeldOut, learner: Learner, dim: int) -> float:
+    """The factor for the head of a learner on `dim` features that makes its probabilities mean something."""
+    answers, images = held.parts, len(held.labels)
+    usual = learner.usual_sharpening(images, answers.logits.shape[1], dim)
+    return sharpening(answers.logits, answers.labels, images, usual)
+
+
+def scores_of(held: HeldOut, learner: Learner, factor: float, classes: Sequence[str]) -> HeldOutScores:
+    """What a file keeps of held-out answers, made so much sharper, for refusing pictures and for label sets."""
+    logits = factor * held.parts.logits
+    unknown = classes.index(UNKNOWN) if UNKNOWN in classes else None
+    score: KnownScore = learner.known_score if unknown is None else "probability"
+    known, labels = held.parts.of_each_image(known_scores(logits, score, unknown))
+    true_class = logits.softmax(1).gather(1, held.parts.labels[:, None]).squeeze(1)
+    unlike, _ = held.parts.of_each_image(1 - true_class)
+    of_class = [unlike[labels == label].sort().values.tolist() for label in range(len(classes))]
+    return HeldOutScores(
+        score=score,
+        known=tuple(_digits(known[labels != unknown] if unknown is not None else known)),
+        nonconformity=tuple(tuple(round(value, 4) for value in values) for values in of_class),
+    )
+
+
+def _digits(scores: Tensor) -> list[float]:
+    return [round(value, 4) for value in scores.sort().values.tolist()]
 
 
 @dataclass(frozen=True)
@@ -109,24 +142,27 @@ def left_out_one_by_one(method: ClosedFormMethod, features: Tensor, labels: Tens
     if not bool(asked.any()):
         return ALONE
     logits = method.leave_one_out(features, labels, way)
-    most = _measured(method, features, labels, one_in(labels, way))
-    fewer = _measured(method, features, labels, half(labels, way))
+    answers, most = _without_some(method, features, labels, one_in(labels, way))
+    _, fewer = _without_some(method, features, labels, half(labels, way))
     how = f"images of each class left out in turn, {int(asked.sum())} images"
-    return HeldOut(logits[asked], labels[asked], how, *_promised(most, fewer, labels))
+    return HeldOut(logits[asked], labels[asked], answers, how, *_promised(most, fewer, labels))
 
 
-def _measured(method: ClosedFormMethod, features: Tensor, labels: Tensor, out: Tensor) -> Measured:
-    """The share answered right by heads that `out` `(way,)` images of each class were kept from."""
+def _without_some(
+    method: ClosedFormMethod, features: Tensor, labels: Tensor, out: Tensor
+) -> tuple[PartAnswers, Measured]:
+    """Answers of heads that `out` `(way,)` images of each class were kept from, and the share that is right."""
     order = content_order(features)
     features, labels = features[order], labels[order]
     count, way = enough_parts(labels, out), len(out)
     learned, asked = (rows.to(labels.device) for rows in parts(labels, out, count, seed=0))
-    right = [
-        method.head(features[some], labels[some], way).logits(features[others]).argmax(-1) == labels[others]
+    logits = [
+        method.head(features[some], labels[some], way).logits(features[others])
         for some, others in zip(torch.split(learned, AT_ONCE), torch.split(asked, AT_ONCE), strict=True)
     ]
+    answers = PartAnswers(torch.cat(logits).flatten(0, 1), labels[asked].flatten(), asked.flatten())
     kept = torch.bincount(labels, minlength=way) - out
-    return held_out_share(torch.cat(right).flatten().cpu(), asked.flatten().cpu(), labels.cpu(), kept.cpu())
+    return answers, held_out_share(answers.right.cpu(), answers.images.cpu(), labels.cpu(), kept.cpu())
 
 
 def _promised(most: Measured, fewer: Measured | None, labels: Tensor) -> tuple[Interval, Interval]:
@@ -155,11 +191,13 @@ def _k_fold(lesson: Lesson, folds: int, progress: Progress, rounding: Rounding |
     asked = fold_of >= 0
     how = f"{folds}-fold, {int(asked.sum())} images"
     logits, labels = logits[asked], support.labels[asked]
-    rows = asked.nonzero().squeeze(1).cpu()
+    rows = asked.nonzero().squeeze(1)
     counts = torch.bincount(support.labels, minlength=support.way).cpu()
     learned = (counts * (1 - 1 / folds)).clamp(min=1)
-    most = held_out_share((logits.argmax(1) == labels).cpu(), rows, support.labels.cpu(), learned)
-    return HeldOut(logits, labels, how, *_promised(most, None, support.labels), kept[asked] if rounding else None)
+    answers = PartAnswers(logits, labels, rows)
+    most = held_out_share(answers.right.cpu(), rows.cpu(), support.labels.cpu(), learned)
+    promised = _promised(most, None, support.labels)
+    return HeldOut(logits, labels, answers, how, *promised, kept[asked] if rounding else None)
 
 
 def _fold_of_each(support: Support, folds: int, seed: int) -> Tensor:

@@ -9,18 +9,19 @@ import torch
 
 from fewshot_cli.engine.head.growing import NamedFeatures
 from fewshot_cli.engine.head.linear import Head
-from fewshot_cli.engine.trust.metrics import best_sharpening, wilson
+from fewshot_cli.engine.trust.metrics import wilson
 from fewshot_cli.formats.delta.file import (
     DeltaFile,
     Expected,
     Header,
     HeadValues,
+    HeldOutScores,
     head_as_stored,
     write_delta_file,
 )
 from fewshot_cli.formats.delta.head import narrowest_head
 from fewshot_cli.formats.delta.sections import KeptHead, KeptSupport, kept_support
-from fewshot_cli.jobs.classify.held_out import HeldOut, left_out_one_by_one
+from fewshot_cli.jobs.classify.held_out import HeldOut, left_out_one_by_one, scores_of, sharpening_of
 from fewshot_cli.jobs.edit.kept import EditableFile
 from fewshot_cli.jobs.proofs.contents import check_contents
 from fewshot_cli.jobs.proofs.logits import check_labels
@@ -41,6 +42,7 @@ class Fitted:
     head: Head
     held_out: HeldOut | str
     trained: bool
+    scores: HeldOutScores | None = None
 
     @property
     def expected(self) -> Expected:
@@ -72,12 +74,13 @@ def fitted(kept: EditableFile, known: NamedFeatures) -> Fitted:
     way = len(known.classes)
     head = kept.head.head(known.features, known.labels, way)
     held_out = left_out_one_by_one(kept.head, known.features, known.labels, way)
-    factor = 1.0
+    factor, scores = 1.0, None
     if kept.trained:
         factor = _sharpening(kept)
     elif isinstance(held_out, HeldOut):
-        factor = best_sharpening(held_out.logits, held_out.labels)
-    return Fitted(known, head.sharpened(factor), held_out, kept.trained)
+        factor = sharpening_of(held_out, kept.head, known.features.shape[1])
+        scores = scores_of(held_out, kept.head, factor, known.classes)
+    return Fitted(known, head.sharpened(factor), held_out, kept.trained, scores)
 
 
 def _sharpening(kept: EditableFile) -> float:
@@ -148,6 +151,7 @@ def _header(file: DeltaFile, after: Fitted) -> Header:
             "data": data_hash(zip(known.names, known.contents, strict=True)),
             "learned_from": known.contents,
             "expected_accuracy": after.expected,
+            "held_out": after.scores,
             "versions": versions(),
             "parents": (file.digest,),
         }

@@ -1,0 +1,42 @@
+import numpy as np
+import pytest
+import torch
+
+from fewshot_cli.engine.trust.unknown import images_to_refuse, known_scores, refusal_threshold
+
+LOGITS = torch.tensor([[3.0, 0.0, -1.0], [0.1, 0.0, -0.1], [0.0, 5.0, 5.0]])
+
+
+def test_energy_is_large_where_any_logit_is():
+    torch.testing.assert_close(known_scores(LOGITS, "energy"), LOGITS.exp().sum(1).log())
+
+
+def test_probability_leaves_the_class_of_negatives_out():
+    shares = LOGITS.softmax(1)
+    torch.testing.assert_close(known_scores(LOGITS, "probability"), shares.max(1).values)
+    torch.testing.assert_close(known_scores(LOGITS, "probability", unknown=1), shares[:, [0, 2]].max(1).values)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05, 0.1, 0.25, 0.5])
+@pytest.mark.parametrize("n", [99, 100, 257])
+def test_the_threshold_is_the_quantile_of_weibull(share, n):
+    scores = torch.randn(n, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
+    assert refusal_threshold(scores, share) == pytest.approx(np.quantile(scores.numpy(), share, method="weibull"))
+
+
+def test_new_pictures_are_refused_as_often_as_was_said():
+    rng = torch.Generator().manual_seed(0)
+    shares = []
+    for _ in range(2000):
+        scores = torch.randn(31, generator=rng)
+        shares.append(float(scores[30] < refusal_threshold(scores[:30], 0.1)))
+    assert np.mean(shares) == pytest.approx(0.1, abs=0.02)
+
+
+@pytest.mark.parametrize("share, images", [(0.05, 19), (0.1, 9), (0.5, 1), (0.3, 3), (0.01, 99)])
+def test_too_few_images_to_tell(share, images):
+    assert images_to_refuse(share) == images
+    refusal_threshold(torch.arange(images).float(), share)
+    if images > 1:
+        with pytest.raises(ValueError, match=f"takes {images} held-out images, not {images - 1}"):
+            refusal_threshold(torch.arange(images - 1).float(), share)
