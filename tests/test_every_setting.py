@@ -206,6 +206,7 @@ VALUES: dict[str, Any] = {
     "Across.way": 3,
     "Across.shots": 2,
     "Across.queries": 4,
+    "Across.in_distribution": True,
     "LeaveOneOut.way": 3,
     "LeaveOneOut.shots": 2,
     "LeaveOneOut.queries": 4,

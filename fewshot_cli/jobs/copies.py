@@ -37,15 +37,15 @@ def copies(labels: Sequence[int], contents: Sequence[str], names: Sequence[str],
     return left
 
 
-def apart(parts: Sequence["Data"], query: str | None) -> tuple[list["Data"], list[dict[str, str]]]:
-    """The data sets of a pool, without what is learned from and is also in the data set `query`; and what that is.
+def apart(parts: Sequence["Data"], query: Sequence[str]) -> tuple[list["Data"], list[dict[str, str]]]:
+    """The data sets of a pool, without what is learned from and also in one of those called `query`; and what that is.
 
-    Where there is no such data set, as where one is split into both, they stay as they are.
+    Where there is none of these, as where one is split into both, they stay as they are.
     """
-    asked = {content: part.dataset.name for part in parts if part.dataset.name == query for content in part.contents}
+    asked = {content: part.dataset.name for part in parts if part.dataset.name in query for content in part.contents}
     kept, left_out = [], []
     for part in parts:
-        left = {} if part.dataset.name == query else {i: asked[c] for i, c in enumerate(part.contents) if c in asked}
+        left = {} if part.dataset.name in query else {i: asked[c] for i, c in enumerate(part.contents) if c in asked}
         left_out += [{"path": part.names[i], "reason": f"a copy of a picture in {other}"} for i, other in left.items()]
         kept.append(_without(part, left) if left else part)
     return kept, left_out

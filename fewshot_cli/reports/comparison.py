@@ -20,7 +20,9 @@ def meaning(result: ComparisonResult) -> str:
     """What a cell of the table of accuracies is."""
     episodes = result.episodes
     what = f"accuracy in %, mean ± 95 % interval (Student's t) over {counted(episodes, 'episode')} per data set"
-    if result.protocol["name"] == BASE_TO_NEW:
+    if is_shifted(result):
+        what += "; in distribution: images of what was learned from that it was not learned from"
+    elif result.protocol["name"] == BASE_TO_NEW:
         what += "; base classes and new ones among themselves, and the mean over episodes of their harmonic mean"
     names = result.transductive
     return f"{what}; transductive, answering about all queries of a task at once: {said(names)}" if names else what
@@ -43,7 +45,8 @@ def protocol(result: ComparisonResult) -> str:
         return f"{name} ({listed})" if listed else str(name)
     classes = "all classes" if settings["way"] == "all" else f"{settings['way']}-way"
     shots = settings["shots"] if isinstance(settings["shots"], list | tuple) else [settings["shots"]]
-    return f"{classes}, {said([f'{count}-' for count in shots])}shot, {settings['queries']} queries a class"
+    queries = "all other images" if settings["queries"] == "all" else f"{settings['queries']} queries a class"
+    return f"{classes}, {said([f'{count}-' for count in shots])}shot, {queries}"
 
 
 def said(value: Any) -> str:
@@ -98,9 +101,14 @@ def counted_rows(result: ComparisonResult) -> list[Row]:
 
 def together(result: ComparisonResult) -> str:
     """What the figures over all are the mean of."""
-    if len(counted_rows(result)) == len(result.rows):
-        return "columns"
-    return "harmonic means" if result.protocol["name"] == BASE_TO_NEW else "shifted data sets"
+    if is_shifted(result):
+        return "shifted data sets"
+    return "harmonic means" if result.protocol["name"] == BASE_TO_NEW else "columns"
+
+
+def is_shifted(result: ComparisonResult) -> bool:
+    """Whether data sets like that learned from stand beside shifted ones."""
+    return bool(result.protocol.get("in_distribution"))
 
 
 def ranked(result: ComparisonResult) -> list[str]:

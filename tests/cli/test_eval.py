@@ -77,6 +77,28 @@ def test_base_and_new_classes_are_in_every_report(fewshot, write_towers, sets, t
     assert fewshot("eval", "--check", out, *towers[2:]).exit_code == 0
 
 
+def test_shifted_data_is_told_from_that_in_distribution(fewshot, tiny, sets, tmp_path):
+    page, table = tmp_path / "r.html", tmp_path / "r.md"
+    shifted = [
+        "--protocol",
+        "across",
+        "--set",
+        "protocol.in_distribution=true",
+        "--target",
+        "night",
+        "--queries",
+        "all",
+    ]
+    result = fewshot(
+        *("eval", "protonet", "ridge", "--data", sets, *SMALL[:4], "--episodes", 3, *shifted, *tiny),
+        *("-o", tmp_path / "r.json", "--report", page, "--markdown", table),
+    )
+    assert result.exit_code == 0, result.output
+    for text in (result.stdout, page.read_text(), table.read_text()):
+        assert "day, in distribution" in text and "that it was not learned from" in " ".join(text.split())
+    assert "on shifted data" in page.read_text()
+
+
 @pytest.mark.slow
 def test_the_smoke_test_of_the_readme_needs_no_data_and_no_network(fewshot, tmp_path):
     result = fewshot(
@@ -110,6 +132,7 @@ def test_without_a_name_the_run_is_named_after_what_was_asked(fewshot, tiny, set
         (["eval", "ridge", "--data", "drawn", "--protocol", "across"], "across"),
         (["eval", "ridge", "--data", "drawn", "--protocol", "base-to-new", "--way", "5"], "way"),
         (["eval", "ridge", "--data", "drawn", "--target", "moon"], "moon"),
+        (["eval", "ridge", "--data", "drawn", "--set", "protocol.in_distribution=true"], "no such setting"),
         (["eval", "ridge", "--data", "drawn", "--split", "test"], "split"),
         (["eval", "ridge", "--data", "drawn", "--set", "protocol.way=["], "protocol.way=["),
         (["eval", "ridge", "--data", "drawn", "--set", "protocol.way"], "protocol.way"),

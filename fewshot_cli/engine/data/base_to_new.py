@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from fewshot_cli.engine.data.domain_pairs import PoolPlan, one_for_each
-from fewshot_cli.engine.data.feasibility import Count, CountOrAll, check_images, number
+from fewshot_cli.engine.data.feasibility import Count, CountOrAll, at_least, check_images, number
 from fewshot_cli.engine.settings import Settings
 from fewshot_cli.errors import FewshotError
 
@@ -44,7 +44,7 @@ class BaseToNew(Settings):
                 f"{pool.name} has {number(n, 'classes')}; base-to-new needs four, two to learn and two to name.",
                 "Add classes.",
             )
-        asked = 1 if self.queries == "all" else self.queries
+        asked = at_least(self.queries)
         check_images(pool, pool.by_class, {"shots": self.shots, "queries": asked}, among=range(known))
         check_images(pool, pool.by_class, {"queries": asked}, among=range(known, n))
 

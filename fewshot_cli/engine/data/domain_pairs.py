@@ -8,16 +8,16 @@ from fewshot_cli.errors import FewshotError
 
 @dataclass(frozen=True)
 class PoolPlan:
-    """Which data sets make a pool: one that is split into both, or those learned from and the one asked about."""
+    """Which data sets make a pool: one that is split into both, or those learned from and those asked about."""
 
     name: str
     support: tuple[str, ...]
-    query: str | None
+    query: tuple[str, ...] = ()
 
     @property
     def datasets(self) -> tuple[str, ...]:
         """The data sets in the order of the pool's domains."""
-        return self.support if self.query is None else (*self.support, self.query)
+        return *self.support, *self.query
 
 
 def one_for_each(names: Sequence[str], targets: Sequence[str], protocol: str) -> list[PoolPlan]:
@@ -27,7 +27,7 @@ def one_for_each(names: Sequence[str], targets: Sequence[str], protocol: str) ->
             f"The protocol {protocol} learns and asks within one data set, so it has no target such as {targets[0]}.",
             "Use --protocol across or leave-one-out, or name the data sets alone.",
         )
-    return [PoolPlan(name, (name,), None) for name in distinct(names)]
+    return [PoolPlan(name, (name,)) for name in distinct(names)]
 
 
 def distinct(names: Sequence[str]) -> Sequence[str]:

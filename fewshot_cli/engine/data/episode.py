@@ -82,6 +82,8 @@ class QueryGroup:
 
     name: str
     beside: bool = False
+    before: str = ", "
+    """What stands between the data and the name of the group."""
 
 
 def session(support: Sequence[Numbers], query: Sequence[Numbers], first_label: int = 0) -> Session:

@@ -27,7 +27,7 @@ def fixed(protocol: Fixed, pool: Pool, draws: Draws) -> Episode:
     orders = [draws.shuffled(pool.by_class[c]) for c in classes]
     # Support images from one end and queries from the other, so that the number of one leaves the other as it is.
     support = [order[: protocol.shots] for order in orders]
-    query = [order[::-1][: protocol.queries] for order in orders]
+    query = [_last(order, protocol.queries, protocol.shots) for order in orders]
     return Episode(classes, (session(support, query),))
 
 
@@ -40,6 +40,17 @@ def across(pool: Pool, draws: Draws, way: Way, shots: CountOrAll, queries: Count
         support.append(np.concatenate([_first(draws.shuffled(source[c]), shots) for source in sources]))
         query.append(_first(draws.shuffled(target[c]), queries))
     return Episode(classes, (session(support, query),))
+
+
+def shifted(pool: Pool, draws: Draws, way: Way, shots: CountOrAll, queries: CountOrAll) -> Episode:
+    """The episode that learns from the first domain, and asks about the rest of it and about each of the others."""
+    source, *targets = pool.by_domain
+    classes = _drawn_classes(draws, pool, way)
+    orders = [draws.shuffled(source[c]) for c in classes]
+    support = [_first(order, shots) for order in orders]
+    asked = [_last(order, queries, len(taken)) for order, taken in zip(orders, support, strict=True)]
+    others = [[_first(draws.shuffled(target[c]), queries) for c in classes] for target in targets]
+    return Episode(classes, (session(support, asked), *(questions(query, 0) for query in others)))
 
 
 def incremental(protocol: Incremental, pool: Pool, draws: Draws) -> Episode:

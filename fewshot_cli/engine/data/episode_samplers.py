@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
+from fewshot_cli.engine.data.across import Across, LeaveOneOut
 from fewshot_cli.engine.data.base_to_new import BaseToNew
-from fewshot_cli.engine.data.domain_pairs import PoolPlan, distinct, one_for_each, too_few
+from fewshot_cli.engine.data.domain_pairs import PoolPlan, one_for_each
 from fewshot_cli.engine.data.feasibility import (
     Count,
     CountOrAll,
     Way,
-    check_across,
+    at_least,
     check_images,
     check_way,
     given,
@@ -40,7 +41,8 @@ class Fixed(Settings):
     name: Literal["fixed"] = "fixed"
     way: Way = 5
     shots: Count = 5
-    queries: Count = 15
+    queries: CountOrAll = 15
+    """Of each class; `all` are those that are no support, so that more shots leave fewer."""
 
     def episode(self, pool: Pool, seed: int, index: int) -> Episode:
         """Episode `index` of the pool."""
@@ -52,7 +54,7 @@ class Fixed(Settings):
     def check(self, pool: Pool) -> None:
         """Raises FewshotError where `pool` has too few classes or images."""
         check_way(pool, self.way)
-        check_images(pool, pool.by_class, {"shots": self.shots, "queries": self.queries})
+        check_images(pool, pool.by_class, {"shots": self.shots, "queries": at_least(self.queries)})
 
     def pools(self, names: Sequence[str], targets: Sequence[str] = ()) -> list[PoolPlan]:
         """A pool for each data set."""
@@ -143,71 +145,6 @@ class MetaDataset(Settings):
         return [classes for classes in nodes if self.min_way <= len(classes) <= self.max_node]
 
 
-class Across(Settings):
-    """Across two domains: learns from images of the first, is asked about images of the second, of the same classes.
-
-    More shots, queries or classes add to those of fewer, as with `Fixed`.
-    """
-
-    name: Literal["across"] = "across"
-    way: Way = 5
-    shots: CountOrAll = 5
-    queries: CountOrAll = 15
-
-    def episode(self, pool: Pool, seed: int, index: int) -> Episode:
-        """Episode `index` of the pool."""
-        from fewshot_cli.engine.data import episode_drawing
-        from fewshot_cli.engine.rng import Draws
-
-        return episode_drawing.across(pool, Draws(seed, pool.name, index), self.way, self.shots, self.queries)
-
-    def check(self, pool: Pool) -> None:
-        """Raises FewshotError where `pool` has too few classes, or a domain too few images."""
-        check_across(pool, self.way, self.shots, self.queries)
-
-    def pools(self, names: Sequence[str], targets: Sequence[str] = ()) -> list[PoolPlan]:
-        """A pool for each pair of a data set and a different target; without targets each data set is one."""
-        asked = distinct(targets or names)
-        pairs = [(source, target) for source in distinct(names) for target in asked if source != target]
-        if not pairs:
-            raise too_few(names, self.name)
-        return [PoolPlan(f"{source} -> {target}", (source,), target) for source, target in pairs]
-
-
-class LeaveOneOut(Settings):
-    """Domain generalisation: learns from every domain but the last, is asked about images of the last.
-
-    Each of these gives `shots` images of each class. More shots, queries or classes add to those of fewer, as with
-    `Fixed`.
-    """
-
-    name: Literal["leave-one-out"] = "leave-one-out"
-    way: Way = "all"
-    shots: CountOrAll = 5
-    queries: CountOrAll = 15
-
-    def episode(self, pool: Pool, seed: int, index: int) -> Episode:
-        """Episode `index` of the pool."""
-        from fewshot_cli.engine.data import episode_drawing
-        from fewshot_cli.engine.rng import Draws
-
-        return episode_drawing.across(pool, Draws(seed, pool.name, index), self.way, self.shots, self.queries)
-
-    def check(self, pool: Pool) -> None:
-        """Raises FewshotError where `pool` has too few classes, or a domain too few images."""
-        check_across(pool, self.way, self.shots, self.queries)
-
-    def pools(self, names: Sequence[str], targets: Sequence[str] = ()) -> list[PoolPlan]:
-        """A pool for each target, which is held out; without targets for each data set."""
-        plans = []
-        for target in distinct(targets or names):
-            others = tuple(name for name in distinct(names) if name != target)
-            if not others:
-                raise too_few(names, self.name)
-            plans.append(PoolPlan(f"all but {target} -> {target}", others, target))
-        return plans
-
-
 class Incremental(Settings):
     """Class-incremental: a first session with `base_way` classes, then `sessions` more with `way` new classes each.
 
@@ -265,6 +202,9 @@ def query_groups(protocol: AnyProtocol, pool: Pool) -> tuple[QueryGroup, ...]:
 
     if isinstance(protocol, BaseToNew):
         return QueryGroup("base", beside=True), QueryGroup("new", beside=True), QueryGroup("harmonic mean")
+    if isinstance(protocol, Across) and protocol.in_distribution:
+        shifted = (QueryGroup(name, before=" -> ") for name in pool.domain_names[1:])
+        return QueryGroup("in distribution", beside=True), *shifted
     return ()
 
 
@@ -276,6 +216,8 @@ def asks_all(protocol: AnyProtocol) -> bool:
 def all_alike(protocol: AnyProtocol, pool: Pool) -> bool:
     """Whether every episode holds the same images, so that one says it all and an interval over many says nothing."""
     if not isinstance(protocol, Across | LeaveOneOut) or protocol.way not in ("all", len(pool.classes)):
+        return False
+    if query_groups(protocol, pool):
         return False
     *sources, target = pool.by_domain
     asked_of = [*((protocol.shots, source) for source in sources), (protocol.queries, target)]

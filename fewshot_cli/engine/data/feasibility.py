@@ -18,6 +18,11 @@ Count: TypeAlias = Annotated[int, Field(ge=1)]
 CountOrAll: TypeAlias = Count | Literal["all"]
 
 
+def at_least(count: CountOrAll) -> int:
+    """How many images of a class it takes: all are one at least."""
+    return 1 if count == "all" else count
+
+
 def check_way(pool: Pool, way: Way, setting: str = "way") -> None:
     """Raises FewshotError where a pool has fewer classes than `setting` asks for."""
     n = len(pool.classes)
@@ -35,9 +40,9 @@ def check_across(pool: Pool, way: Way, shots: CountOrAll, queries: CountOrAll) -
     check_way(pool, way)
     *sources, target = range(len(pool.domain_names))
     for domain in sources:
-        needs = {"shots": 1 if shots == "all" else shots}
+        needs = {"shots": at_least(shots)}
         check_images(pool, pool.by_domain[domain], needs, where=f" in {pool.domain_names[domain]}")
-    needs = {"queries": 1 if queries == "all" else queries}
+    needs = {"queries": at_least(queries)}
     check_images(pool, pool.by_domain[target], needs, where=f" in {pool.domain_names[target]}")
 
 

@@ -5,6 +5,7 @@ from typing import Literal, TypeAlias, TypeVar
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from fewshot_cli.engine.data.across import Across
 from fewshot_cli.engine.data.base_to_new import BaseToNew
 from fewshot_cli.engine.data.domain_sampling import AnySampler, Uniform
 from fewshot_cli.engine.data.episode_samplers import AnyProtocol, Fixed, Incremental
@@ -94,6 +95,8 @@ class Training(Settings):
             raise ValueError("classes that come step by step can't be practised; use fixed, meta-dataset or across")
         if isinstance(protocol, BaseToNew):
             raise ValueError("classes that are only named can't be practised; use fixed, meta-dataset or across")
+        if isinstance(protocol, Across) and protocol.in_distribution:
+            raise ValueError("in_distribution would do nothing: practice asks about one domain at a time")
         return protocol
 
     @field_validator("target")

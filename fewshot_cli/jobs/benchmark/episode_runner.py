@@ -13,7 +13,7 @@ from torch import Tensor
 from fewshot_cli.engine.adaptation import Adapted, Chosen, Images, Run, Support
 from fewshot_cli.engine.data.base_to_new import BaseToNew
 from fewshot_cli.engine.data.episode import Episode, Pool, Session
-from fewshot_cli.engine.data.episode_samplers import AnyProtocol, all_alike, asks_all
+from fewshot_cli.engine.data.episode_samplers import AnyProtocol, Incremental, all_alike, asks_all
 from fewshot_cli.engine.delta.change import Delta, plus
 from fewshot_cli.engine.head.sufficient_statistics import Moments
 from fewshot_cli.engine.model.backbone import Backbone
@@ -91,10 +91,10 @@ def answer_block(method: Learner, ground: Ground, seed: int, start: int) -> Resu
     runs = [Run(_seed(seed, number)) for number in numbers]
     if isinstance(ground.protocol, BaseToNew):
         answers = [_named(method, ground, episode, run) for episode, run in zip(episodes, runs, strict=True)]
-    elif len(episodes[0].sessions) > 1 and method.growing:
+    elif isinstance(ground.protocol, Incremental) and method.growing:
         answers = [_grown(method.growing, ground, episode) for episode in episodes]
     else:
-        answers = [[_single(method, ground, episode, run)] for episode, run in zip(episodes, runs, strict=True)]
+        answers = [_learned(method, ground, episode, run) for episode, run in zip(episodes, runs, strict=True)]
     return [_columns(of_session) for of_session in zip(*answers, strict=True)]
 
 
@@ -117,12 +117,12 @@ def _stacked(method: ClosedFormMethod, ground: Ground, sessions: Sequence[Sessio
     }
 
 
-def _single(method: Learner, ground: Ground, episode: Episode, run: Run) -> dict[str, float]:
-    """The one session of an episode; all its queries are asked about at once."""
+def _learned(method: Learner, ground: Ground, episode: Episode, run: Run) -> list[dict[str, float]]:
+    """What the first session teaches, asked about each; all queries of a session are asked about at once."""
     begin = time.perf_counter()
-    session = episode.sessions[0]
-    adapted = method.adapt(ground.backbone, _support(ground, episode, session), run)
-    return _asked(adapted, ground, session, begin)
+    adapted = method.adapt(ground.backbone, _support(ground, episode, episode.sessions[0]), run)
+    spent = time.perf_counter() - begin
+    return [_asked(adapted, ground, session, time.perf_counter() - spent) for session in episode.sessions]
 
 
 def _named(method: Learner, ground: Ground, episode: Episode, run: Run) -> list[dict[str, float]]:

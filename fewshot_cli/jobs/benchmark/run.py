@@ -155,7 +155,7 @@ def _row_names(plan: PoolPlan, protocol: AnyProtocol, question: Question, pool: 
     if len(question.protocols) > 1:
         name += f", {protocol.shots} shot{'s' * (protocol.shots != 1)}"  # type: ignore[union-attr]
     if groups := query_groups(protocol, pool):
-        return tuple(f"{name}, {group.name}" for group in groups)
+        return tuple(f"{name}{group.before}{group.name}" for group in groups)
     sessions = protocol.sessions + 1 if isinstance(protocol, Incremental) else 1
     return tuple(f"{name}, session {number}" for number in range(sessions)) if sessions > 1 else (name,)
 

@@ -78,6 +78,8 @@ def answer(result: ComparisonResult) -> str:
     best, *others = comparison.ranked(result)
     names = list(result.data)
     where = f"on {names[0]}" if len(names) == 1 else f"over {len(names)} data sets"
+    if comparison.is_shifted(result):
+        where = "on shifted data"
     share = f"{comparison.score(result.methods[best])} %"
     if result.protocol["name"] == comparison.BASE_TO_NEW:
         first = f"{best} has a harmonic mean of {share} on base and new classes {where}."

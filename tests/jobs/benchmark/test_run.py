@@ -1,6 +1,7 @@
 """Recipes over many episodes: the same tasks for all, nothing done twice, the same result however it is computed."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from fewshot_cli.engine.data.episode import Pool
 from fewshot_cli.engine.data.episode_samplers import Fixed
 from fewshot_cli.engine.distributed import Processes
 from fewshot_cli.engine.model.timm_models import parameter_shapes
+from fewshot_cli.engine.trust.significance import mean_interval
 from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.images.sources.dataset import read_datasets
@@ -245,6 +247,42 @@ def test_across_domains_learns_here_and_is_asked_there(run, sets):
     assert [row["data"] for row in both["rows"]] == ["day -> night", "night -> day"]
     left_out = run(sets, name="leave-one-out", way="all")
     assert len(left_out["rows"]) == 2
+
+
+def test_in_distribution_stands_beside_the_shifted_data(run, sets, tmp_path):
+    shutil.copytree(sets, tmp_path / "three")
+    write_folder(tmp_path / "three" / "rain", LABELS, 8, seed=3, size=64)
+    asked = {"name": "across", "in_distribution": True, "queries": "all", "targets": ("night", "rain")}
+    report = run(tmp_path / "three", "protonet", "ridge", episodes=3, **asked)
+    rows = report["rows"]
+    assert [row["name"] for row in rows] == ["day, in distribution", "day -> night", "day -> rain"]
+    assert [row["beside"] for row in rows] == [True, False, False]
+    alone = run(sets / "day", "protonet", "ridge", episodes=3, queries="all", output=tmp_path / "alone.json")
+    for name in ("protonet", "ridge"):
+        own = report["results"][name]["day, in distribution"]["accuracy"]
+        assert own == alone["results"][name]["day"]["accuracy"]
+        method = report["methods"][name]
+        shifted = [method["datasets"][row]["accuracy"] for row in ("day -> night", "day -> rain")]
+        assert method["accuracy"] == pytest.approx(np.mean(shifted), abs=1e-6)
+        both = np.mean([report["results"][name][row]["accuracy"] for row in ("day -> night", "day -> rain")], axis=0)
+        assert method["ci95"] == pytest.approx(mean_interval(both).ci95, abs=1e-6)
+
+
+def test_what_is_learned_once_is_asked_of_every_target(run, sets, monkeypatch):
+    moved = []
+    original = Finetune.move
+    monkeypatch.setattr(Finetune, "move", lambda *given: moved.append(1) or original(*given))
+    asked = {"name": "across", "in_distribution": True, "targets": ("night",)}
+    report = run(sets, "norms", episodes=2, changes=QUICK, **asked)
+    assert len(moved) == 2 and len(report["rows"]) == 2
+
+
+def test_all_other_images_are_asked_about(run, sets):
+    report = run(sets / "day", "protonet", episodes=3, way="all", shots=[1, 6], queries="all")
+    for row, queries in (("day, 1 shot", 35), ("day, 6 shots", 10)):
+        for accuracy in report["results"]["protonet"][row]["accuracy"]:
+            assert abs(queries * accuracy - round(queries * accuracy)) < 1e-4
+    assert "all classes, 1- and 6-shot, all other images" in markdown(read_comparison(report))
 
 
 def test_all_images_of_all_classes_are_one_episode(run, sets):
