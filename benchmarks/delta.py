@@ -46,7 +46,7 @@ from fewshot_cli.engine.model.model import Model
 from fewshot_cli.engine.model.timm_models import build_backbone
 from fewshot_cli.formats.delta.file import BaseFacts, Expected, Header, Provenance, read_delta_file, write_delta_file
 from fewshot_cli.formats.delta.rounding import Values
-from fewshot_cli.jobs.classify.predict import swapping_looks
+from fewshot_cli.jobs.classify.prediction.looks import swapping_looks
 from fewshot_cli.jobs.models.adapted import adapted_of
 
 BACKBONES = ("vit_small_patch16_224", "vit_base_patch16_224")

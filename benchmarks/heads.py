@@ -35,9 +35,10 @@ from fewshot_cli.images.sources.class_folders import read_folder
 from fewshot_cli.jobs.features import embed
 from fewshot_cli.jobs.models.backbones import Source, load_backbone
 from fewshot_cli.jobs.progress import Unseen
-from fewshot_cli.methods.base import ClosedFormMethod, logits_of_tasks
+from fewshot_cli.methods.base import ClosedFormMethod
 from fewshot_cli.methods.lda import LDA
 from fewshot_cli.methods.logistic import Logistic
+from fewshot_cli.methods.many_tasks import logits_of_tasks
 from fewshot_cli.methods.protonet import ProtoNet
 from fewshot_cli.methods.ridge import Ridge
 from fewshot_cli.storage.feature_cache import NoCache

@@ -254,6 +254,27 @@ def test_no_two_classes_have_one_name():
     assert {name for name, count in names.items() if count > 1} == set()
 
 
+MOST_LINES = 300
+"""In a file."""
+MOST_LINES_OF_A_FUNCTION = 50
+"""With signature and docstring. Those of a command, and of its like in Python, are its options and no work."""
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_files_and_functions_are_short(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
+    functions = [node for node in ast.walk(tree(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    too_long = {node.name: lines for node in functions if (lines := lines_of(node, path)) > MOST_LINES_OF_A_FUNCTION}
+    assert not too_long
+
+
+def lines_of(node: ast.FunctionDef | ast.AsyncFunctionDef, path: Path) -> int:
+    assert node.end_lineno
+    has_options = room(path) in ("cli", "api")
+    first = node.body[1 if ast.get_docstring(node) and len(node.body) > 1 else 0] if has_options else node
+    return node.end_lineno - first.lineno + 1
+
+
 LEAST_DOCUMENTED = 0.9
 """The share of public functions and methods that have a docstring."""
 

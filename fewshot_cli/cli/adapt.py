@@ -1,15 +1,20 @@
 """`fewshot adapt FOLDER|ZIP|LIST -o FILE`, or `--names A,B,C` in the place of the images"""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fewshot_cli.cli import early, options
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.recipe_files import AUTO
+
+if TYPE_CHECKING:
+    from fewshot_cli.recipes import Recipe
+    from fewshot_cli.results import AdaptResult
 
 BY_NAMES = "zero-shot"
 """The recipe of --names, if none is given."""
@@ -106,16 +111,8 @@ def adapt(
     Writes it to a small file, proves that file, and says what accuracy to expect.
     """
     if names is not None:
-        _check_names_alone(
-            {
-                "FOLDER": folder,
-                "--bank": bank,
-                "--budget": budget,
-                "--folds": folds,
-                "--keep-support": keep_support or None,
-                "--labels": None if labels == "auto" else labels,
-            }
-        )
+        unread = {"--bank": bank, "--budget": budget, "--folds": folds, "--keep-support": keep_support or None}
+        _check_names_alone({"FOLDER": folder, **unread, "--labels": None if labels == "auto" else labels})
         recipe = recipe or (None if method else BY_NAMES)
     elif folder is None:
         raise FewshotError(
@@ -134,78 +131,85 @@ def adapt(
         named = MARKING
         if budget is not None:
             raise FewshotError("--budget would do nothing: several labels take ridge.", "Leave it out.")
+    about: dict[str, Any] = {"backbone": backbone, "image_size": image_size, "template": template}
+    kept: dict[str, Any] = {"values": values, "keep_support": keep_support, "labels": labels}
     if named == AUTO and folder is not None:
-        _check_auto({"--set": changes, "--folds": folds})
-        if density is not None:
-            raise FewshotError("--density: is of a bank, and none is given.", "Give --bank, or leave --density out.")
+        _check_auto({"--set": changes, "--folds": folds}, density)
         early.check_backbone(backbone)
         early.check_labelled(folder)
-        from fewshot_cli.cli.choose import choice_asked
-
         progress = options.start(quiet, offline)
-        asked_of = choice_asked(backbone, image_size, template, budget, seed)
-        asked_of = replace(asked_of, values=values, keep_support=keep_support, labels=labels)
-        means = options.means(weights, offline, device, no_cache, progress)
-        from fewshot_cli.cli.terminal import show
+        from fewshot_cli.cli.choose import choice_asked
         from fewshot_cli.jobs.classify.choose import adapt_by_choice
-        from fewshot_cli.reports.terminal.adapt import adapted
 
-        show(adapt_by_choice(folder, output, asked_of, means), json, adapted)
-        return
-    from fewshot_cli.recipes import folds_asked, load_recipe
+        job = partial(adapt_by_choice, folder, output, replace(choice_asked(budget=budget, seed=seed, **about), **kept))
+    else:
+        from fewshot_cli.recipes import load_recipe
 
-    what = load_recipe(
-        named,
-        changes or (),
-        backbone=backbone,
-        image_size=image_size,
-        bank=bank and str(bank),
-        density=density,
-        template=template,
-    )
+        what = load_recipe(named, changes or (), bank=bank and str(bank), density=density, **about)
+        asked = _folds_asked(what, folds)
+        _check_images(folder, what, several, keep_support)
+        progress = options.start(quiet, offline)
+        from fewshot_cli.jobs.classify.adapt import AdaptSettings
+
+        job = partial(_job(folder, names, several), output, AdaptSettings(what, seed, asked, **kept))
+    means = options.means(weights, offline, device, no_cache, progress)
+    from fewshot_cli.cli.terminal import show
+    from fewshot_cli.reports.terminal.adapt import adapted
+
+    show(job(means), json, adapted)
+
+
+def _folds_asked(what: "Recipe", folds: int | None) -> int:
+    """In how many folds accuracy is estimated. Raises FewshotError for a bank or a backbone that is not to be had."""
+    from fewshot_cli.recipes import folds_asked
+
     early.check_banks([Path(what.bank)] if what.bank else [])
     asked = folds_asked(what, folds, early.kind_of_bank(what.bank))
     early.check_backbone(what.backbone)
-    if folder is not None:
-        early.check_labelled(folder, several=several)
-        if several:
-            from fewshot_cli.jobs.several_labels.asked import marking_method
+    return asked
 
-            marking_method(what, folder)
-            if keep_support:
-                raise FewshotError(
-                    "--keep-support is for changing classes later, which a classifier of several labels can't.",
-                    "Leave it out.",
-                )
-    progress = options.start(quiet, offline)
-    means = options.means(weights, offline, device, no_cache, progress)
-    from fewshot_cli.cli.terminal import show
-    from fewshot_cli.jobs.classify.adapt import AdaptSettings
-    from fewshot_cli.jobs.classify.adapt import adapt as job
-    from fewshot_cli.reports.terminal.adapt import adapted
 
-    how = AdaptSettings(what, seed, asked, values, keep_support, labels)
-    if folder is not None and several:
+def _check_images(folder: Path | None, what: "Recipe", several: bool, keep_support: bool) -> None:
+    """Raises FewshotError for images that can't be learned from, or, with several labels each, not by this recipe."""
+    if folder is None:
+        return
+    early.check_labelled(folder, several=several)
+    if several:
+        from fewshot_cli.jobs.several_labels.asked import marking_method
+
+        marking_method(what, folder)
+        if keep_support:
+            raise FewshotError(
+                "--keep-support is for changing classes later, which a classifier of several labels can't.",
+                "Leave it out.",
+            )
+
+
+def _job(folder: Path | None, names: str | None, several: bool) -> Callable[..., "AdaptResult"]:
+    """What learns from the images, or from names alone."""
+    if folder is None:
+        from fewshot_cli.jobs.classify.from_names import adapt_to_names
+
+        return partial(adapt_to_names, (names or "").split(","))
+    if several:
         from fewshot_cli.jobs.several_labels.adapt import adapt_to_label_sets
 
-        show(adapt_to_label_sets(folder, output, how, means), json, adapted)
-        return
-    if folder is not None:
-        show(job(folder, output, how, means), json, adapted)
-        return
-    from fewshot_cli.jobs.classify.from_names import adapt_to_names
+        return partial(adapt_to_label_sets, folder)
+    from fewshot_cli.jobs.classify.adapt import adapt as job
 
-    show(adapt_to_names((names or "").split(","), output, how, means), json, adapted)
+    return partial(job, folder)
 
 
-def _check_auto(given: Mapping[str, object]) -> None:
-    """Raises FewshotError for what is of one recipe, where one is still to be chosen."""
+def _check_auto(given: Mapping[str, object], density: float | None) -> None:
+    """Raises FewshotError for what is of one recipe, or of a bank, where a recipe is still to be chosen."""
     for option, value in given.items():
         if value is not None:
             raise FewshotError(
                 f"{option} is of one recipe, and none is given: it is chosen for the images.",
                 f"Name one, as with --recipe ridge, or leave {option} out.",
             )
+    if density is not None:
+        raise FewshotError("--density: is of a bank, and none is given.", "Give --bank, or leave --density out.")
 
 
 def _check_names_alone(given: Mapping[str, object]) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from fewshot_cli.cli import early, options
 from fewshot_cli.cli.predict_outputs import Outputs, listed_on_standard_input
-from fewshot_cli.errors import FewshotError
+from fewshot_cli.errors import CheckFailed, FewshotError
 
 if TYPE_CHECKING:
     from fewshot_cli.results import Prediction
@@ -67,21 +67,13 @@ def predict(
     with 3. Of several delta files, which must be on one base, each gives its row. In a CSV file, text
     that a spreadsheet would take for a formula gets an apostrophe in front.
     """
-    if not paths and watch is None:
-        raise FewshotError(
-            "There is no PATH of images to label.",
-            "Name images, or folders of images, after the delta file; `fewshot predict --help` says more.",
-        )
+    _check_options(paths, watch, bool(probabilities and not (csv or jsonl or json)))
     early.check_device(device)
     early.check_weights(weights)
     early.check_delta_files([file], several_labels=True)
     early.check_outputs([csv, jsonl])
     from fewshot_cli.jobs.classify.asked import check_apart, files_and_images
 
-    if probabilities and not (csv or jsonl or json):
-        raise FewshotError("--probabilities are too many to show.", "Give --csv OUT, --jsonl OUT or --json with it.")
-    if watch is not None and not watch.is_dir():
-        raise FewshotError(f"{watch} is no folder to watch.", "Give --watch a folder that is there.")
     files, images = files_and_images([file, *listed_on_standard_input(paths or [])], watch is not None)
     early.check_any_there(images)
     if sort_into is not None:
@@ -89,12 +81,11 @@ def predict(
     progress = options.start(quiet, offline)
     means = options.means(weights, offline, device, no_cache, progress)
     from fewshot_cli.cli.terminal import show
-    from fewshot_cli.errors import CheckFailed
     from fewshot_cli.formats.delta.file import read_any_delta_file
-    from fewshot_cli.jobs.classify.predict import TOP, Asking
     from fewshot_cli.jobs.classify.predict import predict as job
-    from fewshot_cli.jobs.classify.sorting import Sorting
-    from fewshot_cli.jobs.classify.watch import new_pictures
+    from fewshot_cli.jobs.classify.prediction.rows import TOP, Asking
+    from fewshot_cli.jobs.classify.prediction.sorting import Sorting
+    from fewshot_cli.jobs.classify.prediction.watch import new_pictures
     from fewshot_cli.reports.terminal.predict import labelled, predicted, watched
     from fewshot_cli.storage.atomic import is_stream
 
@@ -120,8 +111,24 @@ def predict(
     elif not any(map(is_stream, outputs.paths)):
         show(result, False, partial(labelled, paths=outputs.paths))
     if not result.images and watch is None:
-        places = ", ".join(map(str, images[:3])) + (" and more" if len(images) > 3 else "")
-        what = "could be read: every row has its error" if result.unread else "is there"
-        raise CheckFailed(
-            f"No image in {places} {what}.", f"`fewshot doctor {images[0]}` says what is wrong with each."
+        raise _none_read(images, result.unread)
+
+
+def _check_options(paths: Sequence[Path] | None, watch: Path | None, too_many: bool) -> None:
+    """Raises FewshotError where there is nothing to label, or more probabilities than a terminal can show."""
+    if not paths and watch is None:
+        raise FewshotError(
+            "There is no PATH of images to label.",
+            "Name images, or folders of images, after the delta file; `fewshot predict --help` says more.",
         )
+    if too_many:
+        raise FewshotError("--probabilities are too many to show.", "Give --csv OUT, --jsonl OUT or --json with it.")
+    if watch is not None and not watch.is_dir():
+        raise FewshotError(f"{watch} is no folder to watch.", "Give --watch a folder that is there.")
+
+
+def _none_read(images: Sequence[Path], unread: int) -> CheckFailed:
+    """The error where no image could be read."""
+    places = ", ".join(map(str, images[:3])) + (" and more" if len(images) > 3 else "")
+    what = "could be read: every row has its error" if unread else "is there"
+    return CheckFailed(f"No image in {places} {what}.", f"`fewshot doctor {images[0]}` says what is wrong with each.")

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from sklearn import kernel_ridge, linear_model
 
 from fewshot_cli.engine.head.linear import class_means, typical_norm
-from fewshot_cli.methods.base import TASKS_AT_ONCE, logits_of_tasks
 from fewshot_cli.methods.cosine_ridge import CosineRidge
 from fewshot_cli.methods.gaussian import Gaussian
 from fewshot_cli.methods.lda import LDA
 from fewshot_cli.methods.logistic import Logistic
+from fewshot_cli.methods.many_tasks import TASKS_AT_ONCE, logits_of_tasks
 from fewshot_cli.methods.protonet import ProtoNet
 from fewshot_cli.methods.ridge import Ridge
 

@@ -6,7 +6,7 @@ import torch
 
 from fewshot_cli.engine.data.episode import Pool
 from fewshot_cli.engine.data.episode_samplers import Fixed
-from fewshot_cli.methods.base import logits_of_tasks
+from fewshot_cli.methods.many_tasks import logits_of_tasks
 from fewshot_cli.methods.protonet import ProtoNet
 
 easyfsl = pytest.importorskip("easyfsl.methods", reason="easyfsl is not installed")

@@ -26,13 +26,8 @@ from fewshot_cli.engine.trust.metrics import (
 )
 from fewshot_cli.formats.delta.file import delta_bytes, head_bytes
 from fewshot_cli.formats.delta.sections import graft_bytes
-from fewshot_cli.methods.base import (
-    TASKS_AT_ONCE,
-    ClosedFormMethod,
-    GrowingMethod,
-    Learner,
-    logits_of_tasks,
-)
+from fewshot_cli.methods.base import ClosedFormMethod, GrowingMethod, Learner
+from fewshot_cli.methods.many_tasks import TASKS_AT_ONCE, logits_of_tasks
 from fewshot_cli.storage.episode_journal import Results
 
 METRICS = ("accuracy", "balanced_accuracy", "ece", "nll", "seconds", "bytes")

@@ -20,7 +20,7 @@ from fewshot_cli.images.sources.class_folders import (
     name_is_text,
     nfc,
 )
-from fewshot_cli.jobs.classify.predict import seen_through
+from fewshot_cli.jobs.classify.prediction.looks import seen_through
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.edit.kept import EditableFile, kept_in
 from fewshot_cli.jobs.edit.refit import refit, told

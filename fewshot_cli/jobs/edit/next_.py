@@ -11,7 +11,7 @@ from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.delta.file import read_delta_file
 from fewshot_cli.images.image_ref import StoredFile
 from fewshot_cli.images.sources.class_folders import find_images
-from fewshot_cli.jobs.classify.predict import seen_through
+from fewshot_cli.jobs.classify.prediction.looks import seen_through
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.edit.kept import known_in
 from fewshot_cli.jobs.features import Embedded

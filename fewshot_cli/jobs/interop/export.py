@@ -124,12 +124,6 @@ def _write_merged(path: Path, model: Loaded) -> Callable[[Tensor], Tensor]:
     A head on unit-norm features without a bias is written as a linear one: every logit of an image is then too large by
     the same factor, the norm of its features, so that labels are right and probabilities too extreme.
     """
-    head = model.head
-    if head.unit_norm and bool(head.bias.any()):
-        raise FewshotError(
-            "This classifier's head has a bias on features of unit norm, which timm's linear classifier can't express.",
-            "Use --format onnx.",
-        )
     plain, weights = towers_as_timm(model) if isinstance(model.backbone, TwoTowers) else _as_timm(model)
     write_safetensors(path, weights, description(model))
     plain.load_state_dict(load_file(path), strict=True)
@@ -144,7 +138,7 @@ def _write_merged(path: Path, model: Loaded) -> Callable[[Tensor], Tensor]:
 
 def _as_timm(model: Loaded) -> tuple[nn.Module, dict[str, Tensor]]:
     """timm's own model, and the weights with which it is the classifier."""
-    way, head = len(model.classes), model.head
+    way, head = len(model.classes), model.timm_head
     plain = plain_timm_model(model.backbone, way)
     body = state_with(model.backbone, model.model.weights)
     classifier = classifier_of(plain, body.keys(), model.backbone.name, way)

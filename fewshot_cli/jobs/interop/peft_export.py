@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from fewshot_cli import __version__
-from fewshot_cli.engine.delta.peft_adapter import KINDS, PREFIX, adapter_of
+from fewshot_cli.engine.delta.peft_adapter import KINDS, PREFIX, Adapter, adapter_of
 from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.engine.model.timm_models import classifier_name, plain_options, plain_timm_model
 from fewshot_cli.engine.model.timm_names import hub_repository
-from fewshot_cli.errors import FewshotError
+from fewshot_cli.formats.delta.file import DeltaFile
 from fewshot_cli.formats.peft_folder import (
     Note,
     adapter_bytes,
@@ -33,52 +33,55 @@ def write_adapter(draft: Path, model: Loaded, name: str, source: Source) -> Call
     A head on unit-norm features is written as a linear one, as in merged weights. Raises FewshotError for a classifier
     that PEFT or timm can't express.
     """
-    head, backbone = model.head, model.backbone
-    if head.unit_norm and bool(head.bias.any()):
-        raise FewshotError(
-            "This classifier's head has a bias on features of unit norm, which timm's linear classifier can't express.",
-            "Use --format onnx.",
-        )
+    head, backbone = model.timm_head, model.backbone
     adapter = adapter_of(model.file.delta, backbone.module, model.model.weights, backbone.called)
     plain, classifier = with_base(backbone, len(model.classes))
     saved = {f"{PREFIX}{classifier}.weight": head.weight, f"{PREFIX}{classifier}.bias": head.bias}
-    base_model = hub_repository(backbone.name)
     config = adapter.settings | {
         "peft_type": adapter.kind,
         "task_type": None,
         "inference_mode": True,
-        "base_model_name_or_path": base_model or backbone.name,
+        "base_model_name_or_path": hub_repository(backbone.name) or backbone.name,
         "modules_to_save": [classifier, *adapter.whole],
     }
     tensors = adapter_bytes(adapter.tensors | saved)
-    header, stored = model.file.header, model.file.stored
-    note = Note(
+    readme = peft_readme(_facts(model, adapter, name, source))
+    write_peft_folder(draft, config, tensors, _note(model.file, tensors), readme)
+    return answers_of(with_adapter(plain, draft))
+
+
+def _note(file: DeltaFile, tensors: bytes) -> Note:
+    """What makes the delta file of the adapter again, as long as nobody trains on it."""
+    return Note(
         made_by=f"fewshot-cli {__version__}",
         adapter=digest_of(tensors),
-        delta=model.file.digest,
-        header=header,
-        touched=header.touched,
-        values=stored.values,
-        head=stored.head,
+        delta=file.digest,
+        header=file.header,
+        touched=file.header.touched,
+        values=file.stored.values,
+        head=file.stored.head,
     )
+
+
+def _facts(model: Loaded, adapter: Adapter, name: str, source: Source) -> AdapterFacts:
+    """What the folder's README says."""
+    base, backbone = model.file.header.base, model.backbone
     create, imports = _creation(model, source)
-    about = AdapterFacts(
+    return AdapterFacts(
         name=name,
         kind=KINDS[adapter.kind],
         backbone=backbone.name,
-        base_model=base_model,
+        base_model=hub_repository(backbone.name),
         fingerprint=backbone.fingerprint,
-        licence=header.base.licence,
+        licence=base.licence,
         classes=model.classes,
-        preprocessing=asdict(header.base.preprocessing),
-        unit_norm=head.unit_norm,
+        preprocessing=asdict(base.preprocessing),
+        unit_norm=model.head.unit_norm,
         whole=adapter.whole,
         imports=imports,
         create=create,
         weights_file=source.weights.name if source.weights else None,
     )
-    write_peft_folder(draft, config, tensors, note, peft_readme(about))
-    return answers_of(with_adapter(plain, draft))
 
 
 def with_base(backbone: Backbone, way: int) -> tuple[nn.Module, str]:

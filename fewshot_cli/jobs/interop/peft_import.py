@@ -89,19 +89,13 @@ def import_adapter(
     with staged(output) as draft, progress.track("proving") as advance:
         advance(0, 2)
         size = write_delta_file(draft, read.header, read.delta, read.head, read.values, read.head_values)
+        pictures, origin = proof_pictures(folder, images, backbone.preprocessing)
+        advance(1, 2)
         file = read_delta_file(draft)
         check_delta(file, backbone, output)
-        model = Model(backbone, adapted_of(file, draft))
-        pictures, origin = proof_pictures(folder, images, backbone.preprocessing)
-        exact = expected_logits(Model(backbone, Adapted(read.delta, read.head)), pictures, read.head.unit_norm)
-        written = model.logits(pictures)
-        advance(1, 2)
-        is_proved = peft_is_installed()
-        reference = _peft_logits(folder, backbone, exact) if is_proved else exact.logits
-        check_logits(exact.logits, reference, "PEFT gives other answers with this adapter", HINT, TOLERANCE_ELSEWHERE)
-        kept_as = f"Kept as {read.values}, the changes give"
-        agreement = check_labels(written.argmax(1), reference.argmax(1), kept_as, WIDER)
-    header = file.header
+        written = Model(backbone, adapted_of(file, draft)).logits(pictures)
+        difference, agreement = _compared(folder, read, backbone, pictures, written)
+    header, is_proved = file.header, peft_is_installed()
     result = ImportResult(
         file=str(output),
         source=str(folder),
@@ -117,7 +111,7 @@ def import_adapter(
         peft=version("peft") if is_proved else None,
         images=len(pictures),
         proved_on=origin,
-        max_abs_diff=float((written - reference).abs().max()),
+        max_abs_diff=difference,
         top1_agreement=agreement,
         expected_accuracy=ExpectedAccuracy(**header.provenance.expected_accuracy.model_dump()),
         seconds=seconds_since(start),
@@ -238,6 +232,21 @@ def _method(settings: AdapterSettings) -> str:
 def _peft_version(config: Mapping[str, Any]) -> dict[str, str]:
     said = config.get("peft_version")
     return {"peft": said} if isinstance(said, str) else {}
+
+
+def _compared(folder: Path, read: _Read, backbone: Backbone, pictures: Tensor, written: Tensor) -> tuple[float, float]:
+    """How far the file's logits `written` are from PEFT's, where that is installed, and the share of equal labels.
+
+    Raises CheckFailed where what was read is not what PEFT reads, or rounding changes labels.
+    """
+    exact = expected_logits(Model(backbone, Adapted(read.delta, read.head)), pictures, read.head.unit_norm)
+    reference = exact.logits
+    if peft_is_installed():
+        reference = _peft_logits(folder, backbone, exact)
+        check_logits(exact.logits, reference, "PEFT gives other answers with this adapter", HINT, TOLERANCE_ELSEWHERE)
+    kept_as = f"Kept as {read.values}, the changes give"
+    agreement = check_labels(written.argmax(1), reference.argmax(1), kept_as, WIDER)
+    return float((written - reference).abs().max()), agreement
 
 
 def _peft_logits(folder: Path, backbone: Backbone, expected: ExpectedLogits) -> Tensor:

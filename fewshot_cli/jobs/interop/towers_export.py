@@ -34,7 +34,7 @@ def towers_as_timm(model: Loaded) -> tuple[nn.Module, dict[str, Tensor]]:
     state = state_with(model.backbone, model.model.weights)
     visual = {name.removeprefix(VISUAL): values.cpu() for name, values in state.items() if name.startswith(VISUAL)}
     projection = visual["head.weight"]
-    head = {"head.weight": model.head.weight.cpu() @ projection, "head.bias": model.head.bias.cpu()}
+    head = {"head.weight": model.timm_head.weight.cpu() @ projection, "head.bias": model.timm_head.bias.cpu()}
     return _plain(model), unshared(visual | head)
 
 

@@ -41,6 +41,21 @@ class Loaded:
         return head
 
     @property
+    def timm_head(self) -> Head:
+        """The linear head for timm's classifier, which takes features as they are.
+
+        Raises FewshotError where it has a bias on features of unit norm, as it is then not linear in the features.
+        """
+        head = self.head
+        if head.unit_norm and bool(head.bias.any()):
+            raise FewshotError(
+                "This classifier's head has a bias on features of unit norm, which timm's linear classifier can't "
+                "express.",
+                "Use --format onnx.",
+            )
+        return head
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """The names of the classes, in the order of the head's rows."""
         return self.file.header.classes

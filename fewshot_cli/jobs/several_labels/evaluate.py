@@ -14,7 +14,7 @@ from fewshot_cli.images.sources.class_folders import Folder
 from fewshot_cli.images.sources.label_sets import LabelSets, parts_of
 from fewshot_cli.images.sources.labelled import read_labelled
 from fewshot_cli.jobs.classify.evaluate import check_classes, record_of, recorded_at
-from fewshot_cli.jobs.classify.predict import seen_through
+from fewshot_cli.jobs.classify.prediction.looks import seen_through
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.models.classifiers import load_model
 from fewshot_cli.jobs.run_record import SHORT_HASH, data_hash, seconds_since, skipped, versions

@@ -41,9 +41,7 @@ def push(
     found = inspect(file)
     if file.name.lower() in RESERVED:
         raise FewshotError(f"A file called {file.name} means something else on the hub.", "Rename it.")
-    run = run_path(file)
-    if with_run and not run.is_file():
-        raise FewshotError(f"There is no record of the run '{run}'.", "Leave --run out.")
+    records = _records(file) if with_run else {}
     content = _shared(file, found, with_support)
     found = replace(found, bytes=len(content.bytes), sha256=content.digest)
     text = as_bytes(card_of(found, repository))
@@ -52,7 +50,7 @@ def push(
         kept = _card_that_stays(there, file.name)
         files: dict[str, Path | bytes] = {file.name: content.bytes}
         files |= {} if kept else {CARD: text}
-        files |= {run.name: run} if with_run else {}
+        files |= records
         commit = hub.added(there, files, message or f"Add {file.name}")
     others = [name for name in there.files if is_ours(name) and name != file.name]
     return PushResult(
@@ -116,6 +114,14 @@ def pull_command(there: hub.Repository, name: str, others: list[str]) -> str:
     words += ["--file", name] if others or not is_ours(name) else []
     words += ["--revision", there.revision] if there.revision != hub.MAIN else []
     return shlex.join(words)
+
+
+def _records(file: Path) -> dict[str, Path]:
+    """The record of the run by its name. Raises FewshotError where there is none."""
+    run = run_path(file)
+    if not run.is_file():
+        raise FewshotError(f"There is no record of the run '{run}'.", "Leave --run out.")
+    return {run.name: run}
 
 
 def _card_that_stays(there: hub.Repository, name: str) -> str | None:

@@ -17,7 +17,7 @@ from fewshot_cli.images.image_bytes import content_hash
 from fewshot_cli.images.image_ref import Content
 from fewshot_cli.jobs.classify import predict as predicting
 from fewshot_cli.jobs.classify.asked import files_and_images
-from fewshot_cli.jobs.classify.predict import swapping_looks
+from fewshot_cli.jobs.classify.prediction.looks import swapping_looks
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.models.backbones import Source
 from fewshot_cli.jobs.models.classifiers import load_model

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_cli.jobs.classify.watch import new_pictures
+from fewshot_cli.jobs.classify.prediction.watch import new_pictures
 
 
 class Ticks:
