@@ -6,6 +6,7 @@ from typing import Any
 import timm
 import torch
 from timm.data.config import resolve_data_config
+from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -230,6 +231,11 @@ def _is_convolutional(module: nn.Module) -> bool:
         return True
     kernels = sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Conv2d))
     return 2 * kernels > sum(parameter.numel() for parameter in module.parameters())
+
+
+def pads_to_same(convolution: nn.Conv2d) -> bool:
+    """Whether it is timm's that pads as TensorFlow does, by what the size of its images asks for."""
+    return isinstance(convolution, Conv2dSame)
 
 
 def feature_dim(module: nn.Module) -> int:

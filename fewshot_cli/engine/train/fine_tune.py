@@ -16,6 +16,7 @@ from fewshot_cli.engine.head.linear import Head, class_means, cosine_head
 from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.engine.model.passes import Passes, features_in_chunks
 from fewshot_cli.engine.params import Params
+from fewshot_cli.engine.train.folded import folded
 from fewshot_cli.engine.train.objectives import HEAD, Objective, Part, class_vectors, prototypes
 from fewshot_cli.engine.train.settings import Optim, Tuning
 from fewshot_cli.engine.train.text import Texts
@@ -67,7 +68,8 @@ def tune(
     with_vectors = tuning.head != "prototypes"
     objectives = (class_vectors(tuning.scale) if with_vectors else prototypes(tuning.scale), *also)
     batches = _Batches(len(support), tuning.optim.batch if with_vectors else None, rng)
-    steps = _Steps(backbone, replace(support, images=_held(support, backbone)), weights, tuning, rng, forget)
+    trained_on = backbone if forget else folded(backbone, weights(start))
+    steps = _Steps(trained_on, replace(support, images=_held(support, backbone)), weights, tuning, rng, forget)
     read = Texts.of(backbone, support) if tuning.head == "text" else None
 
     def loss(params: Params, step: int) -> Iterator[Tensor]:
