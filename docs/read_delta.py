@@ -1,4 +1,4 @@
-"""Reads a delta file of version 2 or 3 with NumPy alone, as delta-format.md says. It trusts the file: no checks."""
+"""Reads a delta file of version 2, 3 or 4 with NumPy alone, as delta-format.md says. It trusts the file: no checks."""
 
 import hashlib
 import json
@@ -35,8 +35,7 @@ def read_delta(path):
         if forms[name][0] == "low rank":
             (rows, *_), rank = shapes[name] or [1], forms[name][1]
             left, right, factors = np.split(factors.astype("f4"), [rows * rank, (rows + sizes[name] // rows) * rank])
-            left = left.reshape(rows, rank) * next(scales)
-            change = left @ right.reshape(rank, sizes[name] // rows) * next(scales)
+            change = left.reshape(rows, rank) * next(scales) @ right.reshape(rank, sizes[name] // rows) * next(scales)
         else:
             (part, numbers), change = np.split(numbers, [len(places[name])]), np.zeros(sizes[name], "f4")
             change[places[name]] = part * next(scales)
@@ -50,6 +49,12 @@ def read_delta(path):
         weight = (folded >> 1 ^ -(folded & 1)).reshape(len(header["classes"]), -1)
     weight = weight.astype("f4") * tensors.get("head.scales", np.ones(1, "f4"))[:, None]
     return delta, weight, tensors["head.bias"], header, sections
+
+
+def labels_of(logits, header):
+    """The labels of a picture with logits `(classes,)`: of version 4 all above their threshold, else the likeliest."""
+    has = 1 / (1 + np.exp(-logits)) > header["thresholds"] if "thresholds" in header else logits == logits.max()
+    return [name for name, its in zip(header["classes"], has, strict=True) if its]
 
 
 def tensor(data, dtype, shape, data_offsets):

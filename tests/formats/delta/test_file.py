@@ -7,6 +7,7 @@ import tracemalloc
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_args
 
 import numpy as np
@@ -38,6 +39,7 @@ from fewshot_cli.formats.delta.file import (
     delta_bytes,
     head_as_stored,
     head_bytes,
+    read_any_delta_file,
     read_delta_file,
     values_of,
     write_delta_file,
@@ -46,6 +48,7 @@ from fewshot_cli.formats.delta.header import GraftFacts
 from fewshot_cli.formats.delta.rounding import BITS, Values
 from fewshot_cli.formats.delta.sections import KeptGraft, KeptHead, KeptSupport
 from fewshot_cli.formats.kinds import metadata_of
+from fewshot_cli.jobs.classify.prediction.rows import label_set
 
 CLASSES = ("--x", "café", "[bold]", "قط")
 SHAPES = {
@@ -310,10 +313,15 @@ def changes(draw, name: str) -> Change:
 
 def reference_reader() -> Callable[[Path], tuple[Any, ...]]:
     """`read_delta` of the documentation."""
+    return reference().read_delta
+
+
+def reference() -> ModuleType:
+    """The documentation's module."""
     spec = importlib.util.spec_from_file_location("read_delta", DOCS / "read_delta.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.read_delta
+    return module
 
 
 def check_reference(path: Path, found: DeltaFile) -> None:
@@ -353,6 +361,24 @@ def test_the_reference_reader_reads_the_sections_of_version_3(path, is_transduct
         assert weight is None and bias is None and read["transductive"] == {"settings": {"name": "tim"}, "factor": 2.0}
     else:
         assert np.array_equal(weight, HEAD.weight.numpy()) and read["transductive"] is None
+
+
+def test_the_reference_reader_reads_the_thresholds_of_version_4(path):
+    rng = torch.Generator().manual_seed(0)
+    wanted = header({}).model_copy(update={"unit_norm": False})
+    thresholds = tuple((0.2 + 0.6 * torch.rand(len(HEAD.weight), generator=rng)).tolist())
+    write_delta_file(path, wanted, {}, HEAD, "float16", "float32", thresholds=thresholds)
+    delta, weight, bias, read, sections = reference_reader()(path)
+    assert metadata_of(path)["version"] == "4" and not delta and not sections
+    assert tuple(read["thresholds"]) == thresholds == read_any_delta_file(path).thresholds
+    features = torch.randn(200, HEAD.dim, generator=rng)
+    logits = features.numpy() @ weight.T + bias
+    found = [tuple(reference().labels_of(row, read)) for row in logits]
+    probabilities = Head(HEAD.weight, HEAD.bias, unit_norm=False).logits(features).sigmoid()
+    assert found == [label_set(read["classes"], row, thresholds)[0] for row in probabilities]
+    assert {len(labels) for labels in found} >= {0, 1, 2}
+    one = {name: value for name, value in read.items() if name != "thresholds"}
+    assert reference().labels_of(logits[0], one) == [read["classes"][int(logits[0].argmax())]]
 
 
 def test_the_reference_reader_is_short():
