@@ -366,15 +366,16 @@ def test_the_reference_reader_reads_the_sections_of_version_3(path, is_transduct
 def test_the_reference_reader_reads_the_thresholds_of_version_4(path):
     rng = torch.Generator().manual_seed(0)
     wanted = header({}).model_copy(update={"unit_norm": False})
+    head = Head(torch.randn(HEAD.weight.shape, generator=rng), torch.zeros(len(HEAD.weight)), unit_norm=False)
     thresholds = tuple((0.2 + 0.6 * torch.rand(len(HEAD.weight), generator=rng)).tolist())
-    write_delta_file(path, wanted, {}, HEAD, "float16", "float32", thresholds=thresholds)
+    write_delta_file(path, wanted, {}, head, "float16", "float32", thresholds=thresholds)
     delta, weight, bias, read, sections = reference_reader()(path)
     assert metadata_of(path)["version"] == "4" and not delta and not sections
     assert tuple(read["thresholds"]) == thresholds == read_any_delta_file(path).thresholds
     features = torch.randn(200, HEAD.dim, generator=rng)
     logits = features.numpy() @ weight.T + bias
     found = [tuple(reference().labels_of(row, read)) for row in logits]
-    probabilities = Head(HEAD.weight, HEAD.bias, unit_norm=False).logits(features).sigmoid()
+    probabilities = head.logits(features).sigmoid()
     assert found == [label_set(read["classes"], row, thresholds)[0] for row in probabilities]
     assert {len(labels) for labels in found} >= {0, 1, 2}
     one = {name: value for name, value in read.items() if name != "thresholds"}
