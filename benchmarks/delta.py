@@ -46,7 +46,7 @@ from fewshot_cli.engine.model.model import Model
 from fewshot_cli.engine.model.timm_models import build_backbone
 from fewshot_cli.formats.delta.file import BaseFacts, Expected, Header, Provenance, read_delta_file, write_delta_file
 from fewshot_cli.formats.delta.rounding import Values
-from fewshot_cli.jobs.classify.prediction.looks import swapping_looks
+from fewshot_cli.jobs.classify.prediction.extractors import swapping_extractors
 from fewshot_cli.jobs.models.adapted import adapted_of
 
 BACKBONES = ("vit_small_patch16_224", "vit_base_patch16_224")
@@ -344,11 +344,11 @@ class Bench:
         """A batch under each of the files, and as many times under one of them."""
         backbone = build_backbone(self.name, self.module.state_dict())
         models = {str(file): Model(backbone, adapted_of(read_delta_file(file), file)) for file in files}
-        looks = list(swapping_looks(backbone, models).values())
+        extractors = list(swapping_extractors(backbone, models).values())
         pictures = torch.randint(0, 256, (batch, 3, 224, 224), dtype=torch.uint8)
         return {
-            "three": Contestant(lambda: [look(pictures) for look in looks]),
-            "one": Contestant(lambda: [looks[0](pictures) for _ in looks]),
+            "three": Contestant(lambda: [extractor(pictures) for extractor in extractors]),
+            "one": Contestant(lambda: [extractors[0](pictures) for _ in extractors]),
         }
 
 

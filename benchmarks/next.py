@@ -65,7 +65,7 @@ def variance(known: Tensor, pool: Tensor, probabilities: Tensor, count: int) -> 
 
 def next_(known: Tensor, pool: Tensor, probabilities: Tensor, count: int) -> list[int]:
     """What `fewshot next` picks."""
-    return [lesson.row for lesson in lessons(known, pool, probabilities, count)]
+    return [picture.row for picture in lessons(known, pool, probabilities, count)]
 
 
 def unsure(probabilities: Tensor) -> Tensor:

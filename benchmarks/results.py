@@ -30,7 +30,7 @@ from tiny_clip_table import section as tiny_clip_section
 from fewshot_cli.engine.trust.significance import mean_interval
 from fewshot_cli.images.sources.dataset import read_datasets
 from fewshot_cli.jobs.benchmark.aggregate import summarised
-from fewshot_cli.jobs.benchmark.episode_runner import Ground, answer_block
+from fewshot_cli.jobs.benchmark.episode_runner import EpisodeSource, answer_block
 from fewshot_cli.jobs.benchmark.protocols import pool_of, protocols
 from fewshot_cli.jobs.data import load_data
 from fewshot_cli.jobs.models.backbones import Source, load_backbone
@@ -124,11 +124,11 @@ def against_reference() -> list[dict[str, Any]]:
                         read_datasets(SHARED / "data" / name)[0], backbone_, FeatureCache(), False, Unseen()
                     )
                     (protocol,) = protocols({"name": "fixed", "shots": shots, "queries": 10})
-                    ground = Ground(
+                    source = EpisodeSource(
                         pool_of(data.dataset, data.labels), protocol, (name,), backbone_, data.features, data.images, ""
                     )
                     accuracies = [
-                        a for start in range(0, 300, 50) for a in answer_block(method, ground, 0, start)[0]["accuracy"]
+                        a for start in range(0, 300, 50) for a in answer_block(method, source, 0, start)[0]["accuracy"]
                     ]
                     found = mean_interval(accuracies)
                     row |= {how: round(100 * found.mean, 1), f"{how}_ci95": round(100 * (found.ci95 or 0), 1)}

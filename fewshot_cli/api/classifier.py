@@ -13,7 +13,7 @@ from fewshot_cli.api.asked import AnyPath, means_of
 from fewshot_cli.images.sources.in_memory import Labelled, Picture, labelled_pictures, stored_pictures
 from fewshot_cli.jobs.classify.evaluate import evaluated
 from fewshot_cli.jobs.classify.predict import answered
-from fewshot_cli.jobs.classify.prediction.looks import probabilities_of
+from fewshot_cli.jobs.classify.prediction.extractors import probabilities_of
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.interop.export import Format
 from fewshot_cli.jobs.interop.export import export as export_job

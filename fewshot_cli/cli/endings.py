@@ -17,7 +17,7 @@ from fewshot_cli.errors import FewshotError, Terminated
 INTERRUPTED, TERMINATED = 130, 143
 """As shells count: 128 and the number of the signal."""
 
-Seen = dict[Path, tuple[int, int, int]]
+FileStates = dict[Path, tuple[int, int, int]]
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def told(error: FewshotError) -> int:
     return error.exit_code
 
 
-def stopped(stop: KeyboardInterrupt, outputs: Seen, given: Mapping[str, Any]) -> int:
+def stopped(stop: KeyboardInterrupt, outputs: FileStates, given: Mapping[str, Any]) -> int:
     """Prints what a signal left behind, and gives the exit code. `outputs` are those that were there before."""
     word = "Terminated" if isinstance(stop, Terminated) else "Interrupted"
     with suppress(OSError):
@@ -54,10 +54,10 @@ def stopped(stop: KeyboardInterrupt, outputs: Seen, given: Mapping[str, Any]) ->
     return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
 
 
-def outputs_of(given: Mapping[str, Any]) -> Seen:
+def outputs_of(given: Mapping[str, Any]) -> FileStates:
     """The outputs among a command's parameters that are there, and the records beside them, as they are now."""
     named = [value for name, value in given.items() if name in OUTPUTS and isinstance(value, Path)]
-    found: Seen = {}
+    found: FileStates = {}
     for path in (file for output in named for file in (output, Path(f"{output}.run.json"))):
         with suppress(OSError, ValueError):
             status = path.stat()
@@ -65,7 +65,7 @@ def outputs_of(given: Mapping[str, Any]) -> Seen:
     return found
 
 
-def _left(before: Seen, now: Seen) -> str:
+def _left(before: FileStates, now: FileStates) -> str:
     written = [path for path, status in now.items() if before.get(path) != status]
     if any(path.is_dir() for path in written):
         return f"{', '.join(str(path) for path in written if path.is_dir())} holds only what was done until then."

@@ -29,13 +29,13 @@ MOST_WAITING = 4096  # pictures whose features are known, behind one whose are n
 
 
 Features: TypeAlias = npt.NDArray[np.float32]
-Look: TypeAlias = Callable[[Tensor], Tensor]
-"""A way of seeing: from uint8 pictures `(n, 3, height, width)` to features `(n, dim)`."""
+FeatureExtractor: TypeAlias = Callable[[Tensor], Tensor]
+"""From uint8 pictures `(n, 3, height, width)` to features `(n, dim)`."""
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
-    """What each look sees in one picture, by the look's name, and the hash of its content; or why there is nothing."""
+class PictureFeatures:
+    """The features of one picture by the extractor's name, and the hash of its content; or why it can't be read."""
 
     content: str = ""
     features: Mapping[str, Features] = field(default_factory=dict)
@@ -61,22 +61,22 @@ def embed(
     stored: Sequence[Stored],
     cache: FeatureCache,
     progress: Progress,
-    look: Look | None = None,
+    extractor: FeatureExtractor | None = None,
     name: str = "",
     decode: bool = False,
     what: str = "looking at images",
 ) -> Embedded:
-    """What the backbone sees in the pictures, or the `look` of another model on it, where there is one.
+    """The backbone's features of the pictures, or those of the `extractor` of another model on it.
 
     `name` is that model's: the digest of the delta file it comes from. A picture whose content the cache knows
     under this model is read, but neither decoded nor embedded; with `decode` all are decoded now, while progress is
     shown, since the pictures themselves are going to be asked for.
     """
-    looks = {name: look or backbone.frozen_features}
+    extractors = {name: extractor or backbone.frozen_features}
     gallery = Gallery(backbone.preprocessing, cache.pictures)
     rows: list[Features] = []
     readable, contents, problems = [], [], {}
-    seen = seen_by_each(backbone, stored, cache, progress, looks, gallery if decode else None, what)
+    seen = features_by_each(backbone, stored, cache, progress, extractors, gallery if decode else None, what)
     for place, one in enumerate(seen):
         if one.problem is not None:
             problems[place] = one.problem
@@ -90,31 +90,31 @@ def embed(
     return Embedded(features.to(backbone.device), readable, contents, problems, pictures)
 
 
-def seen_by_each(
+def features_by_each(
     backbone: Backbone,
     stored: Sequence[Stored],
     cache: FeatureCache,
     progress: Progress,
-    looks: Mapping[str, Look],
+    extractors: Mapping[str, FeatureExtractor],
     gallery: Gallery | None = None,
     what: str = "looking at images",
-) -> Iterator[Seen]:
-    """What each of the `looks` sees in each picture, in order, as it comes; "" names the look of the frozen backbone.
+) -> Iterator[PictureFeatures]:
+    """The features of each picture by each of the `extractors`, in order, as they come; "" names the frozen backbone's.
 
-    A picture is read once, decoded if the cache lacks any look's features of its content, and every chunk of pictures
-    is seen by all looks before the next is decoded; each sees only what the cache lacks of it. What is decoded joins
-    the `gallery`, and with it so is what it lacks.
+    A picture is read once, and decoded if the cache lacks any features of its content. Every chunk of pictures goes
+    through all extractors before the next is decoded, and through each only what the cache lacks. What is decoded
+    joins the `gallery`; with a gallery, what that lacks is decoded, too.
     """
-    sight = _Sight(backbone, cache, looks, gallery)
+    extraction = _Extraction(backbone, cache, extractors, gallery)
     done = 0
     with progress.track(what) as advance:
         try:
-            for some in sight.seen(_fetched(sight.fetched, stored, backbone)):
+            for some in extraction.seen(_fetched(extraction.fetched, stored, backbone)):
                 done += len(some)
                 advance(done, len(stored))
                 yield from some
         finally:
-            sight.keep()
+            extraction.keep()
             cache.close()
 
 
@@ -154,15 +154,19 @@ def _fetched(fetch: Callable[[Stored], _Fetched], stored: Sequence[Stored], back
         yield from list(in_order(fetch, stored[start : start + DECODE_AT_ONCE]))
 
 
-class _Sight:
-    """The looks of one run: what they know already, and what they have seen since it was last kept."""
+class _Extraction:
+    """The extractors of one run, what the cache has of each, and features that were not written to it yet."""
 
     def __init__(
-        self, backbone: Backbone, cache: FeatureCache, looks: Mapping[str, Look], gallery: Gallery | None
+        self,
+        backbone: Backbone,
+        cache: FeatureCache,
+        extractors: Mapping[str, FeatureExtractor],
+        gallery: Gallery | None,
     ) -> None:
-        self.backbone, self.cache, self.looks, self.gallery = backbone, cache, looks, gallery
-        self.models = {name: model_key(backbone, name) for name in looks}
-        self.fresh: dict[str, dict[str, Features]] = {name: {} for name in looks}
+        self.backbone, self.cache, self.extractors, self.gallery = backbone, cache, extractors, gallery
+        self.models = {name: model_key(backbone, name) for name in extractors}
+        self.fresh: dict[str, dict[str, Features]] = {name: {} for name in extractors}
 
     def fetched(self, stored: Stored) -> _Fetched:
         """What is known of the picture, decoded if that is not all that is wanted; called by threads."""
@@ -170,14 +174,14 @@ class _Sight:
         try:
             read = stored.read()
             content, known = read.hash, self._known(read.hash)
-            needed = len(known) < len(self.looks) or (self.gallery is not None and not self.gallery.has(content))
+            needed = len(known) < len(self.extractors) or (self.gallery is not None and not self.gallery.has(content))
             return _Fetched(content, known, read.picture(self.backbone.preprocessing) if needed else None)
         except ImageError as error:
             # The traceback would keep the half-read picture alive for as long as the error is listed.
             return _Fetched(content, known, None, error.with_traceback(None))
 
-    def seen(self, fetched: Iterator[_Fetched]) -> Iterator[list[Seen]]:
-        """What the looks see, some pictures at a time."""
+    def seen(self, fetched: Iterator[_Fetched]) -> Iterator[list[PictureFeatures]]:
+        """The features by all extractors, some pictures at a time."""
         waiting: list[_Fetched] = []
         chunk: dict[str, _Fetched] = {}
         for one in fetched:
@@ -185,13 +189,13 @@ class _Sight:
             if one.picture is not None:
                 if self.gallery is not None:
                     self.gallery.add(one.content, one.picture)
-                if len(one.known) < len(self.looks):
+                if len(one.known) < len(self.extractors):
                     chunk[one.content] = one
             if not chunk or len(chunk) >= self.backbone.chunk or len(waiting) == MOST_WAITING:
-                yield self._looked(waiting, chunk)
+                yield self._extracted(waiting, chunk)
                 waiting, chunk = [], {}
         if waiting:
-            yield self._looked(waiting, chunk)
+            yield self._extracted(waiting, chunk)
 
     def keep(self) -> None:
         """Writes what is new to the cache."""
@@ -209,17 +213,17 @@ class _Sight:
                 known[name] = found
         return known
 
-    def _looked(self, waiting: Sequence[_Fetched], chunk: Mapping[str, _Fetched]) -> list[Seen]:
-        """What all looks see in those that wait, of which the `chunk` has what some look has not seen."""
+    def _extracted(self, waiting: Sequence[_Fetched], chunk: Mapping[str, _Fetched]) -> list[PictureFeatures]:
+        """The features of the pictures that wait; the `chunk` has those of which some extractor lacks them."""
         new: dict[str, dict[str, Features]] = {}
-        for name, look in self.looks.items():
+        for name, extractor in self.extractors.items():
             unseen = {content: one.picture for content, one in chunk.items() if name not in one.known}
-            new[name] = _features(self.backbone, unseen, look) if unseen else {}
+            new[name] = _features(self.backbone, unseen, extractor) if unseen else {}
             self.fresh[name] |= new[name]
         seen = [
-            Seen(problem=one.problem)
+            PictureFeatures(problem=one.problem)
             if one.problem
-            else Seen(
+            else PictureFeatures(
                 one.content, {name: one.known[name] if name in one.known else new[name][one.content] for name in new}
             )
             for one in waiting
@@ -229,11 +233,13 @@ class _Sight:
         return seen
 
 
-def _features(backbone: Backbone, pictures: Mapping[str, Pixels | None], look: Look) -> dict[str, Features]:
+def _features(
+    backbone: Backbone, pictures: Mapping[str, Pixels | None], extractor: FeatureExtractor
+) -> dict[str, Features]:
     batch = torch.from_numpy(np.stack(list(pictures.values())))  # type: ignore[arg-type]
     # The last bits of a feature depend on how many pictures go through at once. On a CPU it is always as many, so that
     # what the cache knows already changes no bit; a GPU promises none, and a picture on its own is only made two.
     missing = max(0, (backbone.chunk if backbone.embedding_device.type == "cpu" else 2) - len(batch))
     filled = torch.cat([batch, batch[-1:].expand(missing, -1, -1, -1)])
-    features = look(filled)[: len(batch)].cpu().numpy()
+    features = extractor(filled)[: len(batch)].cpu().numpy()
     return dict(zip(pictures, features, strict=True))

@@ -17,7 +17,7 @@ from fewshot_cli.images.image_ref import Content, StoredFile
 from fewshot_cli.images.sources.dataset import read_datasets
 from fewshot_cli.jobs import features, pictures
 from fewshot_cli.jobs.data import load_data
-from fewshot_cli.jobs.features import embed, seen_by_each
+from fewshot_cli.jobs.features import embed, features_by_each
 from fewshot_cli.jobs.progress import Unseen
 from fewshot_cli.storage import store
 from fewshot_cli.storage.feature_cache import FeatureCache, NoCache
@@ -88,13 +88,13 @@ def test_the_rest_of_a_pass_is_filled_up_by_nothing_on_other_devices(vit):
 
     asked: list[int] = []
 
-    def look(batch: torch.Tensor) -> torch.Tensor:
+    def extractor(batch: torch.Tensor) -> torch.Tensor:
         asked.append(len(batch))
         return torch.zeros(len(batch), 4)
 
     some = {str(i): np.zeros((3, 4, 4), np.uint8) for i in range(70)}
-    features._features(Elsewhere(), some, look)  # type: ignore[arg-type]
-    features._features(Elsewhere(), {"0": some["0"]}, look)  # type: ignore[arg-type]
+    features._features(Elsewhere(), some, extractor)  # type: ignore[arg-type]
+    features._features(Elsewhere(), {"0": some["0"]}, extractor)  # type: ignore[arg-type]
     assert asked == [70, 2]
 
 
@@ -147,7 +147,7 @@ def test_copies_and_unreadable_files_are_told_apart(photos, vit, passes):
 def test_what_is_seen_comes_before_all_is_read(tmp_path, vit, opened):
     write_folder(tmp_path, ("cat", "key", "fish"), 50, seed=0, size=32)
     stored = files(tmp_path)
-    stream = seen_by_each(vit, stored, NoCache(), Unseen(), {"": vit.frozen_features})
+    stream = features_by_each(vit, stored, NoCache(), Unseen(), {"": vit.frozen_features})
     next(stream)
     assert len(opened) <= 2 * features.DECODE_AT_ONCE < len(stored)
     stream.close()
@@ -155,7 +155,7 @@ def test_what_is_seen_comes_before_all_is_read(tmp_path, vit, opened):
 
 def test_an_interrupted_run_has_kept_what_it_saw(drawn, vit, passes):
     cache = FeatureCache()
-    stream = seen_by_each(vit, files(drawn) * 8, cache, Unseen(), {"": vit.frozen_features})
+    stream = features_by_each(vit, files(drawn) * 8, cache, Unseen(), {"": vit.frozen_features})
     next(stream)
     stream.close()
     passes.clear()

@@ -328,15 +328,15 @@ def test_an_episode_is_what_adapting_to_it_gives(kind, banks, asked, run, source
         tuple(read_datasets(day)), protocols({"name": "fixed", "way": 3, "shots": 2, "queries": 3}), 2, 0
     )
     (job,), _ = _jobs({"only": recipe}, question, Means(source, CPU, NoCache(), Unseen(), Processes()))
-    ground, start = job.ground, job.start
+    source, start = job.source, job.start
     for number in range(2):
-        (session,) = ground.episodes(0, [number])[0].sessions
-        images = ground.images[torch.from_numpy(session.support)]
+        (session,) = source.episodes(0, [number])[0].sessions
+        images = source.images[torch.from_numpy(session.support)]
         labels = torch.from_numpy(session.support_labels)
         support = Support(images, labels, start.backbone.frozen_features(images), 3)
         adapted = start.learner.adapt(start.backbone, support, Run())
         weights = merge(start.base.params, plus(start.delta, adapted.delta))
-        asked_about = start.base.frozen_features(ground.images[torch.from_numpy(session.query)], weights)
+        asked_about = start.base.frozen_features(source.images[torch.from_numpy(session.query)], weights)
         probabilities = adapted.head.logits(asked_about).log_softmax(1)
         truth = torch.from_numpy(session.query_labels)
         expected = -probabilities[torch.arange(len(truth)), truth].mean()

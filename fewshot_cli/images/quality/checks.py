@@ -13,7 +13,7 @@ from fewshot_cli.images.decode import orientation, upright_rgb
 from fewshot_cli.images.depth import Levels
 from fewshot_cli.images.image_error import DAMAGE, BadFile, ImageError
 from fewshot_cli.images.prefetch import in_order
-from fewshot_cli.images.quality.near_duplicates import Look, Looks, look
+from fewshot_cli.images.quality.near_duplicates import PictureSignature, SignatureIndex, signature
 from fewshot_cli.images.sources.class_folders import Folder, Item, name_is_text
 
 Severity = Literal["error", "skipped", "warning", "note"]
@@ -86,13 +86,13 @@ def checkup(folder: Folder, progress: Callable[[int, int], None] = lambda done, 
     """The findings in a folder, what stops `adapt` first; `progress` is told how many of how many files are done."""
     visits: list[_Visit] = []
     pictures = _Pictures()
-    with Looks() as looks:
+    with SignatureIndex() as signatures:
         for visit, seen in in_order(_visit, folder.items):
             visits.append(visit)
             if seen is not None and pictures.first(visit):
-                looks.add(seen)
+                signatures.add(seen)
             progress(len(visits), len(folder.items))
-        near = looks.copies()
+        near = signatures.copies()
     findings = [finding for visit in visits for finding in visit.findings]
     findings += _same_bytes(visits)
     findings += pictures.same(near)
@@ -122,7 +122,7 @@ class _Visit:
     digest: str = ""
 
 
-def _visit(item: Item) -> tuple[_Visit, Look | None]:
+def _visit(item: Item) -> tuple[_Visit, PictureSignature | None]:
     try:
         content = item.stored.read()
         with content.opened() as image:
@@ -134,7 +134,7 @@ def _visit(item: Item) -> tuple[_Visit, Look | None]:
                 findings = [finding for finding in findings if finding.kind != "sixteen-bit"]
                 findings.append(_rescaled(item, small.levels))
             findings += _content_findings(item, image)
-        return _Visit(item, findings, content.hash), look(small.image)
+        return _Visit(item, findings, content.hash), signature(small.image)
     except ImageError as error:
         return _Visit(item, [Finding(item.path, item.label, error.kind, error.reason, error.remedy)]), None
 

@@ -29,7 +29,7 @@ CHUNK = 512  # pairs of thumbnails compared at once: a few tens of MB, however m
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class PictureSignature:
     """What is kept of a picture to find its copies: `grey` (32, 32) blurred, `hash` (63,) of ±1, mean `colour` (3,)."""
 
     grey: Floats
@@ -37,41 +37,43 @@ class Look:
     colour: Floats
 
 
-def look(image: Image.Image) -> Look:
-    """The Look of an RGB picture of any size."""
+def signature(image: Image.Image) -> PictureSignature:
+    """The signature of an RGB picture of any size."""
     thumbnail = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR), dtype=np.float32)
     grey = thumbnail @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     waves = (_COSINES @ grey @ _COSINES.T).ravel()[1:]
-    return Look(_blurred(grey), np.where(waves > np.median(waves), 1, -1).astype(np.float32), thumbnail.mean((0, 1)))
+    return PictureSignature(
+        _blurred(grey), np.where(waves > np.median(waves), 1, -1).astype(np.float32), thumbnail.mean((0, 1))
+    )
 
 
-def copies(looks: Iterable[Look]) -> list[tuple[int, int]]:
-    """The pairs i < j of pictures that show the same, sorted; see `Looks.copies`."""
-    with Looks() as kept:
-        for one in looks:
+def copies(signatures: Iterable[PictureSignature]) -> list[tuple[int, int]]:
+    """The pairs i < j of pictures that show the same, sorted; see `SignatureIndex.copies`."""
+    with SignatureIndex() as kept:
+        for one in signatures:
             kept.add(one)
         return kept.copies()
 
 
-class Looks:
-    """The looks of many pictures, to find copies among: 20 bytes each in memory, and thumbnails in a temporary file."""
+class SignatureIndex:
+    """The signatures of many pictures, to find copies: 20 bytes each in memory, thumbnails in a temporary file."""
 
     def __init__(self) -> None:
         self._hashes = array("Q")
         self._colours = array("f")
         self._file = TemporaryFile(prefix="fewshot-")  # noqa: SIM115  closed by __exit__
 
-    def __enter__(self) -> "Looks":
+    def __enter__(self) -> "SignatureIndex":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def add(self, look: Look) -> None:
+    def add(self, signature: PictureSignature) -> None:
         """One more."""
-        self._hashes.append(int.from_bytes(np.packbits(look.hash > 0).tobytes(), "big"))
-        self._colours.extend(look.colour.tolist())
-        self._file.write(np.rint(look.grey * KEPT).astype(np.uint16).tobytes())
+        self._hashes.append(int.from_bytes(np.packbits(signature.hash > 0).tobytes(), "big"))
+        self._colours.extend(signature.colour.tolist())
+        self._file.write(np.rint(signature.grey * KEPT).astype(np.uint16).tobytes())
 
     def copies(self) -> list[tuple[int, int]]:
         """The pairs i < j of pictures that show the same, sorted.

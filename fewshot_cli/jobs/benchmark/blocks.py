@@ -7,7 +7,7 @@ from typing import Any
 
 from fewshot_cli.engine.data.episode_samplers import all_alike
 from fewshot_cli.engine.distributed import Processes
-from fewshot_cli.jobs.benchmark.episode_runner import METRICS, Ground, answer_block, block_size
+from fewshot_cli.jobs.benchmark.episode_runner import METRICS, EpisodeSource, answer_block, block_size
 from fewshot_cli.jobs.initialisation import Start
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.storage.episode_journal import Journal, Known, Results, blocks_of, episodes_in, longest, read_run
@@ -15,14 +15,14 @@ from fewshot_cli.storage.episode_journal import Journal, Known, Results, blocks_
 
 @dataclass(frozen=True)
 class Job:
-    """One recipe on one ground, in so many episodes; `key` names everything that decides what it finds.
+    """One recipe on the episodes of one source, so many of them; `key` names everything that decides what it finds.
 
     The key has two parts with a dot between: what is asked, and the circumstances under which it is answered.
     """
 
     name: str
     start: Start
-    ground: Ground
+    source: EpisodeSource
     key: str
     seed: int
     asked: int
@@ -30,11 +30,11 @@ class Job:
     @property
     def episodes(self) -> int:
         """How many episodes; one where all hold the same images, of which more would say no more."""
-        return 1 if all_alike(self.ground.protocol, self.ground.pool) else self.asked
+        return 1 if all_alike(self.source.protocol, self.source.pool) else self.asked
 
     @property
     def size(self) -> int:
-        return block_size(self.start.learner, self.ground)
+        return block_size(self.start.learner, self.source)
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """The number of the first episode of each block, and how many of it are wanted."""
@@ -70,7 +70,7 @@ def worked(
         share = units[processes.rank :: processes.world]
         with progress.track(f"{name}: episodes") as advance:
             for done, (job, start) in enumerate(share):
-                results = answer_block(job.start.learner, job.ground, job.seed, start)
+                results = answer_block(job.start.learner, job.source, job.seed, start)
                 mine.setdefault(job.key, {})[start] = results
                 if journal:
                     journal.write(job.key, start, results)
@@ -99,7 +99,7 @@ def kept(jobs: Sequence[Job], found: Known, former: Mapping[str, Any] | None) ->
     """
     wanted = {job.key: dict(job.blocks()) for job in jobs}
     replaced = {key.partition(".")[0] for key in wanted}
-    whose = _owners(former or {}) | {job.key: f"{job.name} on {', '.join(job.ground.rows)}" for job in jobs}
+    whose = _owners(former or {}) | {job.key: f"{job.name} on {', '.join(job.source.rows)}" for job in jobs}
     left: dict[str, Any] = {}
     for key, blocks in found.items():
         if key not in wanted and key.partition(".")[0] in replaced:

@@ -34,8 +34,8 @@ METRICS = ("accuracy", "balanced_accuracy", "ece", "nll", "seconds", "bytes")
 
 
 @dataclass(frozen=True)
-class Ground:
-    """A pool of pictures and the protocol that draws episodes from it: where methods meet.
+class EpisodeSource:
+    """What episodes are drawn from: a pool of pictures, the protocol that draws, and the backbone's features of both.
 
     `features` `(n, dim)` and `images` are what the backbone sees in the pool's pictures. `hash` names their contents.
     `delta` is how a bank has moved the backbone before any method does.
@@ -71,63 +71,63 @@ class Ground:
         return [self.protocol.episode(self.pool, seed, number) for number in numbers]
 
 
-def block_size(method: Learner, ground: Ground) -> int:
+def block_size(method: Learner, source: EpisodeSource) -> int:
     """How many episodes to do before they are written down. Always as many, since the last bits depend on it."""
-    one = asks_all(ground.protocol) or all_alike(ground.protocol, ground.pool)
+    one = asks_all(source.protocol) or all_alike(source.protocol, source.pool)
     return TASKS_AT_ONCE if method.head_only and not one else 1
 
 
-def answer_block(method: Learner, ground: Ground, seed: int, start: int) -> Results:
+def answer_block(method: Learner, source: EpisodeSource, seed: int, start: int) -> Results:
     """What the method achieves in the block of episodes that begins with number `start`, for each session."""
-    numbers = range(start, start + block_size(method, ground))
-    episodes = ground.episodes(seed, numbers)
+    numbers = range(start, start + block_size(method, source))
+    episodes = source.episodes(seed, numbers)
     if method.closed_form and len(episodes) > 1 and _of_one_shape(episodes):
-        return [_stacked(method.closed_form, ground, [episode.sessions[0] for episode in episodes])]
+        return [_stacked(method.closed_form, source, [episode.sessions[0] for episode in episodes])]
     runs = [Run(_seed(seed, number)) for number in numbers]
-    if isinstance(ground.protocol, BaseToNew):
-        answers = [_named(method, ground, episode, run) for episode, run in zip(episodes, runs, strict=True)]
-    elif isinstance(ground.protocol, Incremental) and method.growing:
-        answers = [_grown(method.growing, ground, episode) for episode in episodes]
+    if isinstance(source.protocol, BaseToNew):
+        answers = [_named(method, source, episode, run) for episode, run in zip(episodes, runs, strict=True)]
+    elif isinstance(source.protocol, Incremental) and method.growing:
+        answers = [_grown(method.growing, source, episode) for episode in episodes]
     else:
-        answers = [_learned(method, ground, episode, run) for episode, run in zip(episodes, runs, strict=True)]
+        answers = [_learned(method, source, episode, run) for episode, run in zip(episodes, runs, strict=True)]
     return [_columns(of_session) for of_session in zip(*answers, strict=True)]
 
 
-def _stacked(method: ClosedFormMethod, ground: Ground, sessions: Sequence[Session]) -> dict[str, list[float]]:
+def _stacked(method: ClosedFormMethod, source: EpisodeSource, sessions: Sequence[Session]) -> dict[str, list[float]]:
     """Many tasks of one shape at once; each takes its part of the time."""
     begin = time.perf_counter()
-    device = ground.features.device
+    device = source.features.device
     support, labels, query, answers = (
         torch.from_numpy(np.stack([getattr(session, part) for session in sessions])).to(device)
         for part in ("support", "support_labels", "query", "query_labels")
     )
     way = sessions[0].way
-    logits = logits_of_tasks(method, ground.features, support, labels, query, way)
+    logits = logits_of_tasks(method, source.features, support, labels, query, way)
     seconds = (time.perf_counter() - begin) / len(sessions)
-    head = method.head(ground.features[support[0]], labels[0], way)
+    head = method.head(source.features[support[0]], labels[0], way)
     measured = _measured(logits, answers, way)
-    constant = {"seconds": round(seconds, 6), "bytes": ground.bytes(Adapted({}, head))}
+    constant = {"seconds": round(seconds, 6), "bytes": source.bytes(Adapted({}, head))}
     return {name: values.tolist() for name, values in measured.items()} | {
         name: [value] * len(sessions) for name, value in constant.items()
     }
 
 
-def _learned(method: Learner, ground: Ground, episode: Episode, run: Run) -> list[dict[str, float]]:
+def _learned(method: Learner, source: EpisodeSource, episode: Episode, run: Run) -> list[dict[str, float]]:
     """What the first session teaches, asked about each; all queries of a session are asked about at once."""
     begin = time.perf_counter()
-    adapted = method.adapt(ground.backbone, _support(ground, episode, episode.sessions[0]), run)
+    adapted = method.adapt(source.backbone, _support(source, episode, episode.sessions[0]), run)
     spent = time.perf_counter() - begin
-    return [_asked(adapted, ground, session, time.perf_counter() - spent) for session in episode.sessions]
+    return [_asked(adapted, source, session, time.perf_counter() - spent) for session in episode.sessions]
 
 
-def _named(method: Learner, ground: Ground, episode: Episode, run: Run) -> list[dict[str, float]]:
+def _named(method: Learner, source: EpisodeSource, episode: Episode, run: Run) -> list[dict[str, float]]:
     """The session of the classes that are learned, that of those that are only named, and both in harmonic mean."""
     begin = time.perf_counter()
     base, new = episode.sessions
-    support, others = _support(ground, episode, base), _support(ground, episode, new)
-    learned, named = method.adapt_and_name(ground.backbone, support, others, run)
-    first = _asked(learned, ground, base, begin)
-    second = _asked(named, ground, new, time.perf_counter())
+    support, others = _support(source, episode, base), _support(source, episode, new)
+    learned, named = method.adapt_and_name(source.backbone, support, others, run)
+    first = _asked(learned, source, base, begin)
+    second = _asked(named, source, new, time.perf_counter())
     return [first, second, _both(first, second)]
 
 
@@ -139,54 +139,56 @@ def _both(base: Mapping[str, float], new: Mapping[str, float]) -> dict[str, floa
     return rounded | {"seconds": round(base["seconds"] + new["seconds"], 6), "bytes": base["bytes"]}
 
 
-def _support(ground: Ground, episode: Episode, session: Session) -> Support:
+def _support(source: EpisodeSource, episode: Episode, session: Session) -> Support:
     """What a session brings to learn from, with what a text tower is told of its classes."""
     classes = [int(c) for c in episode.classes_of(session)]
-    device = ground.features.device
+    device = source.features.device
     rows = torch.from_numpy(session.support)
     support = Support(
-        Chosen(ground.images, rows),
+        Chosen(source.images, rows),
         torch.from_numpy(session.support_labels).to(device),
-        ground.features[rows.to(device)],
+        source.features[rows.to(device)],
         session.way,
-        tuple(ground.pool.classes[c] for c in classes),
+        tuple(source.pool.classes[c] for c in classes),
     )
-    if ground.vectors is None:
+    if source.vectors is None:
         return support
-    return replace(support, texts=tuple(ground.texts[c] for c in classes), vectors=ground.vectors[classes])
+    return replace(support, texts=tuple(source.texts[c] for c in classes), vectors=source.vectors[classes])
 
 
-def _asked(adapted: Adapted, ground: Ground, session: Session, begin: float) -> dict[str, float]:
+def _asked(adapted: Adapted, source: EpisodeSource, session: Session, begin: float) -> dict[str, float]:
     """The figures of what was learned on the queries of a session."""
-    model, device = Model(ground.backbone, adapted), ground.features.device
+    model, device = Model(source.backbone, adapted), source.features.device
     query = torch.from_numpy(session.query)
     answers = torch.from_numpy(session.query_labels).to(device)
-    asked = Support(Chosen(ground.images, query), answers, ground.features[query.to(device)], session.way)
-    return _answered(adapted, model.logits_of(asked), ground, session, begin)
+    asked = Support(Chosen(source.images, query), answers, source.features[query.to(device)], session.way)
+    return _answered(adapted, model.logits_of(asked), source, session, begin)
 
 
-def _grown(method: GrowingMethod, ground: Ground, episode: Episode) -> list[dict[str, float]]:
+def _grown(method: GrowingMethod, source: EpisodeSource, episode: Episode) -> list[dict[str, float]]:
     """Session by session; the images of earlier ones are never looked at again."""
-    moments = Moments.none(ground.features.shape[1])
+    moments = Moments.none(source.features.shape[1])
     found = []
     for session in episode.sessions:
         begin = time.perf_counter()
-        features = ground.features[torch.from_numpy(session.support)].cpu()
+        features = source.features[torch.from_numpy(session.support)].cpu()
         moments = moments.add(features, torch.from_numpy(session.support_labels), session.way)
-        head = method.grown_head(moments).to(ground.features.device)
-        model = Model(ground.backbone, Adapted({}, head))
-        logits = model.answers(ground.features[torch.from_numpy(session.query)])
-        found.append(_answered(model.adapted, logits, ground, session, begin))
+        head = method.grown_head(moments).to(source.features.device)
+        model = Model(source.backbone, Adapted({}, head))
+        logits = model.answers(source.features[torch.from_numpy(session.query)])
+        found.append(_answered(model.adapted, logits, source, session, begin))
     return found
 
 
-def _answered(adapted: Adapted, logits: Tensor, ground: Ground, session: Session, begin: float) -> dict[str, float]:
+def _answered(
+    adapted: Adapted, logits: Tensor, source: EpisodeSource, session: Session, begin: float
+) -> dict[str, float]:
     labels = torch.from_numpy(session.query_labels).to(logits.device)
     measured = _measured(logits[None], labels[None], session.way)
     seconds = time.perf_counter() - begin
     return {name: float(values) for name, values in measured.items()} | {
         "seconds": round(seconds, 6),
-        "bytes": ground.bytes(adapted),
+        "bytes": source.bytes(adapted),
     }
 
 

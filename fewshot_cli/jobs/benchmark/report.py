@@ -42,7 +42,7 @@ def compared(
         split=question.split,
         transductive=tuple(name for name, recipe in recipes.items() if recipe.is_transductive),
         recipes={name: recipe.model_dump() for name, recipe in recipes.items()},
-        fingerprints={job.ground.backbone.name: job.ground.backbone.fingerprint for job in jobs},
+        fingerprints={job.source.backbone.name: job.source.backbone.fingerprint for job in jobs},
         banks={job.start.recipe.bank: job.start.bank for job in jobs if job.start.recipe.bank and job.start.bank},
         data={name: _facts(part) for name, part in data.items()},
         rows=measured.rows,
@@ -80,19 +80,19 @@ def _measured(jobs: Sequence[Job], found: Known) -> _Measured:
     rows: dict[str, Row] = {}
     for job in jobs:
         sessions = told(job, found)
-        shots = getattr(job.ground.protocol, "shots", None)
-        groups = query_groups(job.ground.protocol, job.ground.pool)
-        for number, (row, values) in enumerate(zip(job.ground.rows, sessions, strict=True)):
+        shots = getattr(job.source.protocol, "shots", None)
+        groups = query_groups(job.source.protocol, job.source.pool)
+        for number, (row, values) in enumerate(zip(job.source.rows, sessions, strict=True)):
             results[job.name][row] = values
             keys[job.name][row] = job.key
             rows[row] = Row(
                 name=row,
-                data=job.ground.pool.name,
+                data=job.source.pool.name,
                 shots=shots if isinstance(shots, int) else None,
                 session=number if len(sessions) > 1 and not groups else None,
                 group=groups[number].name if groups else None,
                 beside=bool(groups) and groups[number].beside,
-                skipped=tuple(Skipped(**item) for item in job.ground.left_out),
+                skipped=tuple(Skipped(**item) for item in job.source.left_out),
             )
     return _Measured(tuple(rows.values()), results, keys)
 
@@ -123,5 +123,5 @@ def _one_or_each(by_recipe: dict[str, Any]) -> Any:
 
 def _pixels(job: Job) -> int | list[int]:
     """The sides of a picture as the recipe's backbone sees it; one number where it is a square."""
-    height, width = job.ground.backbone.preprocessing.size
+    height, width = job.source.backbone.preprocessing.size
     return height if height == width else [height, width]

@@ -21,7 +21,7 @@ from fewshot_cli.formats.kinds import DELTA as DELTA_FILE
 from fewshot_cli.images.sources.class_names import descriptions
 from fewshot_cli.images.sources.dataset import Dataset
 from fewshot_cli.jobs.benchmark.blocks import Job, kept, known_blocks, worked
-from fewshot_cli.jobs.benchmark.episode_runner import Ground
+from fewshot_cli.jobs.benchmark.episode_runner import EpisodeSource
 from fewshot_cli.jobs.benchmark.protocols import check_data, check_learner, pool_of
 from fewshot_cli.jobs.benchmark.report import compared
 from fewshot_cli.jobs.claim import claimed
@@ -101,30 +101,30 @@ def _check_output(output: Path) -> None:
 
 
 def _jobs(recipes: Mapping[str, Recipe], question: Question, means: Means) -> tuple[list[Job], dict[str, Data]]:
-    """Each recipe on each ground, and the data sets as the last backbone sees them."""
+    """Each recipe on the episodes of each source, and the data sets as the last backbone sees them."""
     starts = Starts(means.source, means.device)
     begun = {name: starts.of(recipe) for name, recipe in recipes.items()}
     pictures = any(start.learner.head_only is None for start in begun.values())
     circumstances = _circumstances(means)
-    grounds: dict[str, list[Ground]] = {}
+    sources: dict[str, list[EpisodeSource]] = {}
     data: dict[str, Data] = {}
     jobs = []
     for name, start in begun.items():
         which = f"{model_key(start.backbone, '')} {start.recipe.template}"
-        if which not in grounds:
+        if which not in sources:
             data = {
                 dataset.name: load_data(dataset, start.backbone, means.cache, pictures, means.progress)
                 for dataset in question.datasets
             }
-            grounds[which] = list(_grounds(question, data, start))
-        for ground in grounds[which]:
-            check_learner(name, start.learner, ground.protocol)
-            key = _key(start, ground, question.seed, circumstances)
-            jobs.append(Job(name, start, ground, key, question.seed, question.episodes))
+            sources[which] = list(_sources(question, data, start))
+        for source in sources[which]:
+            check_learner(name, start.learner, source.protocol)
+            key = _key(start, source, question.seed, circumstances)
+            jobs.append(Job(name, start, source, key, question.seed, question.episodes))
     return jobs, data
 
 
-def _grounds(question: Question, data: Mapping[str, Data], start: Start) -> Iterator[Ground]:
+def _sources(question: Question, data: Mapping[str, Data], start: Start) -> Iterator[EpisodeSource]:
     for protocol in question.protocols:
         for plan in protocol.pools(list(data), question.targets):
             parts, left_out = apart([data[name] for name in plan.datasets], plan.query)
@@ -135,19 +135,19 @@ def _grounds(question: Question, data: Mapping[str, Data], start: Start) -> Iter
             rows = _row_names(plan, protocol, question, pool)
             contents = digest([part.hash for part in parts])
             seen = pool, protocol, rows, start.backbone, features, images, contents
-            yield _told(Ground(*seen, start.delta, tuple(left_out)), start, [part.dataset for part in parts])
+            yield _told(EpisodeSource(*seen, start.delta, tuple(left_out)), start, [part.dataset for part in parts])
 
 
 @torch.no_grad()
-def _told(ground: Ground, start: Start, datasets: Sequence[Dataset]) -> Ground:
-    """The ground with what is said of its classes, where the backbone reads that; of two data sets the first counts."""
+def _told(source: EpisodeSource, start: Start, datasets: Sequence[Dataset]) -> EpisodeSource:
+    """The source with texts of its classes, where the backbone reads texts; of two data sets the first counts."""
     if not isinstance(start.backbone, TwoTowers):
-        return ground
+        return source
     known: dict[str, tuple[str, ...]] = {}
     for dataset in datasets:
         known = descriptions(dataset.root, dataset.classes) | known
-    texts = class_texts(ground.pool.classes, start.recipe.template, known)
-    return replace(ground, texts=texts, vectors=start.backbone.class_vectors(texts), is_described=bool(known))
+    texts = class_texts(source.pool.classes, start.recipe.template, known)
+    return replace(source, texts=texts, vectors=start.backbone.class_vectors(texts), is_described=bool(known))
 
 
 def _row_names(plan: PoolPlan, protocol: AnyProtocol, question: Question, pool: Pool) -> tuple[str, ...]:
@@ -160,19 +160,19 @@ def _row_names(plan: PoolPlan, protocol: AnyProtocol, question: Question, pool: 
     return tuple(f"{name}, session {number}" for number in range(sessions)) if sessions > 1 else (name,)
 
 
-def _key(start: Start, ground: Ground, seed: int, circumstances: str) -> str:
+def _key(start: Start, source: EpisodeSource, seed: int, circumstances: str) -> str:
     """Names everything that decides what an episode gives: what is asked, and after a dot, how it is answered."""
     asked = [
         start.recipe.model_dump(exclude={"bank", "density"}),
-        ground.backbone.fingerprint,
-        asdict(ground.backbone.preprocessing),
-        ground.protocol.model_dump(),
-        ground.pool.name,
-        ground.hash,
+        source.backbone.fingerprint,
+        asdict(source.backbone.preprocessing),
+        source.protocol.model_dump(),
+        source.pool.name,
+        source.hash,
         seed,
     ]
-    if ground.is_described:
-        asked.append(ground.texts)
+    if source.is_described:
+        asked.append(source.texts)
     if start.bank is not None:  # whatever its file is called
         asked += [start.bank, start.recipe.density]
     return f"{digest(asked)}.{circumstances}"

@@ -15,7 +15,7 @@ from fewshot_cli.images.sources.class_folders import Folder
 from fewshot_cli.images.sources.in_memory import MEMORY
 from fewshot_cli.images.sources.label_sets import Labels, reading_of
 from fewshot_cli.images.sources.labelled import read_labelled
-from fewshot_cli.jobs.classify.held_out import MORE, HeldOut, Lesson, Rounding, held_out, scores_of, sharpening_of
+from fewshot_cli.jobs.classify.held_out import MORE, Adaptation, HeldOut, Rounding, held_out, scores_of, sharpening_of
 from fewshot_cli.jobs.classify.support_set import SupportSet, check_names, support_set
 from fewshot_cli.jobs.classify.suspects import doubts
 from fewshot_cli.jobs.context import Means
@@ -171,14 +171,14 @@ def learn(
 
 def estimated(start: Start, support: Support, how: AdaptSettings, progress: Progress) -> HeldOut | str:
     """Held-out answers of what the recipe learns, also as the file's digits leave them; or why there are none."""
-    lesson = Lesson(start.learner, start.backbone, support, how.seed)
-    return held_out(lesson, how.folds, progress, _rounding(start, how))
+    adaptation = Adaptation(start.learner, start.backbone, support, how.seed)
+    return held_out(adaptation, how.folds, progress, _rounding(start, how))
 
 
 def _adapted(start: Start, support: Support, how: AdaptSettings, progress: Progress) -> Adapted:
     with progress.track("training") as advance:
-        lesson = Lesson(start.learner, start.backbone, support, how.seed)
-        return lesson.learned(watch=lambda step, steps, loss: advance(step, steps))
+        adaptation = Adaptation(start.learner, start.backbone, support, how.seed)
+        return adaptation.learned(watch=lambda step, steps, loss: advance(step, steps))
 
 
 def _rounding(start: Start, how: AdaptSettings) -> Rounding | None:
@@ -205,8 +205,8 @@ def _pruning(
     """What it costs that the bank moves fewer weights than it would: the same is learned once more without pruning."""
     whole = starts.of(start.recipe.model_copy(update={"density": None}))
     support = known.seen_by(whole.backbone, means)
-    lesson = Lesson(whole.learner, whole.backbone, support, how.seed)
-    before = Learned(_adapted(whole, support, how, means.progress), held_out(lesson, how.folds, means.progress))
+    adaptation = Adaptation(whole.learner, whole.backbone, support, how.seed)
+    before = Learned(_adapted(whole, support, how, means.progress), held_out(adaptation, how.folds, means.progress))
     size = facts_of(start.base).size
     return Pruning(
         density=density(stored.delta, size),

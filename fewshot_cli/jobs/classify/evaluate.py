@@ -15,7 +15,7 @@ from fewshot_cli.engine.trust.metrics import calibration_error, confusion_matrix
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.images.sources.class_folders import Folder
 from fewshot_cli.images.sources.labelled import read_labelled
-from fewshot_cli.jobs.classify.prediction.looks import probabilities_of
+from fewshot_cli.jobs.classify.prediction.extractors import probabilities_of
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.models.classifiers import Loaded, load_model
 from fewshot_cli.jobs.run_record import SHORT_HASH, data_hash, seconds_since, skipped, versions

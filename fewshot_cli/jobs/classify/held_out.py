@@ -98,8 +98,8 @@ def _digits(scores: Tensor) -> list[float]:
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """A task and what learns it, on which backbone and from which seed."""
+class Adaptation:
+    """A learner, the backbone and the support set that it adapts to, and the seed."""
 
     learner: Learner
     backbone: Backbone
@@ -111,18 +111,18 @@ class Lesson:
         return self.learner.adapt(self.backbone, self.support if support is None else support, Run(self.seed, watch))
 
 
-def held_out(lesson: Lesson, folds: int, progress: Progress, rounding: Rounding | None = None) -> HeldOut | str:
+def held_out(adaptation: Adaptation, folds: int, progress: Progress, rounding: Rounding | None = None) -> HeldOut | str:
     """Held-out answers on the support set, also those after `rounding`, or the reason why there can be none.
 
     Exact leave-one-out where the method has it in closed form, else `folds`-fold. A class with a single image can't be
     left without it: that image is always learned from and never asked about.
     """
-    support, closed_form = lesson.support, lesson.learner.closed_form
+    support, closed_form = adaptation.support, adaptation.learner.closed_form
     if closed_form:
         found = left_out_one_by_one(closed_form, support.features, support.labels, support.way)
         if rounding is None or isinstance(found, str):
             return found
-        stored = Model(lesson.backbone, rounding(lesson.learned()))
+        stored = Model(adaptation.backbone, rounding(adaptation.learned()))
         kept = left_out_one_by_one(closed_form, stored.features_of(support), support.labels, support.way)
         return replace(found, kept=kept.logits) if isinstance(kept, HeldOut) else found
     count = torch.bincount(support.labels, minlength=support.way)[support.labels]
@@ -130,7 +130,7 @@ def held_out(lesson: Lesson, folds: int, progress: Progress, rounding: Rounding 
         return ALONE
     if folds < 2:
         return "no images were left out to ask about (--folds 0)"
-    return _k_fold(lesson, min(folds, int(count.max())), progress, rounding)
+    return _k_fold(adaptation, min(folds, int(count.max())), progress, rounding)
 
 
 def left_out_one_by_one(method: ClosedFormMethod, features: Tensor, labels: Tensor, way: int) -> HeldOut | str:
@@ -173,20 +173,20 @@ def _promised(most: Measured, fewer: Measured | None, labels: Tensor) -> tuple[I
     return expected(most, now, most.full_size), expected(most, ahead, float((counts + MORE).log().mean()))
 
 
-def _k_fold(lesson: Lesson, folds: int, progress: Progress, rounding: Rounding | None) -> HeldOut:
-    support = lesson.support
-    fold_of = _fold_of_each(support, folds, lesson.seed)
+def _k_fold(adaptation: Adaptation, folds: int, progress: Progress, rounding: Rounding | None) -> HeldOut:
+    support = adaptation.support
+    fold_of = _fold_of_each(support, folds, adaptation.seed)
     logits = support.features.new_zeros(len(support), support.way)
     kept = logits.clone()
     with progress.track("estimating accuracy") as advance:
         for fold in range(folds):
             asked = (fold_of == fold).nonzero().squeeze(1)
             if len(asked):
-                adapted = lesson.learned(support.subset((fold_of != fold).nonzero().squeeze(1)))
+                adapted = adaptation.learned(support.subset((fold_of != fold).nonzero().squeeze(1)))
                 left_out = support.subset(asked)
-                logits[asked] = Model(lesson.backbone, adapted).logits_of(left_out)
+                logits[asked] = Model(adaptation.backbone, adapted).logits_of(left_out)
                 if rounding:
-                    kept[asked] = Model(lesson.backbone, rounding(adapted)).logits_of(left_out)
+                    kept[asked] = Model(adaptation.backbone, rounding(adapted)).logits_of(left_out)
             advance(fold + 1, folds)
     asked = fold_of >= 0
     how = f"{folds}-fold, {int(asked.sum())} images"

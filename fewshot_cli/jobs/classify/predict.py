@@ -11,12 +11,12 @@ from typing import TypeAlias
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.images.image_ref import Stored
 from fewshot_cli.images.sources.class_folders import find_images
-from fewshot_cli.jobs.classify.prediction.looks import look_of
+from fewshot_cli.jobs.classify.prediction.extractors import extractor_name
 from fewshot_cli.jobs.classify.prediction.predictors import Predictors
 from fewshot_cli.jobs.classify.prediction.rows import DEFAULT, Asking, Predictor, answers
 from fewshot_cli.jobs.classify.prediction.sorting import Sorting
 from fewshot_cli.jobs.context import Means
-from fewshot_cli.jobs.features import seen_by_each
+from fewshot_cli.jobs.features import features_by_each
 from fewshot_cli.jobs.models.classifiers import Loaded
 from fewshot_cli.jobs.run_record import seconds_since
 from fewshot_cli.results import Prediction, PredictResult
@@ -79,9 +79,9 @@ def predict(
 def answered(loaded: Loaded, file: str, stored: Sequence[Stored], means: Means) -> PredictResult:
     """One row for every picture, by a classifier that is loaded already and that the result calls `file`."""
     start = time.perf_counter()
-    name = look_of(loaded.file)
+    name = extractor_name(loaded.file)
     predictor = Predictor(loaded.model, loaded.classes, name)
-    seen = seen_by_each(loaded.backbone, stored, means.cache, means.progress, {name: loaded.model.features})
+    seen = features_by_each(loaded.backbone, stored, means.cache, means.progress, {name: loaded.model.features})
     rows = [row for some in answers([predictor], [one.name for one in stored], seen) for row in some]
     unread = sum(row.error is not None for row in rows)
     return PredictResult(

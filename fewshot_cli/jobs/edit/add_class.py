@@ -20,7 +20,7 @@ from fewshot_cli.images.sources.class_folders import (
     name_is_text,
     nfc,
 )
-from fewshot_cli.jobs.classify.prediction.looks import seen_through
+from fewshot_cli.jobs.classify.prediction.extractors import embed_with
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.edit.kept import EditableFile, kept_in
 from fewshot_cli.jobs.edit.refit import refit, told
@@ -96,7 +96,7 @@ def new_features(kept: EditableFile, items: Sequence[Item], means: Means) -> tup
     Raises FewshotError where a picture is in two classes, or no image is left of a class.
     """
     loaded = load_model(kept.path, means.source, means.device)
-    embedded = seen_through(loaded, [item.stored for item in items], means)
+    embedded = embed_with(loaded, [item.stored for item in items], means)
     rows, copies = _unknown(kept, items, embedded)
     bad = sorted(embedded.problems.items())
     skipped = (*(Skipped(str(items[place].path), problem.reason) for place, problem in bad), *copies)

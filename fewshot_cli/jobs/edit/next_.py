@@ -11,7 +11,7 @@ from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.delta.file import read_delta_file
 from fewshot_cli.images.image_ref import StoredFile
 from fewshot_cli.images.sources.class_folders import find_images
-from fewshot_cli.jobs.classify.prediction.looks import seen_through
+from fewshot_cli.jobs.classify.prediction.extractors import embed_with
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.edit.kept import known_in
 from fewshot_cli.jobs.features import Embedded
@@ -35,7 +35,7 @@ def next_(path: Path, folder: Path, count: int, means: Means) -> NextResult:
         what = "There is no image in" if folder.exists() else "There is no folder"
         raise FewshotError(f"{what} {folder}.", "Give the folder with the pictures that have no label yet.")
     loaded = load_model(path, means.source, means.device)
-    embedded = seen_through(loaded, [StoredFile(each) for each in paths], means)
+    embedded = embed_with(loaded, [StoredFile(each) for each in paths], means)
     rows, copies = _new(embedded, known.contents)
     if not rows:
         raise FewshotError(
@@ -71,7 +71,7 @@ def _new(embedded: Embedded, known: Sequence[str]) -> tuple[list[int], int]:
     return list(first.values()), len(embedded.contents) - len(first)
 
 
-def _to_label(path: Path, probabilities: Tensor, classes: Sequence[str], lesson: LabelWorth, most: float) -> ToLabel:
+def _to_label(path: Path, probabilities: Tensor, classes: Sequence[str], label: LabelWorth, most: float) -> ToLabel:
     best = probabilities.topk(2)
     top = tuple((classes[i], round(p, 6)) for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True))
-    return ToLabel(str(path), *top[0], top, round(lesson.worth / most, 4), lesson.alike)
+    return ToLabel(str(path), *top[0], top, round(label.worth / most, 4), label.alike)

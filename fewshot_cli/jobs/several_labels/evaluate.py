@@ -14,7 +14,7 @@ from fewshot_cli.images.sources.class_folders import Folder
 from fewshot_cli.images.sources.label_sets import LabelSets, parts_of
 from fewshot_cli.images.sources.labelled import read_labelled
 from fewshot_cli.jobs.classify.evaluate import check_classes, record_of, recorded_at
-from fewshot_cli.jobs.classify.prediction.looks import seen_through
+from fewshot_cli.jobs.classify.prediction.extractors import embed_with
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.models.classifiers import load_model
 from fewshot_cli.jobs.run_record import SHORT_HASH, data_hash, seconds_since, skipped, versions
@@ -32,7 +32,7 @@ def evaluate_label_sets(path: Path, folder: Path, means: Means) -> LabelSetsResu
     labelled = read_labelled(folder, several=True)
     model = load_model(path, means.source, means.device, several_labels=True)
     sets = known_sets(str(path), model.classes, labelled)
-    embedded = seen_through(model, [item.stored for item in labelled.items], means)
+    embedded = embed_with(model, [item.stored for item in labelled.items], means)
     names = [labelled.items[index].label for index in embedded.readable]
     if not names:
         raise FewshotError(

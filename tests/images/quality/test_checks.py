@@ -15,7 +15,7 @@ from fewshot_cli.images import identify, image_bytes
 from fewshot_cli.images.decode import decode
 from fewshot_cli.images.drawing import CLASSES, draw, write_folder
 from fewshot_cli.images.quality.checks import SEVERITIES, checkup
-from fewshot_cli.images.quality.near_duplicates import copies, look
+from fewshot_cli.images.quality.near_duplicates import copies, signature
 from fewshot_cli.images.sources.labelled import read_labelled
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared"
@@ -142,12 +142,14 @@ def test_each_kind_has_a_severity():
 
 
 def test_blank_pictures_are_not_copies_of_each_other():
-    assert copies([look(Image.new("RGB", (50, 50), colour)) for colour in ("white", "snow", "black", "white")]) == []
+    assert (
+        copies([signature(Image.new("RGB", (50, 50), colour)) for colour in ("white", "snow", "black", "white")]) == []
+    )
 
 
 def test_no_picture_and_one():
     assert copies([]) == []
-    assert copies([look(draw("cat", 0))]) == []
+    assert copies([signature(draw("cat", 0))]) == []
 
 
 def recompressed(image: Image.Image, quality: int = 50) -> Image.Image:
@@ -173,7 +175,7 @@ def test_changed_copies_of_real_pictures_are_found(name, changed, least):
     if not files:
         pytest.skip("needs ../shared/data")
     images = [decode(path) for path in files[:: len(files) // 60]]
-    found = [copies([look(image), look(changed(image))]) == [(0, 1)] for image in images]
+    found = [copies([signature(image), signature(changed(image))]) == [(0, 1)] for image in images]
     assert np.mean(found) >= least
 
 

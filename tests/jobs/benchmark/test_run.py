@@ -21,7 +21,7 @@ from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.images.sources.dataset import read_datasets
 from fewshot_cli.jobs.benchmark import blocks
 from fewshot_cli.jobs.benchmark import episode_runner as answering
-from fewshot_cli.jobs.benchmark.episode_runner import Ground, answer_block
+from fewshot_cli.jobs.benchmark.episode_runner import EpisodeSource, answer_block
 from fewshot_cli.jobs.benchmark.protocols import protocols
 from fewshot_cli.jobs.benchmark.reproduce import repeat
 from fewshot_cli.jobs.benchmark.run import Question, compare
@@ -117,13 +117,15 @@ def test_one_recipe_has_its_figures_at_the_top(run, sets):
 def test_tasks_at_once_and_one_by_one_agree(vit, pictures, monkeypatch):
     images, labels = pictures((10, 10, 10), seed=3)
     pool = Pool("drawn", ("a", "b", "c"), labels.numpy(), np.zeros(30, np.int64), ("drawn",))
-    ground = Ground(pool, Fixed(way=3, shots=2, queries=3), ("drawn",), vit, vit.frozen_features(images), images, "")
+    episodes = EpisodeSource(
+        pool, Fixed(way=3, shots=2, queries=3), ("drawn",), vit, vit.frozen_features(images), images, ""
+    )
     for name in ("protonet", "ridge", "lda"):
         method = load_recipe(name).method
-        (stacked,) = answer_block(method, ground, 0, 0)
+        (stacked,) = answer_block(method, episodes, 0, 0)
         with monkeypatch.context() as patch:
             patch.setattr(answering, "_of_one_shape", lambda episodes: False)
-            (single,) = answer_block(method, ground, 0, 0)
+            (single,) = answer_block(method, episodes, 0, 0)
         assert stacked["accuracy"] == single["accuracy"]
         assert stacked["bytes"] == single["bytes"]
         np.testing.assert_allclose(stacked["nll"], single["nll"], atol=1e-4)
@@ -137,7 +139,7 @@ def test_figures_are_those_of_the_definition(vit, pictures):
     pool = Pool("drawn", ("a", "b", "c"), labels.numpy(), np.zeros(30, np.int64), ("drawn",))
     protocol = Fixed(way=3, shots=1, queries=5)
     method = load_recipe("ridge").method
-    (found,) = answer_block(method, Ground(pool, protocol, ("drawn",), vit, features, images, ""), 7, 0)
+    (found,) = answer_block(method, EpisodeSource(pool, protocol, ("drawn",), vit, features, images, ""), 7, 0)
     (session,) = protocol.episode(pool, 7, 11).sessions
     head = method.head(features[session.support], torch.from_numpy(session.support_labels), 3)
     probabilities = head.logits(features[session.query]).softmax(1).double()
@@ -190,11 +192,11 @@ def test_an_interrupted_run_goes_on_where_it_stopped(run, sets, monkeypatch, tmp
     done: list[tuple[str, int]] = []
     original = answer_block
 
-    def interrupted(method, ground, seed, start):
+    def interrupted(method, episodes, seed, start):
         if len(done) == 3:
             raise KeyboardInterrupt
-        done.append((ground.pool.name, start))
-        return original(method, ground, seed, start)
+        done.append((episodes.pool.name, start))
+        return original(method, episodes, seed, start)
 
     with monkeypatch.context() as patch:
         patch.setattr(blocks, "answer_block", interrupted)

@@ -17,7 +17,7 @@ from fewshot_cli.images.image_bytes import content_hash
 from fewshot_cli.images.image_ref import Content
 from fewshot_cli.jobs.classify import predict as predicting
 from fewshot_cli.jobs.classify.asked import files_and_images
-from fewshot_cli.jobs.classify.prediction.looks import swapping_looks
+from fewshot_cli.jobs.classify.prediction.extractors import swapping_extractors
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.models.backbones import Source
 from fewshot_cli.jobs.models.classifiers import load_model
@@ -196,8 +196,8 @@ def test_eval_and_predict_see_the_same(several, unseen, weights, tmp_path):
             model = load_model(path, Source(weights[backbone], offline=True), CPU)
             pictures = torch.from_numpy(np.stack([load(path, model.backbone.preprocessing) for path in paths[:8]]))
             merged = model.model.features(pictures)
-            looks = swapping_looks(model.backbone, {path.name: model.model})
-            torch.testing.assert_close(next(iter(looks.values()))(pictures), merged, msg=path.name)
+            extractors = swapping_extractors(model.backbone, {path.name: model.model})
+            torch.testing.assert_close(next(iter(extractors.values()))(pictures), merged, msg=path.name)
 
 
 @pytest.mark.slow
@@ -215,8 +215,8 @@ def test_every_picture_is_decoded_once_and_seen_once_by_each_change(
     predict(list(files.values()), unseen, cache=cache)
     assert sorted(decoded) == sorted(content_hash(path) for path in unseen.glob("*/*"))
     chunk = max(passes)
-    looks = 4  # ridge and protonet share the frozen features
-    assert len([n for n in passes if n > 1]) == looks * -(-15 // chunk) and chunk >= 15
+    extractors = 4  # ridge and protonet share the frozen features
+    assert len([n for n in passes if n > 1]) == extractors * -(-15 // chunk) and chunk >= 15
     passes.clear()
     predict(list(files.values()), unseen, cache=cache)
     assert sum(passes) < 2

@@ -11,10 +11,10 @@ from fewshot_cli.engine.model.model import Model
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.delta.file import DeltaFile
 from fewshot_cli.images.image_ref import StoredFile
-from fewshot_cli.jobs.classify.prediction.looks import look_of, swapping_looks
+from fewshot_cli.jobs.classify.prediction.extractors import extractor_name, swapping_extractors
 from fewshot_cli.jobs.classify.prediction.rows import Asking, Predictor, answers
 from fewshot_cli.jobs.context import Means
-from fewshot_cli.jobs.features import Look, seen_by_each
+from fewshot_cli.jobs.features import FeatureExtractor, features_by_each
 from fewshot_cli.jobs.models.adapted import adapted_of
 from fewshot_cli.jobs.models.backbones import load_base
 from fewshot_cli.jobs.models.checks import check_base
@@ -29,7 +29,7 @@ class Predictors:
     paths: Sequence[Path]
     files: Sequence[DeltaFile]
     backbone: Backbone
-    looks: Mapping[str, Look]
+    extractors: Mapping[str, FeatureExtractor]
     predictors: Sequence[Predictor]
 
     @classmethod
@@ -41,12 +41,14 @@ class Predictors:
         for path, file in zip(paths, files, strict=True):
             check_base(file, backbone, path)
             models.append(Model(backbone, adapted_of(file, path)))
-        names = [look_of(file) for file in files]
+        names = [extractor_name(file) for file in files]
         predictors = [
             Predictor(model, file.header.classes, name, path if len(paths) > 1 else None, how, file.thresholds)
             for path, file, model, name in zip(paths, files, models, names, strict=True)
         ]
-        return cls(paths, files, backbone, swapping_looks(backbone, dict(zip(names, models, strict=True))), predictors)
+        return cls(
+            paths, files, backbone, swapping_extractors(backbone, dict(zip(names, models, strict=True))), predictors
+        )
 
     @property
     def is_transductive(self) -> bool:
@@ -89,5 +91,5 @@ class Predictors:
     def rows(self, paths: Sequence[Path], means: Means) -> Iterator[list[Prediction]]:
         """The rows of the images, some at a time."""
         stored = [StoredFile(path) for path in paths]
-        seen = seen_by_each(self.backbone, stored, means.cache, means.progress, self.looks)
+        seen = features_by_each(self.backbone, stored, means.cache, means.progress, self.extractors)
         return answers(self.predictors, [str(path) for path in paths], seen)

@@ -14,7 +14,7 @@ from torch import Tensor
 from fewshot_cli.engine.head.transductive import TransductiveHead
 from fewshot_cli.engine.model.model import Model
 from fewshot_cli.images.sources.label_sets import PLUS
-from fewshot_cli.jobs.features import Seen
+from fewshot_cli.jobs.features import PictureFeatures
 from fewshot_cli.results import Prediction
 
 TOP = 3  # classes that a row has, the likeliest and the runners-up
@@ -34,11 +34,11 @@ DEFAULT = Asking()
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model with the names of its classes and of its look; `file` is what its rows name, of several."""
+    """A model with the names of its classes and of its extractor; `file` is what its rows name, of several."""
 
     model: Model
     classes: Sequence[str]
-    look: str
+    extractor: str
     file: Path | None = None
     how: Asking = DEFAULT
     thresholds: Sequence[float] | None = None
@@ -48,9 +48,9 @@ class Predictor:
         """Whether it looks at all images before it answers about one."""
         return isinstance(self.model.adapted.head, TransductiveHead)
 
-    def rows(self, names: Sequence[str], seen: Sequence[Seen]) -> list[Prediction]:
+    def rows(self, names: Sequence[str], seen: Sequence[PictureFeatures]) -> list[Prediction]:
         """A row for each of the images of these names."""
-        readable = [one.features[self.look] for one in seen if one.problem is None]
+        readable = [one.features[self.extractor] for one in seen if one.problem is None]
         features = torch.from_numpy(np.stack(readable)) if readable else torch.empty(0, self.model.adapted.head.dim)
         features = features.to(self.model.backbone.device)
         several = self.thresholds is not None
@@ -89,7 +89,9 @@ def label_set(
     return labels, float(torch.where(given, probabilities, 1 - probabilities).prod())
 
 
-def answers(predictors: Sequence[Predictor], names: Sequence[str], seen: Iterator[Seen]) -> Iterator[list[Prediction]]:
+def answers(
+    predictors: Sequence[Predictor], names: Sequence[str], seen: Iterator[PictureFeatures]
+) -> Iterator[list[Prediction]]:
     """The rows of some images at a time; all at once where a head looks at all before it answers."""
     at_once = len(names) if any(predictor.is_transductive for predictor in predictors) else AT_ONCE
     for start in range(0, len(names), max(1, at_once)):

@@ -1,4 +1,4 @@
-"""The features that classifiers on one base see, each through its own weights."""
+"""From pictures to features, by each of several classifiers on one base."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from fewshot_cli.formats.delta.file import DeltaFile
 from fewshot_cli.images.image_ref import Stored
 from fewshot_cli.jobs.classify.prediction.rows import probabilities_in
 from fewshot_cli.jobs.context import Means
-from fewshot_cli.jobs.features import Embedded, Look, embed
+from fewshot_cli.jobs.features import Embedded, FeatureExtractor, embed
 from fewshot_cli.jobs.models.classifiers import Loaded
 
 
-def swapping_looks(backbone: Backbone, models: Mapping[str, Model]) -> dict[str, Look]:
+def swapping_extractors(backbone: Backbone, models: Mapping[str, Model]) -> dict[str, FeatureExtractor]:
     """The features that each model sees, by its name; those that leave the backbone as it is share the name "".
 
-    There is one set of weights, which moves into an arena; each look swaps its delta in before it looks. A file with a
-    graft has a module of its own, which shares these weights: it takes every delta off before it looks.
+    There is one set of weights, which moves into one flat buffer; each extractor swaps its delta in first. A file with
+    a graft has a module of its own, which shares these weights: its extractor takes every delta off first.
     """
     grafted = {name: model for name, model in models.items() if model.adapted.graft}
     deltas = {name: model.adapted.delta for name, model in models.items() if not model.adapted.graft}
@@ -32,35 +32,35 @@ def swapping_looks(backbone: Backbone, models: Mapping[str, Model]) -> dict[str,
     arena = Arena(backbone.module)
     ready = {name: arena.prepared(delta) for name, delta in deltas.items()}
 
-    def look_through(model: Model) -> Look:
-        def look(pictures: Tensor) -> Tensor:
+    def extractor_of_graft(model: Model) -> FeatureExtractor:
+        def extractor(pictures: Tensor) -> Tensor:
             arena.restore()
             return model.features(pictures)
 
-        return look
+        return extractor
 
-    def look_with(prepared: Prepared) -> Look:
-        def look(pictures: Tensor) -> Tensor:
+    def extractor_of_delta(prepared: Prepared) -> FeatureExtractor:
+        def extractor(pictures: Tensor) -> Tensor:
             arena.apply(prepared)
             return backbone.frozen_features(pictures)
 
-        return look
+        return extractor
 
-    looks = {name: look_with(prepared) for name, prepared in ready.items()}
-    return looks | {name: look_through(model) for name, model in grafted.items()}
+    extractors = {name: extractor_of_delta(prepared) for name, prepared in ready.items()}
+    return extractors | {name: extractor_of_graft(model) for name, model in grafted.items()}
 
 
-def look_of(file: DeltaFile) -> str:
+def extractor_name(file: DeltaFile) -> str:
     return file.digest if file.moves else ""
 
 
 def probabilities_of(loaded: Loaded, stored: Sequence[Stored], means: Means) -> tuple[Tensor, Embedded]:
     """Probabilities `(n, way)` of the readable pictures, on the CPU, and which of them these are."""
-    embedded = seen_through(loaded, stored, means)
+    embedded = embed_with(loaded, stored, means)
     return probabilities_in(loaded.model, embedded.features), embedded
 
 
-def seen_through(loaded: Loaded, stored: Sequence[Stored], means: Means) -> Embedded:
-    """What the model sees in the pictures."""
-    name = look_of(loaded.file)
+def embed_with(loaded: Loaded, stored: Sequence[Stored], means: Means) -> Embedded:
+    """The features of the pictures by the classifier's own weights."""
+    name = extractor_name(loaded.file)
     return embed(loaded.backbone, stored, means.cache, means.progress, loaded.model.features, name)
