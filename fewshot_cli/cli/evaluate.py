@@ -1,21 +1,18 @@
 """`fewshot eval FILE FOLDER`, `fewshot eval RECIPE... --data DIR...` and `fewshot eval --check RUN`"""
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewshot_cli.cli import early, evaluate_sets, options
+from fewshot_cli.cli import early, evaluate_recipes, evaluate_sets, options
 
 if TYPE_CHECKING:
     import torch
 
-    from fewshot_cli.jobs.benchmark.run import Question
     from fewshot_cli.jobs.models.backbones import Source
     from fewshot_cli.jobs.progress import Progress
-    from fewshot_cli.recipes import Recipe
 
 
 @options.command
@@ -32,8 +29,8 @@ def evaluate(
         typer.Option(
             "--data",
             metavar="DIR...",
-            help="Data sets: class folders, folders of such, zips, CSV or JSONL of path and label, Meta-Dataset's "
-            "HDF5; `drawn` needs none.",
+            help="Data sets: class folders, folders of such, zips, CSV or JSONL of path and label, "
+            "split_zhou_*.json, Meta-Dataset's HDF5; `drawn` needs none.",
         ),
     ] = None,
     protocol: Annotated[
@@ -62,7 +59,8 @@ def evaluate(
         typer.Option("--target", metavar="NAME", help="Data set that queries come from (across, leave-one-out)."),
     ] = None,
     split: Annotated[
-        str | None, typer.Option("--split", metavar="NAME", help="Only classes of this split, where data has splits.")
+        str | None,
+        typer.Option("--split", metavar="NAME", help="Only classes or images of this split, if there are splits."),
     ] = None,
     output: Annotated[
         Path | None,
@@ -117,14 +115,8 @@ def evaluate(
     the banks are of. `torchrun --nproc-per-node N -m fewshot_cli eval ...` shares the episodes out.
     """
     from fewshot_cli.cli.evaluate_options import check_options
-    from fewshot_cli.errors import FewshotError
 
     kind = "check" if check else "recipes" if data else "file"
-    if kind == "file" and len(what or []) != 2:
-        raise FewshotError(
-            "eval needs a delta file and a FOLDER, or recipes and --data.",
-            "For instance: fewshot eval protonet ridge --data photos/. `fewshot eval --help` says more.",
-        )
     check_options(context, kind)
     early.check_device(device)
     early.check_weights(weights)
@@ -134,7 +126,7 @@ def evaluate(
 
         read_run(check)
         progress, where, found_on = _started(quiet, offline, weights, device)
-        _again(check, data or [], where, found_on, no_cache, progress, json)
+        evaluate_recipes.again(check, data or [], where, found_on, no_cache, progress, json)
     elif data:
         early.check_there(data)
         early.check_recipes(what or [], changes or [])
@@ -155,7 +147,9 @@ def evaluate(
 
         named = tuple(str(path) for path in data)
         question = Question(datasets, asked, episodes, seed, tuple(target or []), named, split)
-        _compare(recipes, question, where, found_on, no_cache, progress, json, output, html, markdown, threshold)
+        evaluate_recipes.compare(
+            recipes, question, where, found_on, no_cache, progress, json, output, html, markdown, threshold
+        )
     elif what:
         file, folder = map(Path, what)
         early.check_delta_files([file], several_labels=True)
@@ -229,72 +223,3 @@ def _file(
             f"{file} is right on {result.accuracy:.4f} of the images, below the threshold of {threshold}.",
             "The classes with the fewest right answers say where more images would help.",
         )
-
-
-def _compare(
-    recipes: "dict[str, Recipe]",
-    question: "Question",
-    where: "Source",
-    device: "torch.device",
-    no_cache: bool,
-    progress: "Progress",
-    json: bool,
-    output: Path | None,
-    html: Path | None,
-    markdown: Path | None,
-    threshold: float | None,
-) -> None:
-    from fewshot_cli.cli.terminal import show
-    from fewshot_cli.engine.distributed import joined
-    from fewshot_cli.errors import CheckFailed
-    from fewshot_cli.jobs.benchmark.run import compare
-    from fewshot_cli.jobs.context import Means
-    from fewshot_cli.reports.terminal.comparison import compared
-    from fewshot_cli.storage.atomic import is_stream, write_atomically
-
-    with joined() as processes:
-        try:
-            means = Means(where, device, options.feature_cache(no_cache), progress, processes)
-            result, written = compare(recipes, question, means, output)
-        except KeyboardInterrupt as stop:
-            if output is not None and is_stream(output):  # no journal lies beside it
-                raise
-            raise type(stop)("the same command goes on where this one stopped.") from None
-    if processes.is_first:
-        if html is not None:
-            from fewshot_cli.reports.documents.page import html as page
-
-            write_atomically(html, page(result))
-        if markdown is not None:
-            from fewshot_cli.reports.documents.results_table import markdown as table
-
-            write_atomically(markdown, table(result))
-        show(replace(result, file=str(written)), json, compared)
-    low = {name: found.accuracy for name, found in result.methods.items() if found.accuracy < (threshold or 0)}
-    if low:
-        worst = min(low, key=lambda name: low[name])
-        raise CheckFailed(
-            f"{worst} is right in {low[worst]:.4f} of all answers, below the threshold of {threshold}.",
-            f"Every episode's result is in {written}.",
-        )
-
-
-def _again(
-    run: Path,
-    data: list[Path],
-    where: "Source",
-    device: "torch.device",
-    no_cache: bool,
-    progress: "Progress",
-    json: bool,
-) -> None:
-    from fewshot_cli.cli.terminal import show
-    from fewshot_cli.engine.distributed import joined
-    from fewshot_cli.jobs.benchmark.reproduce import repeat
-    from fewshot_cli.jobs.context import Means
-    from fewshot_cli.reports.terminal.evaluate import repeated
-
-    with joined() as processes:
-        result = repeat(run, data, Means(where, device, options.feature_cache(no_cache), progress, processes))
-    if processes.is_first:
-        show(result, json, repeated)

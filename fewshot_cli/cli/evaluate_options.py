@@ -23,7 +23,12 @@ INSTEAD = {"file": "Leave that out, or give recipes and --data.", "check": "Leav
 
 
 def check_options(context: typer.Context, kind: str) -> None:
-    """Raises FewshotError for options that would do nothing, by the names that users type."""
+    """Raises FewshotError where a file or folder is lacking, and for options that would do nothing, by their names."""
+    if kind == "file" and len(context.params["what"] or []) != 2:
+        raise FewshotError(
+            "eval needs a delta file and a FOLDER, or recipes and --data.",
+            "For instance: fewshot eval protonet ridge --data photos/. `fewshot eval --help` says more.",
+        )
     given = {param.name: param for param in context.command.params if _is_typed(context, param.name or "")}
     if kind in BELONG:
         idle = [param for name, param in given.items() if name not in BELONG[kind] | EVERYWHERE]

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from fewshot_cli.engine.adaptation import Chosen
+from fewshot_cli.engine.data.episode import Role
 from fewshot_cli.errors import FewshotError
 
 if TYPE_CHECKING:
@@ -17,15 +18,27 @@ LeftOut = dict[int, str]
 """By place, why a picture is left out."""
 
 
-def copies(labels: Sequence[int], contents: Sequence[str], names: Sequence[str], classes: Sequence[str]) -> LeftOut:
+def copies(
+    labels: Sequence[int],
+    contents: Sequence[str],
+    names: Sequence[str],
+    classes: Sequence[str],
+    roles: Sequence[Role] = (),
+) -> LeftOut:
     """Which of a data set's pictures to leave out: all but the first of each content.
 
-    The same picture in two classes has no right answer: every one of these is left out.
+    The same picture in two classes has no right answer: every one of these is left out. What a fixed split asks about
+    is asked about, whatever it is; what is learned from and asked about, too, is not learned from.
     """
     alike: dict[str, list[int]] = {}
+    asked = {content: place for place, content in enumerate(contents) if roles and roles[place] == "query"}
+    told: LeftOut = {}
     for place, content in enumerate(contents):
-        alike.setdefault(content, []).append(place)
-    left: LeftOut = {}
+        if content not in asked:
+            alike.setdefault(content, []).append(place)
+        elif roles[place] != "query":
+            told[place] = f"a copy of {names[asked[content]]}, which is asked about"
+    left = told
     for places in alike.values():
         first, *others = places
         different = [place for place in others if labels[place] != labels[first]]
@@ -85,4 +98,5 @@ def _without(part: "Data", left: dict[int, str]) -> "Data":
         images=Chosen(part.images, torch.from_numpy(rows)),
         names=tuple(part.names[row] for row in rows),
         contents=tuple(part.contents[row] for row in rows),
+        roles=None if part.roles is None else part.roles[rows],
     )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fewshot_cli.engine.adaptation import Chosen, Images
+from fewshot_cli.engine.data.episode import Role, roles_of
 from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.images.sources.dataset import Dataset
@@ -38,6 +39,8 @@ class Data:
     """Of each picture, where it was found."""
     contents: tuple[str, ...] = ()
     """The hash of each picture's content."""
+    roles: npt.NDArray[np.int64] | None = None
+    """Of a fixed split, what each picture is for, as a `Pool` has it."""
 
 
 def load_data(dataset: Dataset, backbone: Backbone, cache: FeatureCache, pictures: bool, progress: Progress) -> Data:
@@ -55,7 +58,8 @@ def load_data(dataset: Dataset, backbone: Backbone, cache: FeatureCache, picture
     problems = {place: problem.reason for place, problem in seen.problems.items()}
     labels = [dataset.samples[place].label for place in seen.readable]
     names = [stored[place].name for place in seen.readable]
-    left = copies(labels, seen.contents, names, dataset.classes)
+    roles = [dataset.samples[place].role for place in seen.readable]
+    left = copies(labels, seen.contents, names, dataset.classes, roles)
     problems |= {seen.readable[row]: why for row, why in left.items()}
     used = [row for row in range(len(labels)) if row not in left]
     contents = tuple(seen.contents[row] for row in used)
@@ -66,10 +70,16 @@ def load_data(dataset: Dataset, backbone: Backbone, cache: FeatureCache, picture
         seen.features[torch.tensor(used, device=seen.features.device)],
         Chosen(seen.pictures, torch.tensor(used)),
         [{"path": stored[place].name, "reason": reason} for place, reason in sorted(problems.items())],
-        data_hash((dataset.classes[labels[row]], seen.contents[row]) for row in used),
+        data_hash((f"{dataset.classes[labels[row]]}{_said(roles[row])}", seen.contents[row]) for row in used),
         tuple(names[row] for row in used),
         contents,
+        roles_of([roles[row] for row in used]),
     )
+
+
+def _said(role: Role) -> str:
+    """What a label is told with where it goes into a hash, which is another one for another split."""
+    return f" ({role})" if role else ""
 
 
 def _check_classes(dataset: Dataset, labels: Sequence[int], problems: dict[int, str]) -> None:

@@ -1,6 +1,7 @@
 """Mistakes are told, and words shown, before torch is imported."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -178,6 +179,9 @@ def test_remembered_names_are_found_as_timm_finds_them(fewshot, pattern):
         (["meta-tune", "smat", "--data", "DRAWN", "-o", "x", "--device", "tpu"], "tpu"),
         (["eval", "ridge", "--data", "nowhere"], "nowhere"),
         (["eval", "loar", "--data", "DRAWN"], "lora"),
+        (["eval", "ridge", "--data", "split.json"], "the label 0 is called 'dog' here and 'cat' before"),
+        (["eval", "ridge", "--data", "missing.json"], "2 of 2 images are not there, such as cat/1.jpg"),
+        (["meta-tune", "dense", "--data", "split.jsonl", "-o", "x"], "take no part in practice"),
         (["eval", "ridge", "--data", "DRAWN", "--protocol", "base-to-new"], "3 classes; base-to-new needs four"),
         (
             ["eval", "gda", "--data", "drawn", "--protocol", "base-to-new", "--backbone", "clip:ViT-B-16/openai"],
@@ -208,7 +212,21 @@ def test_a_mistake_is_told_before_torch_is_imported(words, says, watched, drawn,
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
     (tmp_path / "adapter" / "adapter_model.safetensors").touch()
+    write_splits(tmp_path, drawn)
     here = {"DRAWN": str(drawn), "FILE": str(file), "ADAPTER": "adapter"}
     code, heavy, output = watched(*(here.get(word, word) for word in words))
     assert (code, heavy) == (2, []), output
     assert says in output and not (tmp_path / "x").exists()
+
+
+def write_splits(folder: Path, drawn: Path) -> None:
+    """A split of JSON with a label of two names, one of images that are not there, and a sound list."""
+    split = {"train": [["cat/1.jpg", 0, "cat"]], "test": [["dog/1.jpg", 0, "dog"]]}
+    (folder / "split.json").write_text(json.dumps(split))
+    (folder / "missing.json").write_text(json.dumps(split | {"test": [["dog/1.jpg", 1, "dog"]]}))
+    rows = [
+        {"path": str(path), "class": path.parent.name, "split": part}
+        for label in sorted(drawn.iterdir())
+        for part, path in zip(("train", "test"), sorted(label.iterdir()), strict=False)
+    ]
+    (folder / "split.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))

@@ -103,3 +103,11 @@ def test_without_a_cache_nothing_is_written(run, tmp_path, monkeypatch):
     write_folder(tmp_path / "mine", LABELS, 5, seed=0, size=64)
     run(tmp_path / "mine", "protonet", "norms", cache=NoCache(), episodes=1)
     assert not (tmp_path / "kept").exists()
+
+
+def test_what_a_fixed_split_asks_about_is_kept_and_its_copies_are_not_learned_from():
+    roles = ("support", "support", "query", "query", "support")
+    left = copies([0, 0, 0, 0, 1], ["a", "b", "a", "a", "b"], ["1", "2", "3", "4", "5"], ["cat", "dog"], roles)
+    assert set(left) == {0, 1, 4}
+    assert left[0] == "a copy of 4, which is asked about"
+    assert "the same picture is in the classes cat and dog" in left[1]

@@ -11,7 +11,8 @@ from fewshot_cli.engine.data.feasibility import (
     Way,
     at_least,
     check_across,
-    check_images,
+    check_asked,
+    check_both,
     check_way,
     given,
 )
@@ -51,16 +52,17 @@ class Across(Settings):
         if not self.in_distribution:
             check_across(pool, self.way, self.shots, self.queries)
             return
-        if self.shots == "all":
+        if self.shots == "all" and pool.roles is None:
             raise FewshotError(
                 f"--shots all leaves no image of {pool.domain_names[0]} to ask about in distribution.",
                 f"Give a number of shots, or {given('in_distribution', 'false')}.",
             )
         check_way(pool, self.way)
-        asked = at_least(self.queries)
-        for domain, name in enumerate(pool.domain_names):
-            needs = {"queries": asked} if domain else {"shots": self.shots, "queries": asked}
-            check_images(pool, pool.by_domain[domain], needs, where=f" in {name}")
+        source, *targets = range(len(pool.domain_names))
+        where = f" in {pool.domain_names[source]}"
+        check_both(pool, pool.by_domain[source], {"shots": at_least(self.shots)}, self.queries, where)
+        for domain in targets:
+            check_asked(pool, domain, self.queries)
 
     def pools(self, names: Sequence[str], targets: Sequence[str] = ()) -> list[PoolPlan]:
         """A pool for each pair of a data set and a different target; without targets each data set is one.

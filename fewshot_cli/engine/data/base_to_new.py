@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from fewshot_cli.engine.data.domain_pairs import PoolPlan, one_for_each
-from fewshot_cli.engine.data.feasibility import Count, CountOrAll, at_least, check_images, number
+from fewshot_cli.engine.data.feasibility import Count, CountOrAll, at_least, check_both, check_images, number
 from fewshot_cli.engine.settings import Settings
 from fewshot_cli.errors import FewshotError
 
@@ -19,7 +19,8 @@ class BaseToNew(Settings):
 
     The first half of the classes, rounded up, is learned from `shots` images of each. Queries of these are answered
     among them, and queries of the other half among these others, of which nothing but names is known. "First" is by
-    name. Fewer shots or queries are the first of more, as with `Fixed`.
+    name, or by label in a fixed split that numbers its classes. Fewer shots or queries are the first of more, as with
+    `Fixed`.
 
     Differs from the paper: each episode has a harmonic mean of its own, so that it has an interval; tables in papers
     take that of both means, which is as large or a little larger.
@@ -44,9 +45,9 @@ class BaseToNew(Settings):
                 f"{pool.name} has {number(n, 'classes')}; base-to-new needs four, two to learn and two to name.",
                 "Add classes.",
             )
-        asked = at_least(self.queries)
-        check_images(pool, pool.by_class, {"shots": self.shots, "queries": asked}, among=range(known))
-        check_images(pool, pool.by_class, {"queries": asked}, among=range(known, n))
+        check_both(pool, pool.by_class, {"shots": self.shots}, self.queries, among=range(known))
+        asked = [pool.to_ask(images) for images in pool.by_class]
+        check_images(pool, asked, {"queries": at_least(self.queries)}, among=range(known, n))
 
     def pools(self, names: Sequence[str], targets: Sequence[str] = ()) -> list[PoolPlan]:
         """A pool for each data set."""

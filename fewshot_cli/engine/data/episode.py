@@ -3,11 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal, TypeAlias
 
 import numpy as np
 
 from fewshot_cli.engine.rng import Numbers
 from fewshot_cli.errors import FewshotError
+
+EITHER, SUPPORT, QUERY = 0, 1, 2
+Role: TypeAlias = Literal["support", "query"] | None
+"""In words, what an image of a fixed split is for; None where it may be either."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +31,9 @@ class Pool:
     domain_names: tuple[str, ...]
     nodes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     superclasses: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    roles: Numbers | None = None
+    """Of a fixed split `(n,)`: SUPPORT for images that may be learned from, QUERY for those that may be asked about,
+    EITHER for both. None where all are EITHER."""
 
     @cached_property
     def by_class(self) -> tuple[Numbers, ...]:
@@ -38,6 +46,14 @@ class Pool:
         way = len(self.classes)
         groups = _grouped(self.domains * way + self.labels, len(self.domain_names) * way)
         return tuple(groups[first : first + way] for first in range(0, len(groups), way))
+
+    def to_learn(self, images: Numbers) -> Numbers:
+        """Those of the images that may be learned from, in their order."""
+        return images if self.roles is None else images[self.roles[images] != QUERY]
+
+    def to_ask(self, images: Numbers) -> Numbers:
+        """Those of the images that may be asked about, in their order."""
+        return images if self.roles is None else images[self.roles[images] != SUPPORT]
 
     @cached_property
     def sizes(self) -> Numbers:
@@ -71,6 +87,12 @@ class Episode:
     def classes_of(self, session: Session) -> Numbers:
         """The pool's class for each label of one of its sessions."""
         return self.classes[session.first : session.first + session.way]
+
+
+def roles_of(words: Sequence[Role]) -> Numbers | None:
+    """The role of each image as a number; None where all may be either."""
+    numbers = {None: EITHER, "support": SUPPORT, "query": QUERY}
+    return np.array([numbers[word] for word in words], np.int64) if any(words) else None
 
 
 @dataclass(frozen=True)
@@ -114,8 +136,17 @@ def join(name: str, pools: Sequence[Pool]) -> tuple[Pool, Numbers]:
     labels = [np.array([number[label] for label in pool.classes], np.int64)[pool.labels] for pool in pools]
     domains = np.repeat(np.arange(len(pools)), [len(pool.labels) for pool in pools])
     images = np.concatenate([np.arange(len(pool.labels)) for pool in pools])
-    joint = Pool(name, classes, np.concatenate(labels), domains, tuple(pool.name for pool in pools))
+    joint = Pool(
+        name, classes, np.concatenate(labels), domains, tuple(pool.name for pool in pools), roles=_joined_roles(pools)
+    )
     return joint, np.stack([domains, images], 1)
+
+
+def _joined_roles(pools: Sequence[Pool]) -> Numbers | None:
+    if all(pool.roles is None for pool in pools):
+        return None
+    every = [np.full(len(pool.labels), EITHER) if pool.roles is None else pool.roles for pool in pools]
+    return np.concatenate(every)
 
 
 def _check_same_classes(pools: Sequence[Pool], classes: tuple[str, ...]) -> None:

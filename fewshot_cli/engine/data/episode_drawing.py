@@ -6,6 +6,7 @@ before, and on every machine: see `Draws`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -24,11 +25,8 @@ if TYPE_CHECKING:
 def fixed(protocol: Fixed, pool: Pool, draws: Draws) -> Episode:
     """An episode of N-way K-shot: the same number of support images and of queries from each class."""
     classes = _drawn_classes(draws, pool, protocol.way)
-    orders = [draws.shuffled(pool.by_class[c]) for c in classes]
-    # Support images from one end and queries from the other, so that the number of one leaves the other as it is.
-    support = [order[: protocol.shots] for order in orders]
-    query = [_last(order, protocol.queries, protocol.shots) for order in orders]
-    return Episode(classes, (session(support, query),))
+    parts = [_parted(pool, draws, pool.by_class[c], protocol.shots, protocol.queries) for c in classes]
+    return Episode(classes, (session(*_ends(parts)),))
 
 
 def across(pool: Pool, draws: Draws, way: Way, shots: CountOrAll, queries: CountOrAll) -> Episode:
@@ -37,8 +35,9 @@ def across(pool: Pool, draws: Draws, way: Way, shots: CountOrAll, queries: Count
     classes = _drawn_classes(draws, pool, way)
     support, query = [], []
     for c in classes:
-        support.append(np.concatenate([_first(draws.shuffled(source[c]), shots) for source in sources]))
-        query.append(_first(draws.shuffled(target[c]), queries))
+        learned = [_first(pool.to_learn(draws.shuffled(source[c])), shots) for source in sources]
+        support.append(np.concatenate(learned))
+        query.append(_first(pool.to_ask(draws.shuffled(target[c])), queries))
     return Episode(classes, (session(support, query),))
 
 
@@ -46,37 +45,39 @@ def shifted(pool: Pool, draws: Draws, way: Way, shots: CountOrAll, queries: Coun
     """The episode that learns from the first domain, and asks about the rest of it and about each of the others."""
     source, *targets = pool.by_domain
     classes = _drawn_classes(draws, pool, way)
-    orders = [draws.shuffled(source[c]) for c in classes]
-    support = [_first(order, shots) for order in orders]
-    asked = [_last(order, queries, len(taken)) for order, taken in zip(orders, support, strict=True)]
-    others = [[_first(draws.shuffled(target[c]), queries) for c in classes] for target in targets]
-    return Episode(classes, (session(support, asked), *(questions(query, 0) for query in others)))
+    parts = [_parted(pool, draws, source[c], shots, queries) for c in classes]
+    own = session(*_ends(parts))
+    others = [[_first(pool.to_ask(draws.shuffled(target[c])), queries) for c in classes] for target in targets]
+    return Episode(classes, (own, *(questions(query, 0) for query in others)))
 
 
 def incremental(protocol: Incremental, pool: Pool, draws: Draws) -> Episode:
     """A first session, and later ones that bring new classes and ask about all classes so far."""
     way, base_way = protocol.way, protocol.base_way
     classes = _drawn_classes(draws, pool, protocol.all_ways)
-    orders = [draws.shuffled(pool.by_class[c]) for c in classes]
-    query = [order[::-1][: protocol.queries] for order in orders]
-    base = session([order[: protocol.base_shots] for order in orders[:base_way]], query[:base_way])
-    later = []
-    for known in range(base_way, protocol.all_ways, way):
-        new = orders[known : known + way]
-        support = [order[: protocol.shots] for order in new]
-        later.append(session(support, query[: known + way], first_label=known))
+    shots = [protocol.base_shots if known < base_way else protocol.shots for known in range(len(classes))]
+    parts = [
+        _parted(pool, draws, pool.by_class[c], count, protocol.queries) for c, count in zip(classes, shots, strict=True)
+    ]
+    support, query = _ends(parts)
+    base = session(support[:base_way], query[:base_way])
+    later = [
+        session(support[known : known + way], query[: known + way], first_label=known)
+        for known in range(base_way, protocol.all_ways, way)
+    ]
     return Episode(classes, (base, *later))
 
 
 def base_to_new(protocol: BaseToNew, pool: Pool, draws: Draws) -> Episode:
     """The session that learns the first half of the classes and asks about it, and the one that asks about the rest."""
     classes = np.arange(len(pool.classes), dtype=np.int64)
-    orders = [draws.shuffled(pool.by_class[c]) for c in classes]
     known = protocol.base_way(pool)
-    support = [order[: protocol.shots] for order in orders[:known]]
-    asked = [_last(order, protocol.queries, protocol.shots) for order in orders[:known]]
-    new = [_last(order, protocol.queries, 0) for order in orders[known:]]
-    return Episode(classes, (session(support, asked), questions(new, known)))
+    parts = [
+        _parted(pool, draws, images, protocol.shots if c < known else 0, protocol.queries)
+        for c, images in enumerate(pool.by_class)
+    ]
+    support, query = _ends(parts)
+    return Episode(classes, (session(support[:known], query[:known]), questions(query[known:], known)))
 
 
 # --- Meta-Dataset ----------------------------------------------------------------------------------------------------
@@ -150,9 +151,22 @@ def _some_of(draws: Draws, classes: Numbers, fewest: int, most: int) -> Numbers:
     return classes[draws.choose(n, draws.integer(min(fewest, n), min(most, n)))]
 
 
-def _last(order: Numbers, count: CountOrAll, before: int) -> Numbers:
-    """So many from the end, or all but those `before`."""
-    return order[::-1][: len(order) - before if count == "all" else count]
+def _parted(
+    pool: Pool, draws: Draws, images: Numbers, shots: CountOrAll, queries: CountOrAll
+) -> tuple[Numbers, Numbers]:
+    """Support images and queries among these images of a class, as far as a fixed split lets them be either.
+
+    Both are drawn in one order, support images from one end and queries from the other, so that the number of one
+    leaves the other as it is; "all" queries are those that are no support.
+    """
+    order = draws.shuffled(images)
+    support, asked = _first(pool.to_learn(order), shots), pool.to_ask(order)[::-1]
+    return support, asked[~np.isin(asked, support)] if queries == "all" else asked[:queries]
+
+
+def _ends(parts: Sequence[tuple[Numbers, Numbers]]) -> tuple[list[Numbers], list[Numbers]]:
+    """The support images of all classes, and the queries of all."""
+    return [support for support, _ in parts], [query for _, query in parts]
 
 
 def _first(order: Numbers, count: CountOrAll) -> Numbers:

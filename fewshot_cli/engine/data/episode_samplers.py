@@ -6,7 +6,7 @@ This file imports no NumPy until an episode is drawn, so that a recipe is checke
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
@@ -18,7 +18,7 @@ from fewshot_cli.engine.data.feasibility import (
     Count,
     CountOrAll,
     Way,
-    at_least,
+    check_both,
     check_images,
     check_way,
     given,
@@ -29,6 +29,7 @@ from fewshot_cli.errors import FewshotError
 
 if TYPE_CHECKING:
     from fewshot_cli.engine.data.episode import Episode, Pool, QueryGroup
+    from fewshot_cli.engine.rng import Numbers
 
 
 class Fixed(Settings):
@@ -54,7 +55,7 @@ class Fixed(Settings):
     def check(self, pool: Pool) -> None:
         """Raises FewshotError where `pool` has too few classes or images."""
         check_way(pool, self.way)
-        check_images(pool, pool.by_class, {"shots": self.shots, "queries": at_least(self.queries)})
+        check_both(pool, pool.by_class, {"shots": self.shots}, self.queries)
 
     def pools(self, names: Sequence[str], targets: Sequence[str] = ()) -> list[PoolPlan]:
         """A pool for each data set."""
@@ -110,6 +111,11 @@ class MetaDataset(Settings):
 
     def check(self, pool: Pool) -> None:
         """Raises FewshotError where `pool` has too few classes or images, or a superclass or every node does."""
+        if pool.roles is not None:
+            raise FewshotError(
+                f"{pool.name} is a fixed split, and meta-dataset draws queries from the images that it learns from.",
+                "Use --protocol fixed, or one part of the split: --split test.",
+            )
         groups = self.groups(pool)
         if groups is None:
             check_way(pool, self.min_way, "min_way")
@@ -178,8 +184,8 @@ class Incremental(Settings):
                 "Use " + f"{given('sessions', fits)}, or " * (fits > 0) + "a smaller --base-way or --way.",
             )
         # Any class can come in any session.
-        check_images(pool, pool.by_class, {"base_shots": self.base_shots, "queries": self.queries})
-        check_images(pool, pool.by_class, {"shots": self.shots, "queries": self.queries})
+        check_both(pool, pool.by_class, {"base_shots": self.base_shots}, self.queries)
+        check_both(pool, pool.by_class, {"shots": self.shots}, self.queries)
 
     def pools(self, names: Sequence[str], targets: Sequence[str] = ()) -> list[PoolPlan]:
         """A pool for each data set."""
@@ -215,10 +221,18 @@ def asks_all(protocol: AnyProtocol) -> bool:
 
 def all_alike(protocol: AnyProtocol, pool: Pool) -> bool:
     """Whether every episode holds the same images, so that one says it all and an interval over many says nothing."""
-    if not isinstance(protocol, Across | LeaveOneOut) or protocol.way not in ("all", len(pool.classes)):
+    if not isinstance(protocol, BaseToNew) and getattr(protocol, "way", None) not in ("all", len(pool.classes)):
         return False
-    if query_groups(protocol, pool):
+    if isinstance(protocol, Across | LeaveOneOut) and not query_groups(protocol, pool):
+        *sources, target = pool.by_domain
+        learned = [pool.to_learn(images) for source in sources for images in source]
+        return _takes_all(protocol.shots, learned) and _takes_all(protocol.queries, map(pool.to_ask, target))
+    if pool.roles is None or not isinstance(protocol, Fixed | BaseToNew):
         return False
-    *sources, target = pool.by_domain
-    asked_of = [*((protocol.shots, source) for source in sources), (protocol.queries, target)]
-    return all(count == "all" or len(of_class) == count for count, images in asked_of for of_class in images)
+    known = protocol.base_way(pool) if isinstance(protocol, BaseToNew) else None
+    learned = [pool.to_learn(images) for images in pool.by_class[:known]]
+    return _takes_all(protocol.shots, learned) and _takes_all(protocol.queries, map(pool.to_ask, pool.by_class))
+
+
+def _takes_all(count: CountOrAll, images: Iterable[Numbers]) -> bool:
+    return count == "all" or all(len(of_class) == count for of_class in images)

@@ -40,10 +40,35 @@ def check_across(pool: Pool, way: Way, shots: CountOrAll, queries: CountOrAll) -
     check_way(pool, way)
     *sources, target = range(len(pool.domain_names))
     for domain in sources:
-        needs = {"shots": at_least(shots)}
-        check_images(pool, pool.by_domain[domain], needs, where=f" in {pool.domain_names[domain]}")
-    needs = {"queries": at_least(queries)}
-    check_images(pool, pool.by_domain[target], needs, where=f" in {pool.domain_names[target]}")
+        images = [pool.to_learn(of_class) for of_class in pool.by_domain[domain]]
+        check_images(pool, images, {"shots": at_least(shots)}, where=f" in {pool.domain_names[domain]}")
+    check_asked(pool, target, queries)
+
+
+def check_asked(pool: Pool, domain: int, queries: CountOrAll) -> None:
+    """Raises FewshotError where a domain of a pool has too few images of a class to ask about."""
+    images = [pool.to_ask(of_class) for of_class in pool.by_domain[domain]]
+    check_images(pool, images, {"queries": at_least(queries)}, where=f" in {pool.domain_names[domain]}")
+
+
+def check_both(
+    pool: Pool,
+    images: Sequence[Numbers],
+    shots: Mapping[str, int],
+    queries: CountOrAll,
+    where: str = "",
+    among: Sequence[int] | None = None,
+) -> None:
+    """Raises FewshotError where a class has too few images to learn from and to ask about.
+
+    In a fixed split these are different images; else the same ones, which have to do for both.
+    """
+    asked = {"queries": at_least(queries)}
+    if pool.roles is None:
+        check_images(pool, images, {**shots, **asked}, where, among)
+        return
+    check_images(pool, [pool.to_learn(each) for each in images], shots, f"{where} to learn from", among)
+    check_images(pool, [pool.to_ask(each) for each in images], asked, f"{where} to ask about", among)
 
 
 def check_images(

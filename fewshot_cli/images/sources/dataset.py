@@ -10,21 +10,25 @@ from fewshot_cli.errors import FewshotError
 from fewshot_cli.images.image_ref import Stored
 from fewshot_cli.images.sources.class_folders import nfc
 from fewshot_cli.images.sources.description import Found, Groups, read_json, some
+from fewshot_cli.images.sources.fixed_split.reading import TEST, TRAIN, has_split, listed_split
 from fewshot_cli.images.sources.labelled import EXPECTED, found_at
+from fewshot_cli.images.sources.manifests import SUFFIXES as LISTS
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A picture and the index of its class."""
+    """A picture and the index of its class; in a fixed split, whether it is learned from or asked about."""
 
     stored: Stored
     label: int
+    role: Literal["support", "query"] | None = None
 
 
 @dataclass(frozen=True)
 class Dataset:
     """Labelled pictures under a name: sorted classes, samples sorted by class and path, the same on every machine.
 
+    A fixed split has its classes in its own order, and a role for each sample, first those learned from.
     `nodes` and `superclasses` name groups of classes, by index, that an episode may be drawn from; empty where none are
     known. Groups may overlap.
     """
@@ -47,11 +51,15 @@ def read_datasets(path: Path, split: str | None = None) -> list[Dataset]:
     `cat/{young,old}/1.jpg` beside `dog/{young,old}/1.jpg` are the data sets cat and dog, but `cat/photos/1.jpg` beside
     `dog/photos/1.jpg` the classes cat and dog. What is left over in a folder of data sets is passed over.
 
+    A list with a column `split`, and CoOp's JSON, are fixed splits: images of train are learned from, those of test are
+    asked about, and those of val left alone. With `split` such a file is a data set of the images of that part.
+
     `split` keeps the classes that `splits.json` (`NAME.splits.json` beside a file) lists under this name; where a data
     set lies in folders called train, test and the like, it takes the folder of this name. Meta-Dataset folders bring
     their own splits, and "test" is taken unless one is named.
     """
-    found = found_at(path)
+    is_split = path.is_file() and path.suffix.lower() in LISTS and has_split(path)
+    found = [listed_split(path)] if is_split else found_at(path)
     if not found:
         raise FewshotError(f"{path} holds no data set.", EXPECTED)
     if repeated := [name for name, count in Counter(one.name for one in found).items() if count > 1]:
@@ -63,6 +71,8 @@ def read_datasets(path: Path, split: str | None = None) -> list[Dataset]:
 
 
 def _dataset(found: Found, split: str | None) -> Dataset:
+    if found.is_fixed_split and split is None:
+        return _fixed_split(found)
     if found.parts:
         return _dataset(_part(found, split), None)
     split = split or found.usual_split
@@ -83,6 +93,24 @@ def _dataset(found: Found, split: str | None) -> Dataset:
         _by_number(found.nodes if nodes is None else nodes, numbers),
         _by_number(found.superclasses if superclasses is None else superclasses, numbers),
     )
+
+
+def _fixed_split(found: Found) -> Dataset:
+    """The images to learn from and those to ask about; classes that only others have are left out."""
+    roles: tuple[tuple[str, Literal["support", "query"]], ...] = ((TRAIN, "support"), (TEST, "query"))
+    parts = [(found.parts[name](), role) for name, role in roles]
+    used = {label for part, _ in parts for label in part.classes}
+    classes = tuple(label for label in found.classes if label in used)
+    if len(classes) < 2:
+        raise FewshotError(f"{found.root} has a single class; telling apart takes two.", "Add a class.")
+    numbers = {name: number for number, name in enumerate(classes)}
+    samples = tuple(
+        Sample(stored, numbers[label], role)
+        for part, role in parts
+        for label in part.classes
+        for stored in part.pictures(label)
+    )
+    return Dataset(found.name, found.root, classes, samples, {}, {})
 
 
 def _of_split(found: Found, split: str) -> Sequence[str]:

@@ -33,6 +33,8 @@ class Found:
     loose: tuple[Path, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
     several: bool = False
+    is_fixed_split: bool = False
+    """Whether its parts say which images are learned from and which are asked about; its classes are in order."""
 
 
 def read_json(path: Path) -> dict[str, Any]:

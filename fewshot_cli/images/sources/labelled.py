@@ -20,6 +20,7 @@ from fewshot_cli.images.sources.class_folders import (
 )
 from fewshot_cli.images.sources.description import Found
 from fewshot_cli.images.sources.discovery import Tree, are_parts, data_sets_in, reading
+from fewshot_cli.images.sources.fixed_split.reading import coop_split
 from fewshot_cli.images.sources.manifests import SUFFIXES as LISTS
 from fewshot_cli.images.sources.manifests import listed
 from fewshot_cli.images.sources.meta_dataset import meta_dataset
@@ -28,7 +29,8 @@ from fewshot_cli.images.sources.zips import zipped
 
 EXPECTED = (
     "Expected: a folder with one sub-folder per class, a folder of such folders, a .zip of class folders, a .csv, "
-    ".tsv or .jsonl list with path and label, or a Meta-Dataset folder (dataset_spec.json beside .h5 files)."
+    ".tsv or .jsonl list with path and label, a fixed split (split_zhou_*.json), or a Meta-Dataset folder "
+    "(dataset_spec.json beside .h5 files)."
 )
 
 
@@ -48,6 +50,8 @@ def found_at(path: Path) -> list[Found]:
         )
     if path.suffix.lower() in LISTS:
         return [listed(path)]
+    if path.suffix.lower() == ".json":
+        return [coop_split(path)]
     raise FewshotError(f"{path} is no data set.", EXPECTED)
 
 

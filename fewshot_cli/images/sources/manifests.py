@@ -39,7 +39,7 @@ def listed(path: Path, several: bool = False) -> Found:
         if kind := next(filter(None, map(left_over, _written(where).parts)), None):
             left_out.append(kind)
             continue
-        picture = _picture(path.parent, where)
+        picture = picture_at(path.parent, where)
         if labels.setdefault(picture, label) != label:
             problem = f"{where} is labelled {label!r} here and {labels[picture]!r} before"
             raise FewshotError(f"{path}, line {line}: {problem}.", "Keep the right line only.")
@@ -113,7 +113,7 @@ def _written(where: str) -> PurePosixPath:
     return PurePosixPath(where.replace("\\", "/"))
 
 
-def _picture(folder: Path, where: str) -> Path:
+def picture_at(folder: Path, where: str) -> Path:
     """The file that a list in `folder` names; backslashes part folders unless a file is called just so."""
     literal = folder / where
     with suppress(OSError):  # a name that is too long: said when it is read
@@ -199,7 +199,7 @@ def _json_rows(path: Path, file: TextIO, labels: Sequence[str], several: bool) -
         if not isinstance(row, dict):
             raise FewshotError(f"{path}, line {line}: not an object.", _JSON_LINE)
         where, label = (next((row[one] for one in some if one in row), None) for some in (PATH_COLUMNS, labels))
-        for what, value in (("path", where), ("label", label)):
+        for what, value in (("path", where), (labels[0], label)):
             if value is None or (isinstance(value, float) and not math.isfinite(value)):
                 there = any(one in row for one in (PATH_COLUMNS if what == "path" else labels))
                 problem = (

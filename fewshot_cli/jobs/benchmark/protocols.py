@@ -43,14 +43,15 @@ def protocols(facts: dict[str, Any]) -> tuple[AnyProtocol, ...]:
         ) from None
 
 
-def pool_of(dataset: Dataset, labels: npt.NDArray[np.int64]) -> Pool:
-    """What episodes are drawn from: the data set's classes, and the label `(n,)` of each of its images."""
+def pool_of(dataset: Dataset, labels: npt.NDArray[np.int64], roles: npt.NDArray[np.int64] | None = None) -> Pool:
+    """What episodes are drawn from: the data set's classes, and label and role `(n,)` of each of its images."""
     import numpy as np
 
     from fewshot_cli.engine.data.episode import Pool
 
     domains = np.zeros(len(labels), dtype=np.int64)
-    return Pool(dataset.name, dataset.classes, labels, domains, (dataset.name,), dataset.nodes, dataset.superclasses)
+    groups = dataset.nodes, dataset.superclasses
+    return Pool(dataset.name, dataset.classes, labels, domains, (dataset.name,), *groups, roles)
 
 
 def check_data(datasets: Sequence[Dataset], protocols: Sequence[AnyProtocol], targets: Sequence[str] = ()) -> None:
@@ -58,18 +59,32 @@ def check_data(datasets: Sequence[Dataset], protocols: Sequence[AnyProtocol], ta
     beside them is wrong."""
     import numpy as np
 
-    from fewshot_cli.engine.data.episode import join
+    from fewshot_cli.engine.data.episode import join, roles_of
     from fewshot_cli.images.sources.class_names import descriptions
 
     for dataset in datasets:
         descriptions(dataset.root, dataset.classes)
     pools = {
-        dataset.name: pool_of(dataset, np.array([sample.label for sample in dataset.samples], dtype=np.int64))
+        dataset.name: pool_of(
+            dataset,
+            np.array([sample.label for sample in dataset.samples], dtype=np.int64),
+            roles_of([sample.role for sample in dataset.samples]),
+        )
         for dataset in datasets
     }
     for protocol in protocols:
         for plan in protocol.pools(list(pools), targets):
             protocol.check(join(plan.name, [pools[name] for name in plan.datasets])[0])
+
+
+def check_no_split(datasets: Sequence[Dataset]) -> None:
+    """Raises FewshotError for a fixed split, where images are practised on."""
+    for dataset in datasets:
+        if any(sample.role for sample in dataset.samples):
+            raise FewshotError(
+                f"{dataset.name} is a fixed split, whose test images take no part in practice.",
+                "Give --split train to practise on the images that are learned from.",
+            )
 
 
 def check_learner(name: str, learner: Learner, protocol: AnyProtocol) -> None:

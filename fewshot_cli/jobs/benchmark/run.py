@@ -128,7 +128,7 @@ def _sources(question: Question, data: Mapping[str, Data], start: Start) -> Iter
     for protocol in question.protocols:
         for plan in protocol.pools(list(data), question.targets):
             parts, left_out = apart([data[name] for name in plan.datasets], plan.query)
-            pool, _ = join(plan.name, [pool_of(part.dataset, part.labels) for part in parts])
+            pool, _ = join(plan.name, [pool_of(part.dataset, part.labels, part.roles) for part in parts])
             protocol.check(pool)  # again: some pictures may be unreadable
             features = torch.cat([part.features for part in parts])
             images = JoinedImages(tuple(part.images for part in parts))

@@ -11,6 +11,7 @@ from fewshot_cli.engine.meta.loop import Diverged, Epoch, Practice, epochs, mean
 from fewshot_cli.engine.meta.task_source import TaskSource
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.checkpoint import checkpoint_path
+from fewshot_cli.jobs.benchmark.protocols import check_no_split
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.copies import unasked
 from fewshot_cli.jobs.data import load_data
@@ -43,6 +44,7 @@ def meta_tune(recipe: MetaRecipe, material: Material, output: Output, seed: int,
         check_tensorboard()
     _check_unfinished(output)
     _check_names(material)
+    check_no_split([*material.datasets, *material.validation])
     _check_processes(recipe, means.processes)
     if output.resume and checkpoint_path(output.path).exists():
         check_resumable(checkpoint_path(output.path), circumstances_of(means))

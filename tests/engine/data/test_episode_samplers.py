@@ -3,6 +3,7 @@
 import hashlib
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from fewshot_cli.engine.data.base_to_new import BaseToNew
 from fewshot_cli.engine.data.domain_pairs import PoolPlan
-from fewshot_cli.engine.data.episode import Episode, Pool, join
+from fewshot_cli.engine.data.episode import QUERY, SUPPORT, Episode, Pool, join
 from fewshot_cli.engine.data.episode_drawing import amounts as amounts_of
 from fewshot_cli.engine.data.episode_drawing import description
 from fewshot_cli.engine.data.episode_samplers import (
@@ -209,6 +210,80 @@ def test_every_class_and_every_image_is_as_likely_as_the_others():
     assert support == pytest.approx(6000 / 2 * 2 / 8, abs=4 * 26)
     assert query == pytest.approx(6000 / 2 * 3 / 8, abs=4 * 31)
     assert together[~np.eye(8, dtype=bool)] == pytest.approx(6000 / 56, abs=4 * 10.3)
+
+
+# --- fixed splits --------------------------------------------------------------------------------------------------
+
+
+def split(*sizes: tuple[int, int], name: str = "split") -> Pool:
+    """A pool with these numbers of images to learn from, and to ask about, of each class."""
+    plain = pool([learned + asked for learned, asked in sizes], name=name)
+    roles = np.empty(len(plain.labels), np.int64)
+    for images, (learned, asked) in zip(plain.by_class, sizes, strict=True):
+        roles[images] = Draws(0, "roles", 0).shuffled(np.repeat([SUPPORT, QUERY], [learned, asked]))
+    return replace(plain, roles=roles)
+
+
+SPLIT_POOL = split((5, 3), (4, 6), (6, 3), (4, 4), (9, 3))
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        Fixed(way=3, shots=4, queries=3),
+        Fixed(way="all", shots=2, queries="all"),
+        Incremental(base_way=2, base_shots=4, sessions=3, way=1, shots=3, queries=3),
+        BaseToNew(shots=3),
+        BaseToNew(shots=4, queries=2),
+    ],
+)
+@given(seed=seeds)
+def test_a_fixed_split_keeps_what_is_learned_from_and_what_is_asked_about_apart(protocol, seed):
+    protocol.check(SPLIT_POOL)
+    episode = protocol.episode(SPLIT_POOL, seed, 1)
+    assert_sound(episode, SPLIT_POOL)
+    for session in episode.sessions:
+        assert set(SPLIT_POOL.roles[session.support].tolist()) <= {SUPPORT}
+        assert set(SPLIT_POOL.roles[session.query].tolist()) == {QUERY}
+        if protocol.queries == "all":
+            asked = [len(SPLIT_POOL.to_ask(SPLIT_POOL.by_class[c])) for c in episode.classes_of(session)]
+            assert np.bincount(session.query_labels).tolist() == asked
+
+
+@given(seed=seeds)
+def test_across_domains_each_keeps_its_own_split(seed):
+    other = replace(split((3, 2), (3, 2), (3, 2), (3, 2), (3, 2)), name="other")
+    plain = replace(pool([5] * 5), name="plain")
+    joint, _ = join("split", [SPLIT_POOL, other, plain])
+    protocol = Across(way=3, shots=4, queries="all", in_distribution=True)
+    protocol.check(joint)
+    episode = protocol.episode(joint, seed, 0)
+    assert [len(session.query) for session in episode.sessions[1:]] == [6, 15]
+    assert set(joint.roles[episode.sessions[0].support].tolist()) == {SUPPORT}
+    assert set(joint.roles[episode.sessions[0].query].tolist()) == {QUERY}
+    pair, _ = join("split -> other", [SPLIT_POOL, other])
+    (session,) = Across(way=3, shots="all", queries=2).episode(pair, seed, 0).sessions
+    assert set(pair.roles[session.support].tolist()) == {SUPPORT} and set(pair.domains[session.query].tolist()) == {1}
+    assert set(pair.roles[session.query].tolist()) == {QUERY}
+
+
+def test_what_a_fixed_split_lacks_is_said():
+    with pytest.raises(FewshotError, match="'class1' has 4 images to learn from; 5 shots need 5"):
+        Fixed(shots=5, queries=3).check(SPLIT_POOL)
+    with pytest.raises(FewshotError, match="has 3 images to ask about; 4 queries need 4"):
+        Fixed(shots=4, queries=4).check(SPLIT_POOL)
+    with pytest.raises(FewshotError, match="split is a fixed split, and meta-dataset"):
+        MetaDataset().check(SPLIT_POOL)
+
+
+def test_a_split_of_just_the_support_set_is_one_episode():
+    just = split((2, 5), (2, 3), (2, 4), (2, 6))
+    assert all_alike(Fixed(way="all", shots=2, queries="all"), just)
+    assert all_alike(BaseToNew(shots=2), just)
+    assert not all_alike(Fixed(way="all", shots=1, queries="all"), just)
+    assert not all_alike(Fixed(way=3, shots=2, queries="all"), just)
+    assert not all_alike(Fixed(way="all", shots=2, queries=3), just)
+    assert not all_alike(Fixed(way="all", shots=2, queries="all"), pool([5] * 4))
 
 
 # --- base to new ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,86 @@
+"""`fewshot eval RECIPE... --data DIR...` and `fewshot eval --check RUN`, once it is clear what is asked."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fewshot_cli.cli import options
+
+if TYPE_CHECKING:
+    import torch
+
+    from fewshot_cli.jobs.benchmark.run import Question
+    from fewshot_cli.jobs.models.backbones import Source
+    from fewshot_cli.jobs.progress import Progress
+    from fewshot_cli.recipes import Recipe
+
+
+def compare(
+    recipes: "dict[str, Recipe]",
+    question: "Question",
+    where: "Source",
+    device: "torch.device",
+    no_cache: bool,
+    progress: "Progress",
+    json: bool,
+    output: Path | None,
+    html: Path | None,
+    markdown: Path | None,
+    threshold: float | None,
+) -> None:
+    """Compares the recipes, shows and writes what was found. Raises CheckFailed below the threshold."""
+    from fewshot_cli.cli.terminal import show
+    from fewshot_cli.engine.distributed import joined
+    from fewshot_cli.errors import CheckFailed
+    from fewshot_cli.jobs.benchmark.run import compare as job
+    from fewshot_cli.jobs.context import Means
+    from fewshot_cli.reports.terminal.comparison import compared
+    from fewshot_cli.storage.atomic import is_stream, write_atomically
+
+    with joined() as processes:
+        try:
+            means = Means(where, device, options.feature_cache(no_cache), progress, processes)
+            result, written = job(recipes, question, means, output)
+        except KeyboardInterrupt as stop:
+            if output is not None and is_stream(output):  # no journal lies beside it
+                raise
+            raise type(stop)("the same command goes on where this one stopped.") from None
+    if processes.is_first:
+        if html is not None:
+            from fewshot_cli.reports.documents.page import html as page
+
+            write_atomically(html, page(result))
+        if markdown is not None:
+            from fewshot_cli.reports.documents.results_table import markdown as table
+
+            write_atomically(markdown, table(result))
+        show(replace(result, file=str(written)), json, compared)
+    low = {name: found.accuracy for name, found in result.methods.items() if found.accuracy < (threshold or 0)}
+    if low:
+        worst = min(low, key=lambda name: low[name])
+        raise CheckFailed(
+            f"{worst} is right in {low[worst]:.4f} of all answers, below the threshold of {threshold}.",
+            f"Every episode's result is in {written}.",
+        )
+
+
+def again(
+    run: Path,
+    data: list[Path],
+    where: "Source",
+    device: "torch.device",
+    no_cache: bool,
+    progress: "Progress",
+    json: bool,
+) -> None:
+    """Does a run again, and shows that nothing differs."""
+    from fewshot_cli.cli.terminal import show
+    from fewshot_cli.engine.distributed import joined
+    from fewshot_cli.jobs.benchmark.reproduce import repeat
+    from fewshot_cli.jobs.context import Means
+    from fewshot_cli.reports.terminal.evaluate import repeated
+
+    with joined() as processes:
+        result = repeat(run, data, Means(where, device, options.feature_cache(no_cache), progress, processes))
+    if processes.is_first:
+        show(result, json, repeated)

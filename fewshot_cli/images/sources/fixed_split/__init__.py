@@ -1,0 +1,1 @@
+"""The field's fixed splits: which images are learned from, and which are asked about."""
