@@ -41,7 +41,7 @@ from fewshot_cli.engine.delta.change import Sparse
 from fewshot_cli.engine.delta.masks import random_positions
 from fewshot_cli.engine.device import keep_freed_memory
 from fewshot_cli.engine.head.linear import Head, cosine_head
-from fewshot_cli.engine.model.delta_swap import Arena
+from fewshot_cli.engine.model.delta_swap import ParameterBuffer
 from fewshot_cli.engine.model.model import Model
 from fewshot_cli.engine.model.timm_models import build_backbone
 from fewshot_cli.formats.delta.file import BaseFacts, Expected, Header, Provenance, read_delta_file, write_delta_file
@@ -278,7 +278,7 @@ class Bench:
         self.dense = folder / "dense.safetensors"
         save_file(dict(self.module.state_dict()), self.dense)
         self.adapters = {name: self._adapter(name) for name in ("LoRA", "SHiRA")}
-        self.arena = Arena(copy.deepcopy(self.module))
+        self.arena = ParameterBuffer(copy.deepcopy(self.module))
         self.copied = torch.empty_like(self.arena.flat)
 
     def _adapter(self, kind: str) -> Path:

@@ -26,7 +26,7 @@ from fewshot_cli.images.sources.class_folders import find_images
 from fewshot_cli.jobs.features import embed
 from fewshot_cli.jobs.models.backbones import Source, load_backbone
 from fewshot_cli.jobs.pictures import Gallery
-from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.storage.feature_cache import FeatureCache, NoCache
 
 ROUNDS = 5
@@ -51,7 +51,7 @@ def folder_against_forward(backbone: Backbone, paths: list[StoredFile]) -> dict[
     pictures = torch.from_numpy(gallery.pictures(paths, [path.content_hash() for path in paths]))
     folders, bares = [], []
     for _ in range(ROUNDS):
-        folders.append(seconds(lambda: embed(backbone, paths, NoCache(), Unseen())))
+        folders.append(seconds(lambda: embed(backbone, paths, NoCache(), NoProgress())))
         bares.append(seconds(lambda: backbone.frozen_features(pictures)))
     return {
         "what": f"{backbone.name}: folder / bare forward passes",
@@ -69,9 +69,9 @@ def second_time(backbone: Backbone, paths: list[StoredFile], cache: Path) -> dic
         nonlocal passes
         passes += 1
 
-    first = seconds(lambda: embed(backbone, paths, FeatureCache(cache), Unseen()))
+    first = seconds(lambda: embed(backbone, paths, FeatureCache(cache), NoProgress()))
     handle = backbone.module.register_forward_hook(count)
-    second = seconds(lambda: embed(backbone, paths, FeatureCache(cache), Unseen()))
+    second = seconds(lambda: embed(backbone, paths, FeatureCache(cache), NoProgress()))
     handle.remove()
     return {"what": "second time / first time", "ratio": round(second / first, 4), "forward_passes": passes}
 

@@ -34,7 +34,7 @@ from fewshot_cli.images.image_ref import StoredFile
 from fewshot_cli.images.sources.class_folders import read_folder
 from fewshot_cli.jobs.features import embed
 from fewshot_cli.jobs.models.backbones import Source, load_backbone
-from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.methods.base import ClosedFormMethod
 from fewshot_cli.methods.lda import LDA
 from fewshot_cli.methods.logistic import Logistic
@@ -209,7 +209,7 @@ def embedded(folder: Path, weights: Path | None) -> tuple[Tensor, Tensor]:
     """What ViT-Ti sees in the pictures of a folder at 112 pixels, and their classes as numbers."""
     backbone = load_backbone("vit_tiny_patch16_224", Source(weights, offline=True), 112, torch.device("cpu"))
     items = read_folder(folder).items
-    found = embed(backbone, [StoredFile(item.path) for item in items], NoCache(), Unseen())
+    found = embed(backbone, [StoredFile(item.path) for item in items], NoCache(), NoProgress())
     names = sorted({item.label for item in items})
     return found.features, torch.tensor([names.index(items[index].label) for index in found.readable])
 

@@ -43,7 +43,7 @@ from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.data import Data, load_data
 from fewshot_cli.jobs.meta.tasks import arithmetic, task_source
 from fewshot_cli.jobs.models.backbones import Source, load_backbone
-from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.recipes import MetaRecipe, load_meta_recipe
 from fewshot_cli.storage.feature_cache import FeatureCache
 
@@ -136,7 +136,7 @@ def tune(tasks: int, place: Path, names: Sequence[str]) -> None:
     place.mkdir(parents=True, exist_ok=True)
     source = Source(meta.SHARED / "weights" / "vit_tiny_patch16_224.fp16.safetensors", offline=True)
     backbone = load_backbone("vit_tiny_patch16_224", source, SIZE, CPU)
-    means = Means(source, CPU, FeatureCache(), Unseen(), Processes())
+    means = Means(source, CPU, FeatureCache(), NoProgress(), Processes())
     exact = FlatBackbone.of(backbone)
 
     @cache

@@ -25,7 +25,7 @@ from fewshot_cli.jobs.classify.adapt import AdaptSettings, adapt
 from fewshot_cli.jobs.classify.evaluate import evaluate
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.models.backbones import Source
-from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.methods.base import Learner
 from fewshot_cli.recipes import Recipe, load_recipe, recipe_names
 from fewshot_cli.storage.feature_cache import FeatureCache
@@ -60,7 +60,7 @@ def measure(name: str, support: Path, query: Path, folder: Path, options: argpar
     """What `fewshot adapt` and `fewshot eval` report for one recipe."""
     file = folder / f"{name}.fewshot"
     where, device = Source(options.weights, offline=True), choose_device(options.device)
-    means = Means(where, device, FeatureCache(), Unseen())
+    means = Means(where, device, FeatureCache(), NoProgress())
     recipe = load_recipe(name, options.set, backbone=options.backbone, image_size=options.image_size)
     start = time.perf_counter()
     learned = adapt(support, file, AdaptSettings(recipe, folds=0 if trains(recipe.learner) else 5), means).report()

@@ -34,7 +34,7 @@ from fewshot_cli.jobs.benchmark.episode_runner import EpisodeSource, answer_bloc
 from fewshot_cli.jobs.benchmark.protocols import pool_of, protocols
 from fewshot_cli.jobs.data import load_data
 from fewshot_cli.jobs.models.backbones import Source, load_backbone
-from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.recipes import load_recipe
 from fewshot_cli.reports.documents.results_table import markdown
 from fewshot_cli.results import ComparisonResult, read_comparison
@@ -121,7 +121,7 @@ def against_reference() -> list[dict[str, Any]]:
                 }
                 for how, backbone_ in (("cropped", ours), ("whole", whole)):
                     data = load_data(
-                        read_datasets(SHARED / "data" / name)[0], backbone_, FeatureCache(), False, Unseen()
+                        read_datasets(SHARED / "data" / name)[0], backbone_, FeatureCache(), False, NoProgress()
                     )
                     (protocol,) = protocols({"name": "fixed", "shots": shots, "queries": 10})
                     source = EpisodeSource(

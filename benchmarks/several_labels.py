@@ -34,7 +34,7 @@ from fewshot_cli.images.sources.class_folders import Folder
 from fewshot_cli.images.sources.labelled import read_labelled
 from fewshot_cli.jobs.features import embed
 from fewshot_cli.jobs.models.backbones import Source, load_backbone
-from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.jobs.several_labels.learned import learn_marks
 from fewshot_cli.methods.ridge import Ridge
 from fewshot_cli.storage.feature_cache import FeatureCache
@@ -140,7 +140,7 @@ def main() -> None:
                 if not path.exists():
                     path.write_bytes(pasted(image))
                 paths.append(path)
-            seen = embed(backbone, [StoredFile(path) for path in paths], FeatureCache(), Unseen()).features
+            seen = embed(backbone, [StoredFile(path) for path in paths], FeatureCache(), NoProgress()).features
             x, queries, truth = seen[:learned_from], seen[learned_from:], marks[learned_from:].bool()
             for shots in IMAGES:
                 known = marks[:learned_from].cumsum(0).amax(1) <= shots

@@ -13,7 +13,7 @@ from torch import Tensor
 from fewshot_cli.images.sources.labelled import read_labelled
 from fewshot_cli.jobs.features import embed
 from fewshot_cli.jobs.models.backbones import Source, load_backbone
-from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.storage.feature_cache import FeatureCache
 
 SHARED = Path(os.environ.get("FEWSHOT_SHARED", Path(__file__).resolve().parents[2] / "shared"))
@@ -57,7 +57,7 @@ def shared_sets(names: list[str] | None = None) -> list[Set]:
     found = []
     for name in names or SETS:
         folder = read_labelled(SHARED / "data" / SETS[name])
-        embedded = embed(backbone, [item.stored for item in folder.items], FeatureCache(), Unseen())
+        embedded = embed(backbone, [item.stored for item in folder.items], FeatureCache(), NoProgress())
         place = {label: index for index, label in enumerate(folder.classes)}
         labels = torch.tensor([place[folder.items[row].label] for row in embedded.readable])
         found.append(Set(name, embedded.features, labels, folder.classes))

@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
-from fewshot_cli.api.asked import AnyPath, Settings, recipe_of
+from fewshot_cli.api.arguments import AnyPath, Settings, recipe_of
 from fewshot_cli.api.classifier import Classifier
 from fewshot_cli.api.functions import adapt
 from fewshot_cli.engine.adaptation import FittedHead

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fewshot_cli.api.asked import AnyPath, means_of
+from fewshot_cli.api.arguments import AnyPath, means_of
 from fewshot_cli.images.sources.in_memory import Labelled, Picture, labelled_pictures, stored_pictures
 from fewshot_cli.jobs.classify.evaluate import evaluated
 from fewshot_cli.jobs.classify.predict import answered

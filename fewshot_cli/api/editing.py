@@ -30,7 +30,7 @@ Each reads a delta file and writes another; `output` may be the same path, which
 
 from pathlib import Path
 
-from fewshot_cli.api.asked import AnyPath, means_of
+from fewshot_cli.api.arguments import AnyPath, means_of
 from fewshot_cli.jobs.edit.add_class import add_class as add_class_job
 from fewshot_cli.jobs.edit.correct import correct as correct_job
 from fewshot_cli.jobs.edit.next_ import next_ as next_job

@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
-from fewshot_cli.api.asked import AnyPath, Settings, changes_of, choice_of, means_of, recipe_of
+from fewshot_cli.api.arguments import AnyPath, Settings, changes_of, choice_of, means_of, recipe_of
 from fewshot_cli.api.classifier import Classifier
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.delta.rounding import Values
@@ -15,14 +15,14 @@ from fewshot_cli.formats.kinds import kind_of_bank
 from fewshot_cli.images.sources.dataset import Dataset, read_datasets
 from fewshot_cli.images.sources.in_memory import Labelled, Picture, labelled_pictures
 from fewshot_cli.jobs.benchmark.protocols import protocols
-from fewshot_cli.jobs.benchmark.run import Question, answered_again
+from fewshot_cli.jobs.benchmark.run import ComparisonSettings, answered_again
 from fewshot_cli.jobs.benchmark.run import compare as compare_job
-from fewshot_cli.jobs.classify.adapt import AdaptSettings, Begun
+from fewshot_cli.jobs.classify.adapt import AdaptSettings, Preparation
 from fewshot_cli.jobs.classify.adapt import adapt as adapt_job
 from fewshot_cli.jobs.classify.choose import adapt_by_choice
 from fewshot_cli.jobs.initialisation import Starts
 from fewshot_cli.jobs.interop.export import Format
-from fewshot_cli.jobs.meta.results import Material, Output
+from fewshot_cli.jobs.meta.results import MetaTuningData, Output
 from fewshot_cli.jobs.meta.tune import meta_tune as meta_tune_job
 from fewshot_cli.jobs.models.classifiers import load_model, loaded_on
 from fewshot_cli.recipe_files import AUTO
@@ -89,7 +89,7 @@ def adapt(
         if choice is not None:
             result = adapt_by_choice(labelled, path, choice, means, starts)
         elif how is not None:
-            result = adapt_job(labelled, path, how, means, Begun(starts))
+            result = adapt_job(labelled, path, how, means, Preparation(starts))
         loaded = loaded_on(starts.of(parse_recipe(result.recipe, "chosen")).base, path)
         return Classifier(path.read_bytes(), loaded, means, result=replace(result, file=None))
 
@@ -200,7 +200,7 @@ def compare(
     facts = {key: value for key, value in facts.items() if value is not None}
     facts |= {key.removeprefix(PROTOCOL): value for key, value in of_protocol.items()}
     paths = [Path(path) for path in _several(data)]
-    question = Question(
+    question = ComparisonSettings(
         _datasets(paths, split), protocols(facts), episodes, seed, tuple(target), tuple(map(str, paths)), split
     )
     means = means_of(weights, device, offline, no_cache)
@@ -234,7 +234,7 @@ def meta_tune(
     """
     what = load_meta_recipe(str(recipe), changes_of(set), backbone=backbone, image_size=image_size)
     practised, validated = ([Path(path) for path in _several(paths)] for paths in (data, validate))
-    material = Material(
+    material = MetaTuningData(
         _datasets(practised, split),
         _datasets(validated, None) + (_datasets(practised, validation_split) if validation_split else ()),
         tuple(map(str, practised)),

@@ -175,7 +175,7 @@ def _check_images(folder: Path | None, what: "Recipe", several: bool, keep_suppo
         return
     early.check_labelled(folder, several=several)
     if several:
-        from fewshot_cli.jobs.several_labels.asked import marking_method
+        from fewshot_cli.jobs.several_labels.recipe_check import marking_method
 
         marking_method(what, folder)
         if keep_support:

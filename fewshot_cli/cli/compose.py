@@ -56,8 +56,8 @@ def compose(
     chosen = merge_rule(rule, density)
     progress = options.start(quiet, offline=True)
     from fewshot_cli.cli.terminal import show
-    from fewshot_cli.jobs.share.compose import How
+    from fewshot_cli.jobs.share.compose import ComposeSettings
     from fewshot_cli.jobs.share.compose import compose as job
     from fewshot_cli.reports.terminal.compose import composed
 
-    show(job(files, output, How(chosen, scale, seed, values), progress), json, composed)
+    show(job(files, output, ComposeSettings(chosen, scale, seed, values), progress), json, composed)

@@ -92,14 +92,14 @@ def check_delta_files(paths: Iterable[Path], several_labels: bool = False) -> No
 
 def check_has_class(path: Path, name: str) -> None:
     """Raises FewshotError where the header of a delta file names other classes only."""
-    from fewshot_cli.jobs.edit.asked import check_has_class
+    from fewshot_cli.jobs.edit.checks import check_has_class
 
     check_has_class(path, name)
 
 
 def check_keeps_images(path: Path) -> None:
     """Raises FewshotError where a delta file lacks the features of the images that it was learned from."""
-    from fewshot_cli.jobs.edit.asked import check_keeps_images
+    from fewshot_cli.jobs.edit.checks import check_keeps_images
 
     check_keeps_images(path)
 

@@ -132,7 +132,7 @@ def evaluate(
         early.check_recipes(what or [], changes or [])
         early.check_backbone(backbone)
         given = {"way": way, "queries": queries, "base_way": base_way, "sessions": sessions}
-        from fewshot_cli.cli.evaluate_asked import PROTOCOL, material, protocols_asked, recipes_asked
+        from fewshot_cli.cli.evaluate_settings import PROTOCOL, material, protocols_asked, recipes_asked
         from fewshot_cli.jobs.benchmark.protocols import check_data
 
         asked = protocols_asked(protocol, given, shots or [], changes or [])
@@ -143,10 +143,10 @@ def evaluate(
         check_data(datasets, asked, target or [])
         recipes = recipes_asked(what or [], of_recipes, chosen, bank or [], density, frozen, asked[0])
         progress, where, found_on = _started(quiet, offline, weights, device)
-        from fewshot_cli.jobs.benchmark.run import Question
+        from fewshot_cli.jobs.benchmark.run import ComparisonSettings
 
         named = tuple(str(path) for path in data)
-        question = Question(datasets, asked, episodes, seed, tuple(target or []), named, split)
+        question = ComparisonSettings(datasets, asked, episodes, seed, tuple(target or []), named, split)
         evaluate_recipes.compare(
             recipes, question, where, found_on, no_cache, progress, json, output, html, markdown, threshold
         )

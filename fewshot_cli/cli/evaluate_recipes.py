@@ -9,7 +9,7 @@ from fewshot_cli.cli import options
 if TYPE_CHECKING:
     import torch
 
-    from fewshot_cli.jobs.benchmark.run import Question
+    from fewshot_cli.jobs.benchmark.run import ComparisonSettings
     from fewshot_cli.jobs.models.backbones import Source
     from fewshot_cli.jobs.progress import Progress
     from fewshot_cli.recipes import Recipe
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def compare(
     recipes: "dict[str, Recipe]",
-    question: "Question",
+    question: "ComparisonSettings",
     where: "Source",
     device: "torch.device",
     no_cache: bool,

@@ -58,10 +58,10 @@ def import_(
     progress = options.start(quiet, offline)
     where = options.source(weights, offline)
     from fewshot_cli.cli.terminal import show
-    from fewshot_cli.jobs.interop.peft_import import Wanted, import_adapter
+    from fewshot_cli.jobs.interop.peft_import import ImportSettings, import_adapter
     from fewshot_cli.reports.terminal.peft_import import imported
 
-    wanted = Wanted(backbone, names, image_size, values)
+    wanted = ImportSettings(backbone, names, image_size, values)
     show(import_adapter(folder, output, wanted, images, where, progress), json, imported)
 
 

@@ -104,11 +104,11 @@ def meta_tune(
     from fewshot_cli.engine.distributed import joined
     from fewshot_cli.jobs.claim import claimed
     from fewshot_cli.jobs.context import Means
-    from fewshot_cli.jobs.meta.results import Material, Output
+    from fewshot_cli.jobs.meta.results import MetaTuningData, Output
     from fewshot_cli.jobs.meta.tune import meta_tune as job
     from fewshot_cli.reports.terminal.meta_tune import meta_tuned
 
-    material = Material(
+    material = MetaTuningData(
         practised,
         validated,
         tuple(str(path) for path in data),

@@ -72,7 +72,7 @@ def predict(
     early.check_weights(weights)
     early.check_delta_files([file], several_labels=True)
     early.check_outputs([csv, jsonl])
-    from fewshot_cli.jobs.classify.asked import check_apart, files_and_images
+    from fewshot_cli.jobs.classify.prediction.inputs import check_apart, files_and_images
 
     files, images = files_and_images([file, *listed_on_standard_input(paths or [])], watch is not None)
     early.check_any_there(images)
@@ -83,7 +83,7 @@ def predict(
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.formats.delta.file import read_any_delta_file
     from fewshot_cli.jobs.classify.predict import predict as job
-    from fewshot_cli.jobs.classify.prediction.rows import TOP, Asking
+    from fewshot_cli.jobs.classify.prediction.rows import TOP, RowSettings
     from fewshot_cli.jobs.classify.prediction.sorting import Sorting
     from fewshot_cli.jobs.classify.prediction.watch import new_pictures
     from fewshot_cli.reports.terminal.predict import labelled, predicted, watched
@@ -91,7 +91,7 @@ def predict(
 
     named = {name for each in files for name in read_any_delta_file(each).header.classes} if probabilities else ()
     outputs = Outputs(csv, jsonl, len(files) > 1, top, sorted(named))
-    how = Asking(top or TOP, probabilities)
+    how = RowSettings(top or TOP, probabilities)
     sorting = Sorting(sort_into) if sort_into else None
     kept: list[Prediction] = []
     with outputs.opened(shown=watch is not None and not outputs.paths and not json) as take:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeVar
 
-from fewshot_cli.jobs.progress import Progress, Unseen
+from fewshot_cli.jobs.progress import NoProgress, Progress
 from fewshot_cli.reports.printable import printable
 from fewshot_cli.reports.rows import Rows, in_columns
 
@@ -25,10 +25,10 @@ PLAIN_WIDTH = 10_000
 def progress_on(quiet: bool) -> Progress:
     """Bars on standard error where that is a terminal, else a line each minute; nothing if somebody asked for quiet."""
     if quiet:
-        return Unseen()
-    from fewshot_cli.reports.progress import Bars, Lines
+        return NoProgress()
+    from fewshot_cli.reports.progress import ProgressBars, ProgressLines
 
-    return Bars(_console(sys.stderr)) if sys.stderr.isatty() else Lines()
+    return ProgressBars(_console(sys.stderr)) if sys.stderr.isatty() else ProgressLines()
 
 
 def show(result: Shown, as_json: bool, picture: "Callable[[Shown], RenderableType]") -> None:

@@ -19,7 +19,7 @@ from fewshot_cli.jobs.models.backbones import Source, load_backbone, load_facts,
 from fewshot_cli.jobs.models.checks import check_fingerprint, check_shapes
 from fewshot_cli.methods.base import Learner
 from fewshot_cli.methods.from_bank import BANK_KINDS, BankContent
-from fewshot_cli.methods.meta import Kept
+from fewshot_cli.methods.meta import SavedBank
 from fewshot_cli.recipes import Recipe
 
 
@@ -152,7 +152,7 @@ def _on_base(bank: Bank, path: Path, source: Source, device: torch.device) -> _B
     check_shapes(header.shapes, shapes_of(base), base.name, path)
     has_delta = header.size > 0
     delta = bank.delta if has_delta else None
-    kept = Kept(header.kind, header.shapes, delta, bank.gates, bank.tensors, header.settings)
+    kept = SavedBank(header.kind, header.shapes, delta, bank.gates, bank.tensors, header.settings)
     try:
         content = BANK_KINDS[header.kind].of(kept, base)
     except ValueError as error:

@@ -18,7 +18,7 @@ class Progress(Protocol):
         """A context in which the function it gives is told how far the work is."""
 
 
-class Unseen:
+class NoProgress:
     """Progress that nobody looks at."""
 
     @contextmanager

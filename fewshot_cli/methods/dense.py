@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from fewshot_cli.engine.meta.settings import InnerLoop
-from fewshot_cli.methods.meta import Kept, MetaMethod
+from fewshot_cli.methods.meta import MetaMethod, SavedBank
 
 if TYPE_CHECKING:
     import torch
@@ -89,17 +89,17 @@ class DenseMetaTuning(MetaMethod):
         weights = weights_of(bank)
         return prototypes_under(passes, lambda task: weights)
 
-    def kept(self, bank: Params, backbone: Backbone, tasks: int) -> Kept:
+    def kept(self, bank: Params, backbone: Backbone, tasks: int) -> SavedBank:
         return moved_weights(bank, backbone)
 
 
-def moved_weights(bank: Params, backbone: Backbone) -> Kept:
+def moved_weights(bank: Params, backbone: Backbone) -> SavedBank:
     """A bank that is the same change of the backbone's weights for every task."""
     from fewshot_cli.engine.model.flat_params import Layout
 
     layout = Layout.of(backbone.params)
     delta = layout.flatten(bank).detach() - layout.flatten(backbone.params)
-    return Kept("dense", dict(zip(layout.names, layout.shapes, strict=True)), delta)
+    return SavedBank("dense", dict(zip(layout.names, layout.shapes, strict=True)), delta)
 
 
 class FOMAML(DenseMetaTuning):

@@ -1,7 +1,7 @@
 """Kinds of bank: how a task is learned from what meta-tuning left in a file.
 
-A kind is a `BankContent` in `BANK_KINDS`, under the name that a meta-method's `Kept` has. Jobs ask it for two things:
-how it moves the backbone for every task alike, and the learner that goes on from there.
+A kind is a `BankContent` in `BANK_KINDS`, under the name that a meta-method's `SavedBank` has. Jobs ask it for two
+things: how it moves the backbone for every task alike, and the learner that goes on from there.
 """
 
 from abc import ABC, abstractmethod
@@ -26,7 +26,7 @@ from fewshot_cli.engine.params import total_size
 from fewshot_cli.engine.settings import Settings
 from fewshot_cli.engine.trust.unknown import KnownScore
 from fewshot_cli.methods.base import Learner
-from fewshot_cli.methods.meta import Kept
+from fewshot_cli.methods.meta import SavedBank
 
 
 class BankContent(ABC):
@@ -34,7 +34,7 @@ class BankContent(ABC):
 
     @classmethod
     @abstractmethod
-    def of(cls, kept: Kept, backbone: Backbone) -> "BankContent":
+    def of(cls, kept: SavedBank, backbone: Backbone) -> "BankContent":
         """The content of a file, which may be anybody's. Raises ValueError that says what does not fit."""
 
     def delta(self, density: float | None) -> Delta:
@@ -62,7 +62,7 @@ class DenseContent(BankContent):
     """The number of the backbone's weights."""
 
     @classmethod
-    def of(cls, kept: Kept, backbone: Backbone) -> "DenseContent":
+    def of(cls, kept: SavedBank, backbone: Backbone) -> "DenseContent":
         assert kept.delta is not None
         return cls(layout_of(kept), kept.delta.to(backbone.device), total_size(backbone.params))
 
@@ -82,7 +82,7 @@ class ExpertsContent(BankContent):
     temperature: float
 
     @classmethod
-    def of(cls, kept: Kept, backbone: Backbone) -> "ExpertsContent":
+    def of(cls, kept: SavedBank, backbone: Backbone) -> "ExpertsContent":
         assert kept.delta is not None and kept.gates is not None
         try:
             settings = _RouterSettings.model_validate(kept.settings)
@@ -103,7 +103,7 @@ BANK_KINDS: dict[str, type[BankContent]] = {"dense": DenseContent, "experts": Ex
 """By the name in a bank's header."""
 
 
-def layout_of(kept: Kept) -> Layout:
+def layout_of(kept: SavedBank) -> Layout:
     """The order in which a bank has the weights that it changes."""
     return Layout(tuple(kept.shapes), tuple(kept.shapes.values()))
 

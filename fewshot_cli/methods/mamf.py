@@ -9,7 +9,7 @@ from pydantic import Field
 from fewshot_cli.engine.train.settings import TASK_TUNING, Tuning
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.methods.dense import moved_weights
-from fewshot_cli.methods.meta import Kept, MetaMethod
+from fewshot_cli.methods.meta import MetaMethod, SavedBank
 
 if TYPE_CHECKING:
     from fewshot_cli.engine.meta.loop import Trainer
@@ -71,5 +71,5 @@ class MAMF(MetaMethod):
 
         return prototypes_under(passes, lambda task: bank)
 
-    def kept(self, bank: Params, backbone: Backbone, tasks: int) -> Kept:
+    def kept(self, bank: Params, backbone: Backbone, tasks: int) -> SavedBank:
         return moved_weights(bank, backbone)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
+class SavedBank:
     """What a bank's file holds, as docs/bank-format.md has it.
 
     `kind` names what makes a learner of it: see methods.from_bank. `shapes` are the parameters that a change is for,
@@ -64,7 +64,7 @@ class MetaMethod(Settings):
         """
 
     @abstractmethod
-    def kept(self, bank: Params, backbone: Backbone, tasks: int) -> Kept:
+    def kept(self, bank: Params, backbone: Backbone, tasks: int) -> SavedBank:
         """What to keep of the bank after so many tasks of practice."""
 
     @property

@@ -8,7 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from fewshot_cli.engine.meta.smat.settings import FIXED_MASKS, LearnedMasks, Masks, SMATSettings, masks_in_section
 from fewshot_cli.engine.train.schedules import FIRST_LR
-from fewshot_cli.methods.meta import Kept, MetaMethod
+from fewshot_cli.methods.meta import MetaMethod, SavedBank
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -171,12 +171,12 @@ class SMAT(SMATSettings, MetaMethod):
 
         return prototypes_under(passes, weights)
 
-    def kept(self, bank: Params, backbone: Backbone, tasks: int) -> Kept:
+    def kept(self, bank: Params, backbone: Backbone, tasks: int) -> SavedBank:
         from fewshot_cli.engine.meta.smat.gates import gates
         from fewshot_cli.engine.meta.smat.loss import DELTA, LOGITS
 
         z = gates(bank[LOGITS].detach(), self.evaluation_beta)
-        return Kept(
+        return SavedBank(
             kind="experts",
             shapes={name: tuple(values.shape) for name, values in backbone.params.items()},
             delta=bank[DELTA],

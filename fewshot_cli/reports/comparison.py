@@ -213,14 +213,14 @@ def is_balanced(result: ComparisonResult) -> bool:
 
 
 @dataclass(frozen=True)
-class Course:
+class SessionRows:
     """The rows of one data set that differ in their session only, in order."""
 
     name: str
     rows: tuple[str, ...]
 
 
-def sessions(result: ComparisonResult) -> list[Course]:
+def sessions(result: ComparisonResult) -> list[SessionRows]:
     """The class-incremental runs, one for each data set and number of shots."""
     courses: dict[tuple[str, int | None], list[Row]] = {}
     for row in result.rows:
@@ -228,7 +228,7 @@ def sessions(result: ComparisonResult) -> list[Course]:
             courses.setdefault((row.data, row.shots), []).append(row)
     several = len({shots for _, shots in courses}) > 1
     return [
-        Course(
+        SessionRows(
             f"{data}, {counted(shots, 'shot')}" if several and shots else data,
             tuple(row.name for row in sorted(rows, key=lambda row: row.session or 0)),
         )

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 
-class Bars:
+class ProgressBars:
     """One bar with the time left, for the work being done; it disappears when the work is."""
 
     def __init__(self, console: Console) -> None:
@@ -35,7 +35,7 @@ class Bars:
             yield advance
 
 
-class Lines:
+class ProgressLines:
     """A line each minute, for the log of a job that nobody watches; what is done within a minute says nothing."""
 
     EVERY = 60.0

@@ -1,6 +1,6 @@
 """What jobs return: typed results, of which `--json`, the terminal's views and pages are views. Nothing heavy here."""
 
-from fewshot_cli.results.adapt import AdaptResult, BegunFrom, ClassSize, Doubt, Hung, Pruning, RoundingCost
+from fewshot_cli.results.adapt import AdaptResult, BegunFrom, ClassSize, Doubt, GraftSites, Pruning, RoundingCost
 from fewshot_cli.results.base import ExpectedAccuracy, ForetoldAccuracy, Result, Skipped, StoredAs
 from fewshot_cli.results.choose import Candidate, ChooseResult
 from fewshot_cli.results.comparison import (
@@ -48,7 +48,7 @@ from fewshot_cli.results.edit import (
 from fewshot_cli.results.evaluate import ClassAccuracy, EvalResult, RecordedEvalResult
 from fewshot_cli.results.interop import ExportResult, ImportResult
 from fewshot_cli.results.meta import DomainSize, EpochFacts, MetaTuneResult, Validated, read_meta_tune
-from fewshot_cli.results.predict import AskedFile, Prediction, PredictResult, SortedInto
+from fewshot_cli.results.predict import ClassifierFile, Prediction, PredictResult, SortedInto
 from fewshot_cli.results.several_labels import LabelSetsResult, OfLabel, SeveralLabels
 from fewshot_cli.results.share import (
     ComposedAs,
@@ -68,7 +68,6 @@ __all__ = [
     "Ancestor",
     "AncestralBase",
     "AnyInspected",
-    "AskedFile",
     "BankAncestor",
     "BegunFrom",
     "Candidate",
@@ -76,6 +75,7 @@ __all__ = [
     "ChooseResult",
     "ClassAccuracy",
     "ClassSize",
+    "ClassifierFile",
     "ComesFrom",
     "ComparisonResult",
     "ComposeResult",
@@ -98,8 +98,8 @@ __all__ = [
     "Figures",
     "ForetoldAccuracy",
     "GraftDescription",
+    "GraftSites",
     "HeadFacts",
-    "Hung",
     "ImportResult",
     "InspectBankResult",
     "InspectDeltaResult",

@@ -27,7 +27,7 @@ class Doubt:
 
 
 @dataclass(frozen=True)
-class Hung:
+class GraftSites:
     """What hangs in the network, and in which of its modules."""
 
     kind: str
@@ -86,7 +86,7 @@ class AdaptResult(Result):
     file: str | None
     """None where the classifier was not saved yet."""
     bytes: int
-    graft: Hung | None
+    graft: GraftSites | None
     support_bytes: int | None
     transductive: bool
     density: float

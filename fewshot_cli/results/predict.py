@@ -36,7 +36,7 @@ class SortedInto:
 
 
 @dataclass(frozen=True)
-class AskedFile:
+class ClassifierFile:
     """One of several delta files that answer, and its classes."""
 
     file: str
@@ -55,7 +55,7 @@ class PredictResult(Result):
     unread: int
     transductive: bool
     predictions: tuple[Prediction, ...] | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
-    files: tuple[AskedFile, ...] | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    files: tuple[ClassifierFile, ...] | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
     sorted_into: SortedInto | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
     seconds: Mapping[str, float]
 

@@ -34,7 +34,7 @@ log = logging.getLogger("fewshot")
 
 
 @dataclass(frozen=True)
-class Held:
+class StoreSize:
     """How many values a store has, and the bytes of its file."""
 
     values: int
@@ -103,16 +103,16 @@ class Store:
                 rows = [(int(time.time()), row) for row in used]
                 database.executemany("UPDATE entries SET used = ? WHERE id = ?", rows)
 
-    def held(self) -> Held:
+    def held(self) -> StoreSize:
         """How much is kept."""
         if not self.path.is_file():
-            return Held(0, 0)
+            return StoreSize(0, 0)
         try:
             with self._lock:
                 (count,) = self._open().execute("SELECT COUNT(*) FROM entries").fetchone()
         except (*DAMAGE, sqlite3.Error, OSError):
             count = 0
-        return Held(count, self.path.stat().st_size)
+        return StoreSize(count, self.path.stat().st_size)
 
     def forget(self, unused_since: float) -> int:
         """Removes what was not used since that time, in seconds since 1970, and gives the bytes of it back to the disk.

@@ -12,7 +12,7 @@ from fewshot_cli.errors import Terminated
 from fewshot_cli.jobs.classify import adapt as adapting
 from fewshot_cli.jobs.classify import demo as showing
 from fewshot_cli.jobs.share import describe as inspecting
-from fewshot_cli.reports.progress import Lines
+from fewshot_cli.reports.progress import ProgressLines
 from fewshot_cli.storage import hub
 
 
@@ -117,7 +117,7 @@ def test_a_bug_of_ours_is_no_broken_connection(monkeypatch):
 
 def test_without_a_terminal_there_is_a_line_each_minute():
     now, stream = [1000.0], io.StringIO()
-    lines = Lines(stream, lambda: now[0])
+    lines = ProgressLines(stream, lambda: now[0])
     with lines.track("meta-tuning") as advance:
         for done in range(1, 601):
             now[0] += 1
@@ -130,7 +130,7 @@ def test_without_a_terminal_there_is_a_line_each_minute():
 
 def test_many_short_pieces_of_work_speak_each_minute_too():
     now, stream = [0.0], io.StringIO()
-    lines = Lines(stream, lambda: now[0])
+    lines = ProgressLines(stream, lambda: now[0])
     for piece in range(10):
         with lines.track(f"piece {piece}") as advance:
             now[0] += 25

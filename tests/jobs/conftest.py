@@ -17,7 +17,7 @@ from fewshot_cli.jobs.classify import evaluate as evaluating
 from fewshot_cli.jobs.classify import predict as predicting
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.models.backbones import Source
-from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.recipes import load_recipe
 from fewshot_cli.results import AdaptResult
 from fewshot_cli.storage.feature_cache import FeatureCache, NoCache
@@ -28,7 +28,7 @@ SIZE = 64
 
 
 def means(source: Source, cache: FeatureCache | None = None) -> Means:
-    return Means(source, CPU, cache or NoCache(), Unseen())
+    return Means(source, CPU, cache or NoCache(), NoProgress())
 
 
 @pytest.fixture(autouse=True)

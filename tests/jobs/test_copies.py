@@ -13,11 +13,11 @@ from fewshot_cli.errors import FewshotError
 from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.images.sources.dataset import read_datasets
 from fewshot_cli.jobs.benchmark.protocols import protocols
-from fewshot_cli.jobs.benchmark.run import Question, compare
+from fewshot_cli.jobs.benchmark.run import ComparisonSettings, compare
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.copies import copies
 from fewshot_cli.jobs.models.backbones import Source
-from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.recipes import load_recipe
 from fewshot_cli.storage.feature_cache import FeatureCache, NoCache
 
@@ -28,14 +28,14 @@ LABELS = ("cat", "fish", "house")
 def run(weights, tmp_path) -> Callable[..., dict[str, Any]]:
     def run(folder: Path, *names: str, cache: FeatureCache | None = None, episodes: int = 20, **facts: Any) -> Any:
         asked = protocols({"name": "fixed", "way": 3, "shots": 2, "queries": 2} | facts)
-        question = Question(tuple(read_datasets(folder)), asked, episodes, 0, (), (str(folder),))
+        question = ComparisonSettings(tuple(read_datasets(folder)), asked, episodes, 0, (), (str(folder),))
         quick = ("method.tuning.optim.steps=1", "method.tuning.optim.epochs=0")
         recipes = {
             name: load_recipe(name, quick if name == "norms" else (), backbone="test_vit", image_size=64)
             for name in names or ["protonet"]
         }
         source = Source(weights["test_vit"], offline=True)
-        means = Means(source, torch.device("cpu"), cache or FeatureCache(), Unseen(), Processes())
+        means = Means(source, torch.device("cpu"), cache or FeatureCache(), NoProgress(), Processes())
         return compare(recipes, question, means, tmp_path / f"{folder.name}.json")[0].report()
 
     return run

@@ -18,7 +18,7 @@ from fewshot_cli.images.sources.dataset import read_datasets
 from fewshot_cli.jobs import features, pictures
 from fewshot_cli.jobs.data import load_data
 from fewshot_cli.jobs.features import embed, features_by_each
-from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.storage import store
 from fewshot_cli.storage.feature_cache import FeatureCache, NoCache
 
@@ -51,7 +51,7 @@ def plain(stored: Sequence[StoredFile], vit) -> torch.Tensor:
 
 def test_every_picture_is_read_once_and_decoded_once(drawn, vit, decoded, opened):
     cache = FeatureCache()
-    seen = embed(vit, files(drawn), cache, Unseen(), decode=True)
+    seen = embed(vit, files(drawn), cache, NoProgress(), decode=True)
     assert torch.equal(seen.pictures[torch.arange(12)], plain(files(drawn), vit))
     assert sorted(opened)[::2] == sorted(drawn.glob("*/*"))  # the other half is `plain`
     assert len(decoded) == 24 and len(set(decoded)) == 12
@@ -60,10 +60,10 @@ def test_every_picture_is_read_once_and_decoded_once(drawn, vit, decoded, opened
 
 def test_a_picture_that_is_added_is_the_only_one_decoded(photos, vit, decoded, passes):
     cache = FeatureCache()
-    first = embed(vit, files(photos), cache, Unseen(), decode=True)
+    first = embed(vit, files(photos), cache, NoProgress(), decode=True)
     write_folder(photos, ["fish"], 1, seed=0, size=64)
     decoded.clear(), passes.clear()
-    second = embed(vit, files(photos), cache, Unseen(), decode=True)
+    second = embed(vit, files(photos), cache, NoProgress(), decode=True)
     assert len(decoded) == 1 and passes == [vit.chunk]
     assert len(second.readable) == len(first.readable) + 1
     old = [second.contents.index(content) for content in first.contents]
@@ -76,7 +76,7 @@ def test_no_more_is_embedded_than_there_is_beyond_one_small_unit(tmp_path, vit, 
     write_folder(tmp_path, ("cat", "key", "fish"), 25, seed=0, size=32)
     backbone = build_backbone("test_vit", vit.source, image_size=32)
     passes.clear()
-    load_data(read_datasets(tmp_path)[0], backbone, NoCache(), False, Unseen())
+    load_data(read_datasets(tmp_path)[0], backbone, NoCache(), False, NoProgress())
     assert sum(passes) < 75 + CPU_PICTURES and set(passes) == {CPU_PICTURES}
 
 
@@ -107,7 +107,7 @@ def test_pictures_beyond_memory_come_from_the_cache_or_are_decoded_again(
     if cache == "full disk":
         monkeypatch.setattr(store.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": store.ROOM}))
     kept = NoCache() if cache == "none" else FeatureCache()
-    seen = embed(vit, files(drawn), kept, Unseen(), decode=True)
+    seen = embed(vit, files(drawn), kept, NoProgress(), decode=True)
     assert len(decoded) == 12
     expected = plain(files(drawn), vit)
     for _ in range(2):
@@ -119,12 +119,12 @@ def test_pictures_beyond_memory_come_from_the_cache_or_are_decoded_again(
 
 
 def test_without_a_cache_nothing_is_written(drawn, vit, tmp_path):
-    embed(vit, files(drawn), NoCache(), Unseen(), decode=True)
+    embed(vit, files(drawn), NoCache(), NoProgress(), decode=True)
     assert not (tmp_path / "cache").exists()
 
 
 def test_a_picture_that_changes_meanwhile_is_an_error(photos, vit, monkeypatch):
-    seen = embed(vit, files(photos), NoCache(), Unseen())
+    seen = embed(vit, files(photos), NoCache(), NoProgress())
     path = sorted(photos.glob("*/*"))[0]
     path.write_bytes(sorted(photos.glob("*/*"))[5].read_bytes())
     with pytest.raises(FewshotError, match="has changed since"):
@@ -138,7 +138,7 @@ def test_copies_and_unreadable_files_are_told_apart(photos, vit, passes):
     paths = sorted((photos / "cat").iterdir())
     paths[1].write_bytes(paths[0].read_bytes())
     paths[2].write_bytes(b"no picture")
-    seen = embed(vit, files(photos), FeatureCache(), Unseen())
+    seen = embed(vit, files(photos), FeatureCache(), NoProgress())
     assert len(seen.readable) == 11 and list(seen.problems) == [2]
     assert seen.contents[0] == seen.contents[1] and torch.equal(seen.features[0], seen.features[1])
     assert sum(passes) == vit.chunk
@@ -147,7 +147,7 @@ def test_copies_and_unreadable_files_are_told_apart(photos, vit, passes):
 def test_what_is_seen_comes_before_all_is_read(tmp_path, vit, opened):
     write_folder(tmp_path, ("cat", "key", "fish"), 50, seed=0, size=32)
     stored = files(tmp_path)
-    stream = features_by_each(vit, stored, NoCache(), Unseen(), {"": vit.frozen_features})
+    stream = features_by_each(vit, stored, NoCache(), NoProgress(), {"": vit.frozen_features})
     next(stream)
     assert len(opened) <= 2 * features.DECODE_AT_ONCE < len(stored)
     stream.close()
@@ -155,11 +155,11 @@ def test_what_is_seen_comes_before_all_is_read(tmp_path, vit, opened):
 
 def test_an_interrupted_run_has_kept_what_it_saw(drawn, vit, passes):
     cache = FeatureCache()
-    stream = features_by_each(vit, files(drawn) * 8, cache, Unseen(), {"": vit.frozen_features})
+    stream = features_by_each(vit, files(drawn) * 8, cache, NoProgress(), {"": vit.frozen_features})
     next(stream)
     stream.close()
     passes.clear()
-    embed(vit, files(drawn), cache, Unseen())
+    embed(vit, files(drawn), cache, NoProgress())
     assert not passes
 
 
@@ -167,7 +167,7 @@ def test_a_fifo_is_no_picture_and_stops_nobody(tmp_path, vit):
     if not hasattr(os, "mkfifo"):
         pytest.skip("no fifos here")
     os.mkfifo(tmp_path / "a.jpg")
-    seen = embed(vit, [StoredFile(tmp_path / "a.jpg")], NoCache(), Unseen())
+    seen = embed(vit, [StoredFile(tmp_path / "a.jpg")], NoCache(), NoProgress())
     assert "not a regular file" in seen.problems[0].reason
 
 

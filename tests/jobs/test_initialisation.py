@@ -19,12 +19,12 @@ from fewshot_cli.jobs.benchmark import blocks
 from fewshot_cli.jobs.benchmark.episode_runner import answer_block
 from fewshot_cli.jobs.benchmark.protocols import protocols
 from fewshot_cli.jobs.benchmark.reproduce import repeat
-from fewshot_cli.jobs.benchmark.run import Question, compare
+from fewshot_cli.jobs.benchmark.run import ComparisonSettings, compare
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.initialisation import Starts, agreeing, common_base
 from fewshot_cli.jobs.interop.export import export
 from fewshot_cli.jobs.models.backbones import Source
-from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.jobs.share.verify import verify
 from fewshot_cli.methods.from_bank import FromBank
 from fewshot_cli.recipes import Recipe, load_recipe
@@ -94,7 +94,7 @@ def test_a_file_made_from_a_bank_is_complete_on_the_original_base(
 def test_a_file_made_from_a_bank_is_exported_like_any_other(banks, drawn, tmp_path, learn, source):
     learn(drawn, tmp_path / "x.fewshot", "ridge", bank=banks["experts"])
     output = tmp_path / "x.safetensors"
-    report = export(tmp_path / "x.fewshot", output, "safetensors", None, Means(source, CPU, NoCache(), Unseen()))
+    report = export(tmp_path / "x.fewshot", output, "safetensors", None, Means(source, CPU, NoCache(), NoProgress()))
     assert report.top1_agreement == 1
 
 
@@ -279,8 +279,8 @@ def day(tmp_path_factory) -> Path:
 def run(source, day, tmp_path) -> Callable[..., dict[str, Any]]:
     def run(recipes: dict[str, Recipe], episodes: int = 2, cache: FeatureCache | None = None, **protocol: Any):
         facts = {"name": "fixed", "way": 3, "shots": 2, "queries": 3} | protocol
-        question = Question(tuple(read_datasets(day)), protocols(facts), episodes, 0, (), (str(day),))
-        means = Means(source, CPU, cache or FeatureCache(), Unseen(), Processes())
+        question = ComparisonSettings(tuple(read_datasets(day)), protocols(facts), episodes, 0, (), (str(day),))
+        means = Means(source, CPU, cache or FeatureCache(), NoProgress(), Processes())
         return compare(recipes, question, means, tmp_path / "run.json")[0].report()
 
     return run
@@ -324,10 +324,10 @@ def test_an_episode_is_what_adapting_to_it_gives(kind, banks, asked, run, source
 
     recipe = asked[f"protonet from {kind}"]
     found = run({"only": recipe})["results"]["only"]["day"]
-    question = Question(
+    question = ComparisonSettings(
         tuple(read_datasets(day)), protocols({"name": "fixed", "way": 3, "shots": 2, "queries": 3}), 2, 0
     )
-    (job,), _ = _jobs({"only": recipe}, question, Means(source, CPU, NoCache(), Unseen(), Processes()))
+    (job,), _ = _jobs({"only": recipe}, question, Means(source, CPU, NoCache(), NoProgress(), Processes()))
     source, start = job.source, job.start
     for number in range(2):
         (session,) = source.episodes(0, [number])[0].sessions
@@ -390,7 +390,7 @@ def test_results_belong_to_the_content_of_a_bank_whatever_its_name(run, asked, b
 def test_a_run_with_banks_can_be_repeated(run, asked, source, tmp_path, vit, random_bank):
     bank = random_bank(tmp_path / "mine.bank", vit)
     run(asked | {"mine": load_recipe("finetune", QUICK, bank=str(bank), density=0.1)})
-    means = Means(source, CPU, NoCache(), Unseen(), Processes())
+    means = Means(source, CPU, NoCache(), NoProgress(), Processes())
     assert repeat(tmp_path / "run.json", (), means).differences == 0
     random_bank(bank, vit, seed=1)
     with pytest.raises(CheckFailed, match="another bank"):
@@ -406,7 +406,7 @@ def test_a_record_of_before_there_were_banks_can_be_repeated(run, asked, source,
     record = json.loads(path.read_text())
     del record["banks"], record["recipes"]["protonet"]["bank"], record["recipes"]["protonet"]["density"]
     path.write_text(json.dumps(record))
-    assert repeat(path, (), Means(source, CPU, NoCache(), Unseen(), Processes())).differences == 0
+    assert repeat(path, (), Means(source, CPU, NoCache(), NoProgress(), Processes())).differences == 0
 
 
 def test_classes_are_added_on_a_dense_bank_only(run, asked):

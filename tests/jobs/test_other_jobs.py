@@ -15,7 +15,7 @@ from fewshot_cli.jobs.backbones import backbones
 from fewshot_cli.jobs.classify.doctor import doctor
 from fewshot_cli.jobs.models.backbones import Source
 from fewshot_cli.jobs.models.classifiers import load_model
-from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.jobs.recipes import checked, listed, text
 from fewshot_cli.jobs.share.describe import inspect
 from fewshot_cli.jobs.share.verify import verify
@@ -104,7 +104,7 @@ def test_doctor_names_every_problem_and_changes_nothing(photos):
     (photos / "house" / "cut.jpg").write_bytes(first.read_bytes()[:400])
     (photos / "empty").mkdir()
     before = sorted(photos.rglob("*"))
-    report = doctor(photos, Unseen()).report()
+    report = doctor(photos, NoProgress()).report()
     assert sorted(photos.rglob("*")) == before
     found = {(finding["kind"], finding["path"].rsplit("/", 1)[-1]) for finding in report["findings"]}
     assert {("cross-class-copy", "twin.jpg"), ("truncated", "cut.jpg"), ("empty-class", "empty")} <= found
@@ -114,15 +114,15 @@ def test_doctor_names_every_problem_and_changes_nothing(photos):
 
 
 def test_doctor_has_nothing_to_say_about_good_pictures(drawn):
-    assert doctor(drawn, Unseen()).report()["findings"] == []
+    assert doctor(drawn, NoProgress()).report()["findings"] == []
 
 
 def test_what_doctor_calls_an_error_stops_adapt_and_nothing_else_does(photos, tmp_path, learn):
     (photos / "cat" / "cut.jpg").write_bytes(sorted((photos / "cat").iterdir())[0].read_bytes()[:400])
-    assert "error" not in doctor(photos, Unseen()).report()["counts"]
+    assert "error" not in doctor(photos, NoProgress()).report()["counts"]
     learn(photos, tmp_path / "x.fewshot")
     shutil.copy(sorted((photos / "cat").iterdir())[0], photos / "star" / "twin.jpg")
-    assert "error" in doctor(photos, Unseen()).report()["counts"]
+    assert "error" in doctor(photos, NoProgress()).report()["counts"]
     with pytest.raises(FewshotError):
         learn(photos, tmp_path / "x.fewshot")
 

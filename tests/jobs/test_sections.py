@@ -12,8 +12,8 @@ from fewshot_cli.formats.delta.sections import KeptGraft
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.interop.export import export
 from fewshot_cli.jobs.models.classifiers import load_model
-from fewshot_cli.jobs.progress import Unseen
-from fewshot_cli.jobs.share.compose import How, compose
+from fewshot_cli.jobs.progress import NoProgress
+from fewshot_cli.jobs.share.compose import ComposeSettings, compose
 from fewshot_cli.jobs.share.describe import inspect
 from fewshot_cli.jobs.share.verify import verify
 from fewshot_cli.storage.feature_cache import NoCache
@@ -69,7 +69,7 @@ def test_a_graft_is_not_merged_and_the_reason_is_given(grafted, tmp_path, source
     if format_ == "peft":
         pytest.importorskip("peft")
     with pytest.raises(FewshotError, match="each token chooses its own adapter") as caught:
-        export(grafted, tmp_path / "out", format_, None, Means(source, CPU, NoCache(), Unseen()))
+        export(grafted, tmp_path / "out", format_, None, Means(source, CPU, NoCache(), NoProgress()))
     assert "onnx" in caught.value.hint
     assert not (tmp_path / "out").exists()
 
@@ -77,7 +77,9 @@ def test_a_graft_is_not_merged_and_the_reason_is_given(grafted, tmp_path, source
 @pytest.mark.slow
 def test_a_graft_goes_to_onnx(grafted, tmp_path, source, unseen):
     pytest.importorskip("onnxruntime")
-    report = export(grafted, tmp_path / "out.onnx", "onnx", unseen, Means(source, CPU, NoCache(), Unseen())).report()
+    report = export(
+        grafted, tmp_path / "out.onnx", "onnx", unseen, Means(source, CPU, NoCache(), NoProgress())
+    ).report()
     assert report["top1_agreement"] == 1
     assert report["max_abs_diff"] < 1e-3
 
@@ -86,11 +88,13 @@ def test_a_graft_goes_to_onnx(grafted, tmp_path, source, unseen):
 def test_a_map_of_features_is_not_merged_and_goes_without(drawn, tmp_path, learn, source):
     learn(drawn, tmp_path / "map.fewshot", "tsa", *QUICK)
     with pytest.raises(FewshotError, match=r"method\.map=false"):
-        export(tmp_path / "map.fewshot", tmp_path / "out", "safetensors", None, Means(source, CPU, NoCache(), Unseen()))
+        export(
+            tmp_path / "map.fewshot", tmp_path / "out", "safetensors", None, Means(source, CPU, NoCache(), NoProgress())
+        )
     learn(drawn, tmp_path / "none.fewshot", "tsa", *QUICK, "method.map=false")
     assert version(tmp_path / "none.fewshot") == "2"
     assert export(
-        tmp_path / "none.fewshot", tmp_path / "out", "safetensors", None, Means(source, CPU, NoCache(), Unseen())
+        tmp_path / "none.fewshot", tmp_path / "out", "safetensors", None, Means(source, CPU, NoCache(), NoProgress())
     ).bytes
 
 
@@ -100,7 +104,7 @@ def test_neither_is_composed(which, request, drawn, tmp_path, learn):
     path = request.getfixturevalue(which)
     learn(drawn, tmp_path / "other.fewshot", "ridge")
     with pytest.raises(FewshotError, match="can't be composed with others"):
-        compose([tmp_path / "other.fewshot", path], tmp_path / "out.fewshot", How(), Unseen())
+        compose([tmp_path / "other.fewshot", path], tmp_path / "out.fewshot", ComposeSettings(), NoProgress())
 
 
 @pytest.mark.slow
@@ -139,7 +143,7 @@ def test_a_transductive_file_holds_the_support_set_and_says_so(transductive, sou
 @pytest.mark.parametrize("format_", ["safetensors", "onnx"])
 def test_a_transductive_head_is_not_exported(transductive, tmp_path, source, format_):
     with pytest.raises(FewshotError, match="transductive"):
-        export(transductive, tmp_path / "out", format_, None, Means(source, CPU, NoCache(), Unseen()))
+        export(transductive, tmp_path / "out", format_, None, Means(source, CPU, NoCache(), NoProgress()))
 
 
 @pytest.mark.slow

@@ -15,8 +15,8 @@ from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.interop.export import export
 from fewshot_cli.jobs.models.backbones import Source, load_backbone, parameter_shapes_of, shapes_of
 from fewshot_cli.jobs.models.classifiers import load_model
-from fewshot_cli.jobs.progress import Unseen
-from fewshot_cli.jobs.share.compose import How, compose
+from fewshot_cli.jobs.progress import NoProgress
+from fewshot_cli.jobs.share.compose import ComposeSettings, compose
 from fewshot_cli.jobs.share.verify import verify
 from fewshot_cli.storage.feature_cache import NoCache
 
@@ -77,7 +77,9 @@ def test_weights_of_another_activation_are_another_base(learn_clip, drawn, tmp_p
     for name, weights in (("a", towers_file), ("b", quick)):
         learn_clip(drawn, tmp_path / f"{name}.fewshot", weights=weights)
     with pytest.raises(FewshotError, match="on different bases"):
-        compose([tmp_path / "a.fewshot", tmp_path / "b.fewshot"], tmp_path / "c.fewshot", How(), Unseen())
+        compose(
+            [tmp_path / "a.fewshot", tmp_path / "b.fewshot"], tmp_path / "c.fewshot", ComposeSettings(), NoProgress()
+        )
 
 
 def test_the_folder_decides_about_the_preprocessing(towers_file):
@@ -105,7 +107,7 @@ def test_verify_and_compose_take_classifiers_on_two_towers(learn_clip, drawn, un
     learn_clip(unseen, tmp_path / "b.fewshot", "bitfit", "method.tuning.optim.steps=3")
     where = Source(towers_file, offline=True)
     assert verify(tmp_path / "a.fewshot", where, CPU)
-    compose([tmp_path / "a.fewshot", tmp_path / "b.fewshot"], tmp_path / "c.fewshot", How(), Unseen())
+    compose([tmp_path / "a.fewshot", tmp_path / "b.fewshot"], tmp_path / "c.fewshot", ComposeSettings(), NoProgress())
     assert load_model(tmp_path / "c.fewshot", where, CPU).classes == ("cat", "house", "star")
 
 
@@ -121,7 +123,7 @@ def test_onnx_has_the_image_tower_with_the_class_vectors(learn_clip, drawn, tmp_
     learn_clip(drawn, tmp_path / "a.fewshot", "bitfit", "method.tuning.optim.steps=2")
     where = Source(towers_file, offline=True)
     report = export(
-        tmp_path / "a.fewshot", tmp_path / "a.onnx", "onnx", drawn, Means(where, CPU, NoCache(), Unseen())
+        tmp_path / "a.fewshot", tmp_path / "a.onnx", "onnx", drawn, Means(where, CPU, NoCache(), NoProgress())
     ).report()
     assert report["max_abs_diff"] < 1e-3
     assert report["bytes"] < towers_file.stat().st_size / 4  # the text tower stays out
@@ -132,7 +134,11 @@ def test_safetensors_are_plain_timms(learn_clip, drawn, tmp_path, towers_file):
     learn_clip(drawn, tmp_path / "a.fewshot", "bitfit", "method.tuning.optim.steps=2")
     where = Source(towers_file, offline=True)
     report = export(
-        tmp_path / "a.fewshot", tmp_path / "a.safetensors", "safetensors", drawn, Means(where, CPU, NoCache(), Unseen())
+        tmp_path / "a.fewshot",
+        tmp_path / "a.safetensors",
+        "safetensors",
+        drawn,
+        Means(where, CPU, NoCache(), NoProgress()),
     ).report()
     assert report["top1_agreement"] == 1.0
     merged = load_file(tmp_path / "a.safetensors")
@@ -144,7 +150,7 @@ def test_safetensors_are_plain_timms(learn_clip, drawn, tmp_path, towers_file):
 def test_an_adapter_of_peft_is_refused_with_what_works(learn_clip, drawn, tmp_path, towers_file):
     learn_clip(drawn, tmp_path / "a.fewshot", "lora", "method.tuning.optim.steps=2")
     with pytest.raises(FewshotError, match="two towers"):
-        means = Means(Source(towers_file, offline=True), CPU, NoCache(), Unseen())
+        means = Means(Source(towers_file, offline=True), CPU, NoCache(), NoProgress())
         export(tmp_path / "a.fewshot", tmp_path / "a", "peft", drawn, means)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fewshot_cli import __version__, results
-from fewshot_cli.results import AskedFile, DoctorResult, Prediction, PredictResult, Problem, Result
+from fewshot_cli.results import ClassifierFile, DoctorResult, Prediction, PredictResult, Problem, Result
 
 KEYS = {
     "AdaptResult": "seed backbone method head classes images per_class skipped left_out folder file bytes graft "
@@ -91,7 +91,7 @@ def test_a_report_is_plain_and_says_nothing_of_what_is_not_there():
     }  # fmt: skip
     several = PredictResult(
         backbone="b", classes=("cat", "dog"), images=0, unread=0, transductive=False,
-        files=(AskedFile("x", ("cat",)),), seconds={},
+        files=(ClassifierFile("x", ("cat",)),), seconds={},
     ).report()  # fmt: skip
     assert "file" not in several and "predictions" not in several
     assert several["files"] == [{"file": "x", "classes": ["cat"]}]

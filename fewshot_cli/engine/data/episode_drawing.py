@@ -84,7 +84,7 @@ def base_to_new(protocol: BaseToNew, pool: Pool, draws: Draws) -> Episode:
 
 
 @dataclass(frozen=True, eq=False)
-class Amounts:
+class EpisodeSizes:
     """How many images an episode takes: queries of every class, shots `(way,)` of each, and what was asked for in all.
 
     The shots may add up to less than `asked`, as classes run out of images; they are never made up for.
@@ -106,7 +106,7 @@ def meta_dataset(protocol: MetaDataset, pool: Pool, draws: Draws) -> Episode:
     return Episode(classes, (session(support, query),))
 
 
-def description(protocol: MetaDataset, pool: Pool, draws: Draws) -> tuple[Numbers, Amounts]:
+def description(protocol: MetaDataset, pool: Pool, draws: Draws) -> tuple[Numbers, EpisodeSizes]:
     """The classes of an episode and how many images of each it takes, before any image is drawn."""
     classes = _varying_classes(protocol, pool, draws)
     (beta,) = draws.uniform(1)
@@ -114,7 +114,7 @@ def description(protocol: MetaDataset, pool: Pool, draws: Draws) -> tuple[Number
     return classes, amounts(protocol, pool.sizes[classes], beta, low + (high - low) * draws.uniform(len(classes)))
 
 
-def amounts(protocol: MetaDataset, sizes: Numbers, beta: float, log_weights: npt.NDArray[np.float64]) -> Amounts:
+def amounts(protocol: MetaDataset, sizes: Numbers, beta: float, log_weights: npt.NDArray[np.float64]) -> EpisodeSizes:
     """How many images to take of classes with `sizes` images.
 
     `beta`, in [0, 1), is the share of the images that count; a class's share of the support set goes with its
@@ -126,7 +126,7 @@ def amounts(protocol: MetaDataset, sizes: Numbers, beta: float, log_weights: npt
     asked = min(protocol.max_support, int(np.floor(beta * np.minimum(protocol.max_per_class, left) + 1).sum()))
     weights = sizes * np.exp(log_weights)
     shots = np.floor(weights / weights.sum() * (asked - len(sizes))).astype(np.int64) + 1
-    return Amounts(queries, np.minimum(shots, left), asked)
+    return EpisodeSizes(queries, np.minimum(shots, left), asked)
 
 
 def _varying_classes(protocol: MetaDataset, pool: Pool, draws: Draws) -> Numbers:

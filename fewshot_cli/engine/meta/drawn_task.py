@@ -91,7 +91,7 @@ def _places(tensors: Params) -> dict[str, slice]:
     return places
 
 
-class Ahead(Generic[K, T]):
+class Prefetched(Generic[K, T]):
     """What `make` makes of keys, each while the one before it is in use, by a thread.
 
     `make` must depend on its key alone. Where nothing is to be gained, as on a CPU that would share its cores with the

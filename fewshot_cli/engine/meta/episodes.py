@@ -17,9 +17,9 @@ from fewshot_cli.engine.data.domain_sampling import AnyState
 from fewshot_cli.engine.data.rewards import alignment
 from fewshot_cli.engine.distributed import Processes
 from fewshot_cli.engine.meta.domain import Domain
-from fewshot_cli.engine.meta.drawn_task import Ahead, DrawnTask
+from fewshot_cli.engine.meta.drawn_task import DrawnTask, Prefetched
 from fewshot_cli.engine.meta.featured_task import FeaturedTask
-from fewshot_cli.engine.meta.practice_task import MetaLoss, Practised
+from fewshot_cli.engine.meta.practice_task import MetaLoss, PractisedTask
 from fewshot_cli.engine.meta.settings import Training
 from fewshot_cli.engine.meta.task_source import TaskSource
 from fewshot_cli.engine.meta.validation import VALIDATION_SEED
@@ -74,7 +74,7 @@ class EpisodeTrainer:
         self.source, self.training, self.how = source, training, how
         self.descent = Descent(bank, how.groups)
         self.sampler: AnyState | None = training.sampler.start(len(source.domains))
-        self._drawn = Ahead(self._draw, with_thread=source.backbone.device.type != "cpu")
+        self._drawn = Prefetched(self._draw, with_thread=source.backbone.device.type != "cpu")
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -83,7 +83,7 @@ class EpisodeTrainer:
     def tasks(self, steps: int) -> int:
         return steps * self.training.batch
 
-    def advance(self, step: int) -> list[Practised]:
+    def advance(self, step: int) -> list[PractisedTask]:
         """One step down the mean loss of some episodes, of which this process does its share."""
         training, source, how, bank = self.training, self.source, self.how, self.descent.params
         rewarded = _Rewarded(len(source.domains)) if training.sampler.reward else None
@@ -101,7 +101,7 @@ class EpisodeTrainer:
             self.descent.write_(loss.state)
             if rewarded:
                 rewarded.add(which, how.compared(bank))
-            done.append(Practised(number, domain.pool.name, loss))
+            done.append(PractisedTask(number, domain.pool.name, loss))
         source.processes.add_up([values.grad for values in bank.values() if values.grad is not None])
         self.descent.step(self._learning_rates(step))
         how.settle_(bank)

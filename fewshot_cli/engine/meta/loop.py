@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from fewshot_cli.engine.data.domain_sampling import AnyState, resumed
-from fewshot_cli.engine.meta.practice_task import Practised
+from fewshot_cli.engine.meta.practice_task import PractisedTask
 from fewshot_cli.engine.meta.settings import Training
 from fewshot_cli.engine.meta.task_source import TaskSource
 from fewshot_cli.engine.meta.validation import TaskLearner, best, is_out_of_patience, unwatched, validated
@@ -46,7 +46,7 @@ class Trainer(Protocol):
     def tasks(self, steps: int) -> int:
         """How many tasks so many steps practise on."""
 
-    def advance(self, step: int) -> list[Practised]:
+    def advance(self, step: int) -> list[PractisedTask]:
         """Does this step, the first being 0; gives the tasks that this process did in it."""
 
 
@@ -107,7 +107,7 @@ class Practice:
     epochs: list[Epoch] = field(default_factory=list)
     recent: list[Figures] = field(default_factory=list)
     """The figures of the last tasks that were read."""
-    unread: list[tuple[int, Practised]] = field(default_factory=list)
+    unread: list[tuple[int, PractisedTask]] = field(default_factory=list)
     """Tasks with their steps whose figures have not been read yet."""
 
     @classmethod
@@ -223,7 +223,7 @@ def mean(records: Sequence[Figures], name: str) -> float:
     return math.fsum(record[name] for record in records) / len(records)
 
 
-def _figures(step: int, task: Practised) -> Figures:
+def _figures(step: int, task: PractisedTask) -> Figures:
     """The figures of a task, read from where they were computed."""
     loss = task.loss
     return {

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fewshot_cli.engine.adaptation import Images, Run, Support
 from fewshot_cli.engine.data.domain_sampling import AnyState
-from fewshot_cli.engine.meta.practice_task import MetaLoss, Practised
+from fewshot_cli.engine.meta.practice_task import MetaLoss, PractisedTask
 from fewshot_cli.engine.meta.task_source import TaskSource
 from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.engine.params import Params
@@ -89,7 +89,7 @@ class TaskByTaskTrainer:
     def tasks(self, steps: int) -> int:
         return steps
 
-    def advance(self, step: int) -> list[Practised]:
+    def advance(self, step: int) -> list[PractisedTask]:
         """One task; its loss is the mean over the last five steps of its training."""
         losses: list[float] = []
         run = Run(task_seed(self.source.seed, step), lambda step, steps, loss: losses.append(loss))
@@ -97,7 +97,7 @@ class TaskByTaskTrainer:
         weights = trained_on_task(self.descent.params, self.source.backbone, images, labels, self.way, self.tuning, run)
         self.descent.write_(weights)
         last = torch.tensor(sum(losses[-5:]) / max(1, len(losses[-5:])))
-        return [Practised(step, "all", MetaLoss(last, None, {"support_ce": last}))]
+        return [PractisedTask(step, "all", MetaLoss(last, None, {"support_ce": last}))]
 
     def _task(self, number: int) -> tuple[Tensor, Tensor]:
         """All images of some of the domains' classes, and their labels `(n,)`."""

@@ -24,7 +24,7 @@ class MetaLoss:
 
 
 @dataclass(frozen=True, eq=False)
-class Practised:
+class PractisedTask:
     """A practice task that was done: its number, its domain, and what its loss was."""
 
     number: int

@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from fewshot_cli.engine.data.preprocessing import Preprocessing
 from fewshot_cli.engine.device import sent
-from fewshot_cli.engine.model.chunks import Limit, frozen_chunk, trained_chunk
+from fewshot_cli.engine.model.chunks import ChunkLimit, frozen_chunk, trained_chunk
 from fewshot_cli.engine.params import Params
 
 
@@ -37,8 +37,8 @@ class Backbone:
     """How the module's kernels lie in memory, and the images that it is given."""
     twin: nn.Module | None = field(default=None, repr=False)
     """The same module on a device that only does frozen passes, whose features then come here; None where none is."""
-    frozen_limit: Limit = field(default_factory=Limit, repr=False, compare=False)
-    trained_limit: Limit = field(default_factory=Limit, repr=False, compare=False)
+    frozen_limit: ChunkLimit = field(default_factory=ChunkLimit, repr=False, compare=False)
+    trained_limit: ChunkLimit = field(default_factory=ChunkLimit, repr=False, compare=False)
     """What memory has turned out to be enough for, without a gradient and with one, by all that share the module."""
 
     @cached_property

@@ -36,7 +36,7 @@ def trained_chunk(device: torch.device, size: tuple[int, int]) -> int:
 
 
 @dataclass
-class Limit:
+class ChunkLimit:
     """The most pictures at once that memory may be enough for; no limit until it has run out."""
 
     pictures: float = math.inf

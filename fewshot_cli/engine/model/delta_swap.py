@@ -33,7 +33,7 @@ def _device_of(change: Change) -> torch.device:
     return (change.left if isinstance(change, LowRank) else change.values).device
 
 
-class Arena:
+class ParameterBuffer:
     """The parameters of `module` as views of the vector `flat` `(size,)` float32, on the device where they were.
 
     They lie one after the other, row by row whatever their memory format was, as the positions of deltas count. The

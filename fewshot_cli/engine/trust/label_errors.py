@@ -35,7 +35,7 @@ class WrongLabel:
 
 
 @dataclass(frozen=True)
-class Alike:
+class ConfusedClasses:
     """Two classes whose `n` pictures can't be told apart: the share that is nearer to its own class."""
 
     first: int
@@ -45,7 +45,7 @@ class Alike:
 
 
 @dataclass(frozen=True)
-class Hurting:
+class HarmfulPicture:
     """A picture, by its row, without which `better` more of the others are answered right."""
 
     row: int
@@ -78,7 +78,7 @@ def wrong_labels(features: Tensor, labels: Tensor, way: int) -> list[WrongLabel]
     return [WrongLabel(row, float(torch.sigmoid(odds[row])), int(best[row])) for row in rows.tolist()]
 
 
-def classes_alike(features: Tensor, labels: Tensor, way: int) -> list[Alike]:
+def classes_alike(features: Tensor, labels: Tensor, way: int) -> list[ConfusedClasses]:
     """The pairs of classes whose pictures are not told apart, the worst first; a class with one picture has none.
 
     Fewer than `TOLD_APART` are nearer to their own class, and so few that it may be by chance that it is over half.
@@ -94,11 +94,11 @@ def classes_alike(features: Tensor, labels: Tensor, way: int) -> list[Alike]:
         n = int(counts[first] + counts[second])
         share = wilson(n - round(float(strays[first, second] + strays[second, first])), n)
         if min(int(counts[first]), int(counts[second])) > 1 and share.low <= 0.5:
-            found.append(Alike(first, second, share.mean, n))
+            found.append(ConfusedClasses(first, second, share.mean, n))
     return sorted(found, key=lambda pair: pair.share)
 
 
-def hurting(features: Tensor, labels: Tensor, way: int) -> list[Hurting]:
+def hurting(features: Tensor, labels: Tensor, way: int) -> list[HarmfulPicture]:
     """The pictures without which the answers about `HURTS` or more of the others are right, and wrong with them."""
     x = _directions(features)
     logits = _cosines_without_itself(x, labels, way)
@@ -117,7 +117,7 @@ def hurting(features: Tensor, labels: Tensor, way: int) -> list[Hurting]:
         others = torch.arange(len(labels)) != row
         better = int((changed.argmax(1) == labels)[others].sum()) - int(right[others].sum())
         if better >= HURTS:
-            found.append(Hurting(row, better))
+            found.append(HarmfulPicture(row, better))
     return sorted(found, key=lambda one: -one.better)
 
 

@@ -121,7 +121,7 @@ def _holds_only_ours(folder: Path) -> bool:
     return bool(folders) or OURS in left_out
 
 
-class Entries(NamedTuple):
+class FolderEntries(NamedTuple):
     """What is in a folder: folders and files, sorted, and what the others are left out as."""
 
     folders: list[Path]
@@ -129,13 +129,13 @@ class Entries(NamedTuple):
     left_out: list[str]
 
 
-def entries(folder: Path) -> Entries:
+def entries(folder: Path) -> FolderEntries:
     """What is in `folder`, links followed; a broken link is a file. Raises FewshotError where it can't be read."""
     try:
         everything = sorted(folder.iterdir(), key=order)
     except OSError as error:
         raise FewshotError(f"The folder {folder} can't be read: {error.strerror}.", "Check its permissions.") from error
-    found = Entries([], [], [])
+    found = FolderEntries([], [], [])
     for path in everything:
         if kind := passed_over(path.name):
             found.left_out.append(kind)

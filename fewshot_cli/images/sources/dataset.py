@@ -9,7 +9,7 @@ from typing import Literal
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.images.image_ref import Stored
 from fewshot_cli.images.sources.class_folders import nfc
-from fewshot_cli.images.sources.description import Found, Groups, read_json, some
+from fewshot_cli.images.sources.description import FoundDataset, Groups, read_json, some
 from fewshot_cli.images.sources.fixed_split.reading import TEST, TRAIN, has_split, listed_split
 from fewshot_cli.images.sources.labelled import EXPECTED, found_at
 from fewshot_cli.images.sources.manifests import SUFFIXES as LISTS
@@ -70,7 +70,7 @@ def read_datasets(path: Path, split: str | None = None) -> list[Dataset]:
     return [_dataset(one, split) for one in sorted(found, key=lambda one: one.name)]
 
 
-def _dataset(found: Found, split: str | None) -> Dataset:
+def _dataset(found: FoundDataset, split: str | None) -> Dataset:
     if found.is_fixed_split and split is None:
         return _fixed_split(found)
     if found.parts:
@@ -95,7 +95,7 @@ def _dataset(found: Found, split: str | None) -> Dataset:
     )
 
 
-def _fixed_split(found: Found) -> Dataset:
+def _fixed_split(found: FoundDataset) -> Dataset:
     """The images to learn from and those to ask about; classes that only others have are left out."""
     roles: tuple[tuple[str, Literal["support", "query"]], ...] = ((TRAIN, "support"), (TEST, "query"))
     parts = [(found.parts[name](), role) for name, role in roles]
@@ -113,7 +113,7 @@ def _fixed_split(found: Found) -> Dataset:
     return Dataset(found.name, found.root, classes, samples, {}, {})
 
 
-def _of_split(found: Found, split: str) -> Sequence[str]:
+def _of_split(found: FoundDataset, split: str) -> Sequence[str]:
     splits = found.splits if found.splits is not None else _beside(found, "splits")
     if splits is None:
         raise FewshotError(
@@ -125,7 +125,7 @@ def _of_split(found: Found, split: str) -> Sequence[str]:
     return tuple(dict.fromkeys(splits[split]))
 
 
-def _part(found: Found, split: str | None) -> Found:
+def _part(found: FoundDataset, split: str | None) -> FoundDataset:
     """The data set in the folder that `split` names, of one that lies in folders called train, test and the like."""
     hint = f"Choose one of these as the split, or point at its folder: {', '.join(found.parts)}."
     if split is None:
@@ -143,7 +143,7 @@ def _by_number(groups: Groups, numbers: Mapping[str, int]) -> dict[str, tuple[in
     return {group: members for group, members in numbered.items() if members}
 
 
-def _beside(found: Found, what: Literal["splits", "hierarchy", "superclass"]) -> Groups | None:
+def _beside(found: FoundDataset, what: Literal["splits", "hierarchy", "superclass"]) -> Groups | None:
     """The groups of classes in the file that goes with a data set; None where there is no such file."""
     path = _side_file(found.root, what)
     if not path.is_file():

@@ -13,7 +13,7 @@ Groups = Mapping[str, Sequence[str]]  # names of classes under the name of the g
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundDataset:
     """A data set before its split is taken and the files beside it are read; everything goes by the classes' names.
 
     `pictures` gives those of a class in order. `splits` is None where a file beside it may say them. `parts` read
@@ -29,7 +29,7 @@ class Found:
     superclasses: Groups = field(default_factory=dict)
     splits: Groups | None = None
     usual_split: str | None = None
-    parts: Mapping[str, Callable[[], "Found"]] = field(default_factory=dict)
+    parts: Mapping[str, Callable[[], "FoundDataset"]] = field(default_factory=dict)
     loose: tuple[Path, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
     several: bool = False

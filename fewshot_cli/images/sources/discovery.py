@@ -12,13 +12,13 @@ from fewshot_cli.images.sources.description import some
 
 
 @dataclass(frozen=True)
-class Tree:
+class FolderTree:
     """A folder's shape: whether it holds images itself, its zips, its folders, whether Meta-Dataset specifies it."""
 
     path: Path
     images: bool
     zips: Sequence[Path]
-    folders: Sequence["Tree"]
+    folders: Sequence["FolderTree"]
     specified: bool
 
 
@@ -26,7 +26,7 @@ Reading = Literal["classes", "one class", "data sets", "unclear", "nothing"]
 Role = Literal["class", "data set", "either", "nothing"]
 
 
-def reading(tree: Tree) -> Reading:
+def reading(tree: FolderTree) -> Reading:
     """What a folder is when it is read by itself; the majority of what it holds decides."""
     roles = Counter(role(folder) for folder in tree.folders)
     classes, sets, either = roles["class"], roles["data set"] + len(tree.zips), roles["either"]
@@ -39,7 +39,7 @@ def reading(tree: Tree) -> Reading:
     return "classes" if classes + either > 1 else "one class"
 
 
-def role(tree: Tree) -> Role:
+def role(tree: FolderTree) -> Role:
     """What a folder is to the one that holds it."""
     if tree.specified:
         return "data set"
@@ -49,7 +49,7 @@ def role(tree: Tree) -> Role:
     return "either" if tree.images or found == "unclear" else "data set"
 
 
-def data_sets_in(tree: Tree) -> list[Tree]:
+def data_sets_in(tree: FolderTree) -> list[FolderTree]:
     """The folders that are data sets in one that is read as such. Raises FewshotError where it is unclear."""
     sets = [folder for folder in tree.folders if role(folder) in ("data set", "either")]
     if reading(tree) == "unclear":
@@ -57,16 +57,16 @@ def data_sets_in(tree: Tree) -> list[Tree]:
     return sets
 
 
-def are_parts(tree: Tree, sets: Sequence[Tree]) -> bool:
+def are_parts(tree: FolderTree, sets: Sequence[FolderTree]) -> bool:
     """Whether all that a folder holds are the splits of one data set: folders called train, test and the like."""
     return bool(sets) and not tree.zips and all(map(_is_part, sets))
 
 
-def _is_part(tree: Tree) -> bool:
+def _is_part(tree: FolderTree) -> bool:
     return tree.path.name.casefold() in SPLITS and not tree.specified and reading(tree) == "classes"
 
 
-def _unclear(tree: Tree, sets: Sequence[Tree]) -> FewshotError:
+def _unclear(tree: FolderTree, sets: Sequence[FolderTree]) -> FewshotError:
     classes = [folder.path.name for folder in tree.folders if role(folder) == "class"]
     others = [*(folder.path for folder in sets), *tree.zips]
     names = [path.name for path in others]

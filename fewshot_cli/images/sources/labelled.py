@@ -18,8 +18,8 @@ from fewshot_cli.images.sources.class_folders import (
     nfc,
     read_folder,
 )
-from fewshot_cli.images.sources.description import Found
-from fewshot_cli.images.sources.discovery import Tree, are_parts, data_sets_in, reading
+from fewshot_cli.images.sources.description import FoundDataset
+from fewshot_cli.images.sources.discovery import FolderTree, are_parts, data_sets_in, reading
 from fewshot_cli.images.sources.fixed_split.reading import coop_split
 from fewshot_cli.images.sources.manifests import SUFFIXES as LISTS
 from fewshot_cli.images.sources.manifests import listed
@@ -34,7 +34,7 @@ EXPECTED = (
 )
 
 
-def found_at(path: Path) -> list[Found]:
+def found_at(path: Path) -> list[FoundDataset]:
     """The data sets at a path, by the rules of `read_datasets`; raises FewshotError where there is no such path."""
     if path.is_dir():
         return _found_in(_look(path), "")
@@ -89,21 +89,21 @@ def _with_unknown(labelled: Folder) -> Folder:
     return replace(labelled, classes=tuple(classes), items=tuple(items))
 
 
-def class_folders(root: Path, name: str) -> Found:
+def class_folders(root: Path, name: str) -> FoundDataset:
     """The data set in a folder with one sub-folder per class."""
     folder = read_folder(root)
     pictures: dict[str, list[Stored]] = {label: [] for label in folder.classes}
     for item in folder.items:
         pictures[item.label].append(item.stored)
-    return Found(name, root, folder.classes, pictures.__getitem__, loose=folder.loose, left_out=folder.left_out)
+    return FoundDataset(name, root, folder.classes, pictures.__getitem__, loose=folder.loose, left_out=folder.left_out)
 
 
-def _look(folder: Path, above: frozenset[str] = frozenset()) -> Tree:
+def _look(folder: Path, above: frozenset[str] = frozenset()) -> FolderTree:
     folders, files, _ = entries(folder)
     above |= {identity(folder)}
     if any((folder / name).is_file() for name in ("dataset_spec.json", "dataset_spec.pkl")):
-        return Tree(folder, False, (), (), True)
-    return Tree(
+        return FolderTree(folder, False, (), (), True)
+    return FolderTree(
         folder,
         any(file.suffix.lower() in IMAGE_SUFFIXES for file in files),
         [file for file in files if file.suffix.lower() == ".zip"],
@@ -112,7 +112,7 @@ def _look(folder: Path, above: frozenset[str] = frozenset()) -> Tree:
     )
 
 
-def _found_in(tree: Tree, name: str) -> list[Found]:
+def _found_in(tree: FolderTree, name: str) -> list[FoundDataset]:
     """The data sets in a folder whose path below the one asked about is `name`, "" for that one."""
     own_name = name or nfc(os.path.basename(os.path.abspath(tree.path)))  # noqa: PTH100, PTH119  "." has a name, too
     if tree.specified:
@@ -123,7 +123,7 @@ def _found_in(tree: Tree, name: str) -> list[Found]:
     sets = data_sets_in(tree)
     if are_parts(tree, sets):
         parts = {nfc(one.path.name): partial(class_folders, one.path, own_name) for one in sets}
-        return [Found(own_name, tree.path, (), lambda label: (), parts=parts)]
+        return [FoundDataset(own_name, tree.path, (), lambda label: (), parts=parts)]
     within = f"{name}/" if name else ""
     found = [one for folder in sets for one in _found_in(folder, within + nfc(folder.path.name))]
     # A zip without pictures may be anything; only one that is asked for by name has to have some.

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TextIO
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.images.image_ref import Stored, StoredFile
 from fewshot_cli.images.sources.class_folders import nfc, order
-from fewshot_cli.images.sources.description import Found, some
+from fewshot_cli.images.sources.description import FoundDataset, some
 from fewshot_cli.images.sources.leftovers import counted, left_over
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -23,7 +23,7 @@ _JSON_LINE = 'Each line is like {"path": "cats/1.jpg", "label": "cat"}.'
 _DELIMITER_LINE = re.compile(r'"?sep=(.)"?[,;\t]*', re.IGNORECASE)  # for spreadsheets, which write and read it
 
 
-def listed(path: Path, several: bool = False) -> Found:
+def listed(path: Path, several: bool = False) -> FoundDataset:
     """The data set in a CSV or JSON-lines file; a picture listed twice counts once.
 
     With `several` the label in JSON lines may be an array of labels, which a + joins.
@@ -46,7 +46,7 @@ def listed(path: Path, several: bool = False) -> Found:
     pictures: dict[str, list[Stored]] = {}
     for picture in sorted(labels, key=order):
         pictures.setdefault(labels[picture], []).append(StoredFile(picture))
-    return Found(
+    return FoundDataset(
         nfc(path.stem), path, tuple(pictures), pictures.__getitem__, left_out=counted(left_out), several=joined
     )
 

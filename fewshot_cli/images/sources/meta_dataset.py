@@ -12,7 +12,7 @@ from fewshot_cli.errors import FewshotError
 from fewshot_cli.images.image_error import LARGEST, ImageError
 from fewshot_cli.images.image_ref import Stored, StoredPixels
 from fewshot_cli.images.sources.class_folders import nfc
-from fewshot_cli.images.sources.description import Found, Groups, read_json
+from fewshot_cli.images.sources.description import FoundDataset, Groups, read_json
 
 if TYPE_CHECKING:
     from fewshot_cli.images.resize import Pixels
@@ -23,7 +23,7 @@ _CONVERT_AGAIN = "Convert or download the data set again."
 MOST_OPEN = 64  # HDF5 files, one a class
 
 
-def meta_dataset(root: Path, name: str) -> Found:
+def meta_dataset(root: Path, name: str) -> FoundDataset:
     """The data set in a folder as P>M>F (Hu et al., 2022) distributes Meta-Dataset (Triantafillou et al., 2020)."""
     path = root / "dataset_spec.json"
     if not path.is_file():
@@ -103,7 +103,7 @@ def _h5py() -> Any:
     return h5py
 
 
-def _specified(spec: dict[str, Any], root: Path, name: str) -> Found:
+def _specified(spec: dict[str, Any], root: Path, name: str) -> FoundDataset:
     names = _unique(spec["class_names"])
     if "split_subgraphs" in spec:
         numbered = _of_graph(spec)
@@ -127,7 +127,7 @@ def _specified(spec: dict[str, Any], root: Path, name: str) -> Found:
         return {group: [names[number] for number in members] for group, members in groups.items()}
 
     nodes, superclasses, splits = named(numbered.nodes), named(numbered.superclasses), named(numbered.splits)
-    return Found(name, root, tuple(numbers), pictures, nodes, superclasses, splits, usual_split="test")
+    return FoundDataset(name, root, tuple(numbers), pictures, nodes, superclasses, splits, usual_split="test")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fewshot_cli.images.image_ref import StoredPixels
-from fewshot_cli.images.sources.description import Found
+from fewshot_cli.images.sources.description import FoundDataset
 
 if TYPE_CHECKING:
     from fewshot_cli.images.resize import Pixels
@@ -34,11 +34,11 @@ class DrawnPicture(StoredPixels):
         return _drawn(self.label, self.seed)
 
 
-def drawn_pictures() -> Found:
+def drawn_pictures() -> FoundDataset:
     """The data set of all drawn classes."""
     from fewshot_cli.images.drawing import CLASSES
 
-    return Found(
+    return FoundDataset(
         DRAWN,
         Path(DRAWN),
         CLASSES,

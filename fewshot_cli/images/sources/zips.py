@@ -13,14 +13,14 @@ from fewshot_cli.errors import FewshotError
 from fewshot_cli.images.image_error import ImageError
 from fewshot_cli.images.image_ref import Content, Stored
 from fewshot_cli.images.sources.class_folders import IMAGE_SUFFIXES, nfc
-from fewshot_cli.images.sources.description import Found
-from fewshot_cli.images.sources.discovery import Tree, are_parts, data_sets_in, reading, role
+from fewshot_cli.images.sources.description import FoundDataset
+from fewshot_cli.images.sources.discovery import FolderTree, are_parts, data_sets_in, reading, role
 from fewshot_cli.images.sources.leftovers import OURS, counted, is_our_name, passed_over
 
 LARGEST_MEMBER = 500_000_000  # bytes that one picture in a zip may unfold to
 
 
-def zipped(path: Path, name: str) -> Found | None:
+def zipped(path: Path, name: str) -> FoundDataset | None:
     """The data set in a zip file, read as the folder that was zipped; None where no folder in it holds an image.
 
     Where that is several data sets, they are superclasses of one, whose classes are called "set/class".
@@ -33,14 +33,14 @@ def zipped(path: Path, name: str) -> Found | None:
     return None if reading(tree) == "nothing" else _found(archive, name, top, tree)
 
 
-def _wrapped(tree: Tree) -> Tree | None:
+def _wrapped(tree: FolderTree) -> FolderTree | None:
     """The folder that holds all classes or data sets of a zip, where its top folder holds nothing but this one."""
     folders = [folder for folder in tree.folders if role(folder) != "nothing"]
     alone = len(folders) == 1 and reading(folders[0]) in ("classes", "data sets", "unclear")
     return folders[0] if alone and not are_parts(tree, folders) else None
 
 
-def _found(archive: "Archive", name: str, top: "_Inside", tree: Tree) -> Found:
+def _found(archive: "Archive", name: str, top: "_Inside", tree: FolderTree) -> FoundDataset:
     left_out = counted(top.all_left_out())
     loose = tuple(tree.path / file for file in sorted(top.files) if _is_image(file))
     if reading(tree) in ("classes", "one class"):
@@ -49,11 +49,11 @@ def _found(archive: "Archive", name: str, top: "_Inside", tree: Tree) -> Found:
             for label, inside in top.folders.items()
             if any(inside.all_files()) or OURS not in inside.all_left_out()
         }
-        return Found(name, archive.path, tuple(pictures), pictures.__getitem__, loose=loose, left_out=left_out)
+        return FoundDataset(name, archive.path, tuple(pictures), pictures.__getitem__, loose=loose, left_out=left_out)
     sets = data_sets_in(tree)
     if are_parts(tree, sets):
         parts = {one.path.name: partial(_found, archive, name, top.folders[one.path.name], one) for one in sets}
-        return Found(name, archive.path, (), lambda label: (), parts=parts, left_out=left_out)
+        return FoundDataset(name, archive.path, (), lambda label: (), parts=parts, left_out=left_out)
     of_sets: dict[str, Sequence[Stored]] = {}
     superclasses: dict[str, list[str]] = {}
     for one in sets:
@@ -67,7 +67,9 @@ def _found(archive: "Archive", name: str, top: "_Inside", tree: Tree) -> Found:
             of_sets[f"{one.path.name}/{label}"] = found.pictures(label)
         for group, labels in (found.superclasses or {"": found.classes}).items():
             superclasses[f"{one.path.name}/{group}".rstrip("/")] = [f"{one.path.name}/{label}" for label in labels]
-    return Found(name, archive.path, tuple(of_sets), of_sets.__getitem__, superclasses=superclasses, left_out=left_out)
+    return FoundDataset(
+        name, archive.path, tuple(of_sets), of_sets.__getitem__, superclasses=superclasses, left_out=left_out
+    )
 
 
 @dataclass
@@ -114,9 +116,9 @@ def _unzipped(archive: "Archive") -> _Inside:
     return top
 
 
-def _tree(inside: _Inside, path: Path) -> Tree:
+def _tree(inside: _Inside, path: Path) -> FolderTree:
     folders = [_tree(inside.folders[name], path / name) for name in sorted(inside.folders)]
-    return Tree(path, any(map(_is_image, inside.files)), (), folders, False)
+    return FolderTree(path, any(map(_is_image, inside.files)), (), folders, False)
 
 
 def _pictures(archive: "Archive", label: str, inside: _Inside) -> list[Stored]:

@@ -17,11 +17,11 @@ from fewshot_cli.results import ComparisonResult, DataFacts, Metrics, Row, Skipp
 from fewshot_cli.storage.episode_journal import Known
 
 if TYPE_CHECKING:
-    from fewshot_cli.jobs.benchmark.run import Question
+    from fewshot_cli.jobs.benchmark.run import ComparisonSettings
 
 
 def compared(
-    jobs: Sequence[Job], data: Mapping[str, Data], question: "Question", found: Known, means: Means
+    jobs: Sequence[Job], data: Mapping[str, Data], question: "ComparisonSettings", found: Known, means: Means
 ) -> ComparisonResult:
     """The result of all jobs: what was asked, under which circumstances, and what came out."""
     recipes = {job.name: job.start.recipe for job in jobs}
@@ -107,7 +107,7 @@ def _facts(part: Data) -> DataFacts:
     )
 
 
-def _protocol(question: "Question") -> dict[str, Any]:
+def _protocol(question: "ComparisonSettings") -> dict[str, Any]:
     """The protocol's settings, with all shots that were asked for."""
     facts = question.protocols[0].model_dump()
     if len(question.protocols) > 1:

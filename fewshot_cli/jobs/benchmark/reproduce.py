@@ -11,7 +11,7 @@ from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.formats.bank import read_bank_header
 from fewshot_cli.images.sources.dataset import Dataset, read_datasets
 from fewshot_cli.jobs.benchmark.protocols import protocols
-from fewshot_cli.jobs.benchmark.run import Question, answered_again
+from fewshot_cli.jobs.benchmark.run import ComparisonSettings, answered_again
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.recipes import parse_recipe
 from fewshot_cli.results import ComparisonResult, RepeatedResult
@@ -31,7 +31,7 @@ def repeat(path: Path, data: Sequence[Path], means: Means) -> RepeatedResult:
     run = read_run(path)
     try:
         recipes = {name: parse_recipe(content, f"{name} in {path}") for name, content in run["recipes"].items()}
-        question = Question(
+        question = ComparisonSettings(
             datasets=tuple(_datasets(data or [Path(source) for source in run["sources"]], run["split"])),
             protocols=protocols(run["protocol"]),
             episodes=run["episodes"],

@@ -38,7 +38,7 @@ from fewshot_cli.storage.episode_journal import Journal, check_record, read_run
 
 
 @dataclass(frozen=True)
-class Question:
+class ComparisonSettings:
     """What is asked of every recipe: which data sets, which episodes of them, how many, from which seed.
 
     Several `protocols` differ in their shots only. `targets` are the names of the data sets that queries come from,
@@ -56,7 +56,7 @@ class Question:
 
 
 def compare(
-    recipes: Mapping[str, Recipe], question: Question, means: Means, output: Path | None
+    recipes: Mapping[str, Recipe], question: ComparisonSettings, means: Means, output: Path | None
 ) -> tuple[ComparisonResult, Path]:
     """Every recipe on the same episodes: each one's result, means with 95 % intervals and paired differences; the file.
 
@@ -85,7 +85,7 @@ def compare(
     return result, output
 
 
-def answered_again(recipes: Mapping[str, Recipe], question: Question, means: Means) -> ComparisonResult:
+def answered_again(recipes: Mapping[str, Recipe], question: ComparisonSettings, means: Means) -> ComparisonResult:
     """What `compare` finds, with nothing taken from earlier runs and nothing written."""
     check_data(question.datasets, question.protocols, question.targets)
     jobs, data = _jobs(recipes, question, means)
@@ -100,7 +100,9 @@ def _check_output(output: Path) -> None:
     check_record(output)
 
 
-def _jobs(recipes: Mapping[str, Recipe], question: Question, means: Means) -> tuple[list[Job], dict[str, Data]]:
+def _jobs(
+    recipes: Mapping[str, Recipe], question: ComparisonSettings, means: Means
+) -> tuple[list[Job], dict[str, Data]]:
     """Each recipe on the episodes of each source, and the data sets as the last backbone sees them."""
     starts = Starts(means.source, means.device)
     begun = {name: starts.of(recipe) for name, recipe in recipes.items()}
@@ -124,7 +126,7 @@ def _jobs(recipes: Mapping[str, Recipe], question: Question, means: Means) -> tu
     return jobs, data
 
 
-def _sources(question: Question, data: Mapping[str, Data], start: Start) -> Iterator[EpisodeSource]:
+def _sources(question: ComparisonSettings, data: Mapping[str, Data], start: Start) -> Iterator[EpisodeSource]:
     for protocol in question.protocols:
         for plan in protocol.pools(list(data), question.targets):
             parts, left_out = apart([data[name] for name in plan.datasets], plan.query)
@@ -150,7 +152,7 @@ def _told(source: EpisodeSource, start: Start, datasets: Sequence[Dataset]) -> E
     return replace(source, texts=texts, vectors=start.backbone.class_vectors(texts), is_described=bool(known))
 
 
-def _row_names(plan: PoolPlan, protocol: AnyProtocol, question: Question, pool: Pool) -> tuple[str, ...]:
+def _row_names(plan: PoolPlan, protocol: AnyProtocol, question: ComparisonSettings, pool: Pool) -> tuple[str, ...]:
     name = plan.name
     if len(question.protocols) > 1:
         name += f", {protocol.shots} shot{'s' * (protocol.shots != 1)}"  # type: ignore[union-attr]

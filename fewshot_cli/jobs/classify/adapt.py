@@ -32,7 +32,7 @@ from fewshot_cli.results import (
     Candidate,
     ExpectedAccuracy,
     ForetoldAccuracy,
-    Hung,
+    GraftSites,
     Pruning,
     RoundingCost,
 )
@@ -57,7 +57,7 @@ class AdaptSettings:
 
 
 @dataclass(frozen=True)
-class Begun:
+class Preparation:
     """What was done before learning: backbones were read, and where the recipe was chosen, much more.
 
     `known` is the support set and `asked` the held-out answers of this very recipe; `race` has the candidates that it
@@ -72,7 +72,7 @@ class Begun:
 
 
 def adapt(
-    images: Path | Folder, output: Path, how: AdaptSettings, means: Means, begun: Begun | None = None
+    images: Path | Folder, output: Path, how: AdaptSettings, means: Means, begun: Preparation | None = None
 ) -> AdaptResult:
     """Learns a classifier from a folder, a zip or a list of labelled images, writes it, and proves what it wrote.
 
@@ -80,7 +80,7 @@ def adapt(
     Raises FewshotError for bad input before anything slow is done, and CheckFailed where the file, read back and
     merged, does not give the logits of the live model with rounded changes, or where rounding changes answers.
     """
-    begun = begun or Begun(Starts(means.source, means.device))
+    begun = begun or Preparation(Starts(means.source, means.device))
     starts, watch = begun.starts, begun.watch
     check_writable(output)
     labelled = read_labelled(images) if isinstance(images, Path) else images
@@ -261,7 +261,7 @@ def result_of(start: Start, stored: Adapted, known: SupportSet, header: Header, 
         folder=None,
         file=None,
         bytes=written.bytes,
-        graft=None if stored.graft is None else Hung(stored.graft.kind.name, tuple(stored.graft.sites)),
+        graft=None if stored.graft is None else GraftSites(stored.graft.kind.name, tuple(stored.graft.sites)),
         support_bytes=written.support_bytes,
         transductive=isinstance(stored.head, TransductiveHead),
         density=density(stored.delta, header.base.size),

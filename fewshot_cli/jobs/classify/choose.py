@@ -17,7 +17,7 @@ from fewshot_cli.formats.delta.rounding import Values
 from fewshot_cli.images.sources.class_folders import Folder
 from fewshot_cli.images.sources.label_sets import Labels
 from fewshot_cli.images.sources.labelled import read_labelled
-from fewshot_cli.jobs.classify.adapt import AdaptSettings, Begun, adapt, estimated
+from fewshot_cli.jobs.classify.adapt import AdaptSettings, Preparation, adapt, estimated
 from fewshot_cli.jobs.classify.held_out import HeldOut
 from fewshot_cli.jobs.classify.support_set import SupportSet, check_names, support_set
 from fewshot_cli.jobs.context import Means
@@ -87,7 +87,7 @@ class Race:
     """The recipe that is taken, with what was done on the way to it, and the table of all."""
 
     recipe: Recipe
-    begun: Begun
+    begun: Preparation
     candidates: tuple[Candidate, ...]
     advice: str
 
@@ -139,7 +139,7 @@ def race(labelled: Folder, how: ChoiceSettings, means: Means, starts: Starts, wa
     if isinstance(tried, Candidate):
         table.append(tried)
     winner = entries[taken]
-    begun = Begun(starts, winner.known, winner.asked, watch)
+    begun = Preparation(starts, winner.known, winner.asked, watch)
     return Race(winner.start.recipe, begun, tuple(table), advice)
 
 

@@ -13,7 +13,7 @@ from fewshot_cli.images.image_ref import Stored
 from fewshot_cli.images.sources.class_folders import find_images
 from fewshot_cli.jobs.classify.prediction.extractors import extractor_name
 from fewshot_cli.jobs.classify.prediction.predictors import Predictors
-from fewshot_cli.jobs.classify.prediction.rows import DEFAULT, Asking, Predictor, answers
+from fewshot_cli.jobs.classify.prediction.rows import DEFAULT, Predictor, RowSettings, answers
 from fewshot_cli.jobs.classify.prediction.sorting import Sorting
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.features import features_by_each
@@ -29,7 +29,7 @@ def predict(
     inputs: Sequence[Path],
     means: Means,
     write: Write | None = None,
-    how: Asking = DEFAULT,
+    how: RowSettings = DEFAULT,
     more: Iterable[Sequence[Path]] = (),
     sorting: Sorting | None = None,
 ) -> PredictResult:

@@ -22,7 +22,7 @@ from fewshot_cli.images.sources.class_folders import (
 )
 from fewshot_cli.jobs.classify.prediction.extractors import embed_with
 from fewshot_cli.jobs.context import Means
-from fewshot_cli.jobs.edit.kept import EditableFile, kept_in
+from fewshot_cli.jobs.edit.editable_file import EditableFile, kept_in
 from fewshot_cli.jobs.edit.refit import refit, told
 from fewshot_cli.jobs.features import Embedded
 from fewshot_cli.jobs.models.classifiers import load_model

@@ -11,8 +11,8 @@ from fewshot_cli.images.sources.class_folders import Item
 from fewshot_cli.images.sources.corrections import Correction, corrections
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.edit.add_class import new_features
-from fewshot_cli.jobs.edit.asked import check_known
-from fewshot_cli.jobs.edit.kept import EditableFile, kept_in
+from fewshot_cli.jobs.edit.checks import check_known
+from fewshot_cli.jobs.edit.editable_file import EditableFile, kept_in
 from fewshot_cli.jobs.edit.refit import refit, told
 from fewshot_cli.jobs.run_record import SHORT_HASH
 from fewshot_cli.results import Corrected, CorrectResult, Skipped

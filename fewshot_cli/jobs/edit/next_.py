@@ -13,7 +13,7 @@ from fewshot_cli.images.image_ref import StoredFile
 from fewshot_cli.images.sources.class_folders import find_images
 from fewshot_cli.jobs.classify.prediction.extractors import embed_with
 from fewshot_cli.jobs.context import Means
-from fewshot_cli.jobs.edit.kept import known_in
+from fewshot_cli.jobs.edit.editable_file import known_in
 from fewshot_cli.jobs.features import Embedded
 from fewshot_cli.jobs.models.classifiers import load_model
 from fewshot_cli.jobs.run_record import SHORT_HASH, seconds_since

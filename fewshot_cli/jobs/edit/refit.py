@@ -22,14 +22,14 @@ from fewshot_cli.formats.delta.file import (
 from fewshot_cli.formats.delta.head import narrowest_head
 from fewshot_cli.formats.delta.sections import KeptHead, KeptSupport, kept_support
 from fewshot_cli.jobs.classify.held_out import HeldOut, left_out_one_by_one, scores_of, sharpening_of
-from fewshot_cli.jobs.edit.kept import EditableFile
+from fewshot_cli.jobs.edit.editable_file import EditableFile
 from fewshot_cli.jobs.proofs.contents import check_contents
 from fewshot_cli.jobs.proofs.logits import check_labels
 from fewshot_cli.jobs.run_record import data_hash, seconds_since, versions, write_run
 from fewshot_cli.results import ComesFrom, EditResult, ExpectedAccuracy, OldClasses, Share
 from fewshot_cli.storage.atomic import staged
 
-Told = TypeVar("Told", bound=EditResult)
+AnyEditResult = TypeVar("AnyEditResult", bound=EditResult)
 
 TRAINED = "the backbone was trained on some of these images, which can't be left out of it; `fewshot eval` can tell"
 
@@ -108,7 +108,7 @@ def refit(kept: EditableFile, known: NamedFeatures, rows: Collection[int], outpu
     return _compared(edited(kept.path, kept.file, output, header, size), before, after, rows)
 
 
-def told(result: EditResult, kind: type[Told], output: Path, start: float, **facts: Any) -> Told:
+def told(result: EditResult, kind: type[AnyEditResult], output: Path, start: float, **facts: Any) -> AnyEditResult:
     """The result of one command, whose record is left beside the output."""
     shared = {each.name: getattr(result, each.name) for each in fields(result)}
     whole = kind(**(shared | {"seconds": seconds_since(start)} | facts))

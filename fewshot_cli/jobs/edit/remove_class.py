@@ -4,8 +4,8 @@ import time
 from pathlib import Path
 
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.jobs.edit.asked import check_known
-from fewshot_cli.jobs.edit.kept import kept_in
+from fewshot_cli.jobs.edit.checks import check_known
+from fewshot_cli.jobs.edit.editable_file import kept_in
 from fewshot_cli.jobs.edit.refit import refit, told
 from fewshot_cli.results import RemoveClassResult
 from fewshot_cli.storage.atomic import check_writable

@@ -12,7 +12,7 @@ from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.delta.file import DeltaFile, Header, read_delta_file
 from fewshot_cli.images.sources.class_folders import nfc
 from fewshot_cli.jobs.edit.add_class import check_names
-from fewshot_cli.jobs.edit.asked import check_known
+from fewshot_cli.jobs.edit.checks import check_known
 from fewshot_cli.jobs.edit.refit import edited, told, write_changed
 from fewshot_cli.jobs.proofs.contents import check_contents
 from fewshot_cli.jobs.run_record import data_hash, versions

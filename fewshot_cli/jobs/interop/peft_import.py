@@ -49,7 +49,7 @@ WIDER = "Nothing was written. Give --values float32."
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ImportSettings:
     """What the user says of an adapter; None leaves it to the adapter."""
 
     backbone: str | None = None
@@ -72,7 +72,7 @@ class _Read:
 
 
 def import_adapter(
-    folder: Path, output: Path, wanted: Wanted, images: Path | None, source: Source, progress: Progress
+    folder: Path, output: Path, wanted: ImportSettings, images: Path | None, source: Source, progress: Progress
 ) -> ImportResult:
     """Writes a delta file that does what the adapter in the folder does, and proves it where PEFT is installed.
 
@@ -120,7 +120,7 @@ def import_adapter(
     return result
 
 
-def _base(found: PeftFolder, wanted: Wanted, source: Source) -> Backbone:
+def _base(found: PeftFolder, wanted: ImportSettings, source: Source) -> Backbone:
     """The backbone that the adapter belongs to."""
     if found.note is None:
         return load_backbone(wanted.backbone or _name_in(found), source, wanted.image_size, CPU)
@@ -148,7 +148,7 @@ def _name_in(found: PeftFolder) -> str:
     return said.removeprefix("timm/")
 
 
-def _read(found: PeftFolder, settings: AdapterSettings, backbone: Backbone, wanted: Wanted) -> _Read:
+def _read(found: PeftFolder, settings: AdapterSettings, backbone: Backbone, wanted: ImportSettings) -> _Read:
     adapted = changes_of(settings, found.tensors, backbone.module, found.path, backbone.called)
     classifier = classifier_name(backbone)
     weight = adapted.saved.pop(f"{classifier}.weight", None)

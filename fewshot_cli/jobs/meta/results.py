@@ -19,7 +19,7 @@ from fewshot_cli.storage.atomic import staged
 
 
 @dataclass(frozen=True)
-class Material:
+class MetaTuningData:
     """What to practise on, and where the user said it lies; `validation` are data sets of their own, if any."""
 
     datasets: tuple[Dataset, ...]
@@ -66,7 +66,12 @@ def write_result(
 
 
 def result_of(
-    output: Output, recipe: MetaRecipe, practice: Practice, material: Material, data: Mapping[str, str], seconds: float
+    output: Output,
+    recipe: MetaRecipe,
+    practice: Practice,
+    material: MetaTuningData,
+    data: Mapping[str, str],
+    seconds: float,
 ) -> MetaTuneResult:
     """What the run asked for and found."""
     source, best = practice.source, practice.epochs[practice.best]

@@ -18,7 +18,7 @@ from fewshot_cli.jobs.data import load_data
 from fewshot_cli.jobs.graceful_stop import Interrupts
 from fewshot_cli.jobs.meta.checkpoints import check_resumable, circumstances_of, restore, save, what_is_asked
 from fewshot_cli.jobs.meta.log import Log, check_tensorboard, log_path
-from fewshot_cli.jobs.meta.results import Material, Output, result_of, write_result
+from fewshot_cli.jobs.meta.results import MetaTuningData, Output, result_of, write_result
 from fewshot_cli.jobs.meta.tasks import arithmetic, task_source
 from fewshot_cli.jobs.models.backbones import load_backbone
 from fewshot_cli.jobs.progress import Advance
@@ -31,7 +31,7 @@ log = logging.getLogger("fewshot")
 CHECKPOINT_EVERY = 300.0  # seconds, and after every epoch
 
 
-def meta_tune(recipe: MetaRecipe, material: Material, output: Output, seed: int, means: Means) -> MetaTuneResult:
+def meta_tune(recipe: MetaRecipe, material: MetaTuningData, output: Output, seed: int, means: Means) -> MetaTuneResult:
     """Meta-tunes a bank, writes it, and says what it found on the way.
 
     The bank is written whenever it is the best so far. A run that was stopped, in whatever way, goes on with
@@ -80,7 +80,7 @@ def _check_unfinished(output: Output) -> None:
         )
 
 
-def _check_names(material: Material) -> None:
+def _check_names(material: MetaTuningData) -> None:
     """Raises FewshotError where two data sets can't be told apart."""
     for datasets in (material.datasets, material.validation):
         names = [dataset.name for dataset in datasets]
@@ -166,7 +166,7 @@ class _Run:
             for epoch in epochs(self.practice, lambda: self._after_step(advance, interrupts), watch):
                 self._end_epoch(epoch)
 
-    def finished(self, material: Material) -> MetaTuneResult:
+    def finished(self, material: MetaTuningData) -> MetaTuneResult:
         """What the run found; leaves it beside the bank, and removes the checkpoint."""
         result = result_of(self.output, self.recipe, self.practice, material, self.asked["data"], self.seconds)
         result = replace(result, notes=tuple(self.notes.taken))

@@ -16,8 +16,8 @@ from fewshot_cli.jobs.initialisation import Starts
 from fewshot_cli.jobs.proofs.delta_file import write_proved
 from fewshot_cli.jobs.proofs.rounding import rounded_with_thresholds
 from fewshot_cli.jobs.run_record import Stopwatch, write_run
-from fewshot_cli.jobs.several_labels.asked import marking_method
 from fewshot_cli.jobs.several_labels.learned import LearnedMarks, learn_marks, marks_of
+from fewshot_cli.jobs.several_labels.recipe_check import marking_method
 from fewshot_cli.results import AdaptResult, ClassSize, OfLabel, SeveralLabels
 from fewshot_cli.storage.atomic import check_writable
 

@@ -44,7 +44,7 @@ MOST_LAYERS = 10  # to name among those that disagree
 
 
 @dataclass(frozen=True)
-class How:
+class ComposeSettings:
     """The rule of merging, how far to go from the base, and how the file keeps the changes.
 
     `values` None takes the fewest bits, of those that one of the files is kept in, that lose nothing, else float32.
@@ -61,7 +61,7 @@ class How:
         return found if self.scale == 1 else scaled(found, self.scale)
 
 
-def compose(files: Sequence[Path], output: Path, how: How, progress: Progress) -> ComposeResult:
+def compose(files: Sequence[Path], output: Path, how: ComposeSettings, progress: Progress) -> ComposeResult:
     """Writes one classifier with all classes of several delta files, and reports where they meet and disagree.
 
     The order of the files changes nothing but the order of the report. Raises FewshotError for files that don't go
@@ -156,7 +156,7 @@ def _read(files: Sequence[Path], output: Path) -> list[DeltaFile]:
     return read
 
 
-def _header(files: Sequence[DeltaFile], delta: Delta, head: JoinedHead, how: How) -> Header:
+def _header(files: Sequence[DeltaFile], delta: Delta, head: JoinedHead, how: ComposeSettings) -> Header:
     provenances = [file.header.provenance for file in files]
     banks = {provenance.bank for provenance in provenances}
     licence = agreed_licence(file.header.base.licence for file in files)

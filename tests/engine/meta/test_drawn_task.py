@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fewshot_cli.engine.data.crops import draw_views
 from fewshot_cli.engine.meta import drawn_task as module
-from fewshot_cli.engine.meta.drawn_task import Ahead, DrawnTask, packed, unpacked
+from fewshot_cli.engine.meta.drawn_task import DrawnTask, Prefetched, packed, unpacked
 from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.engine.rng import Draws
 
@@ -97,12 +97,12 @@ def test_what_is_next_is_made_by_a_thread_while_this_is_in_use():
             raise ValueError("three")
         return 10 * key
 
-    ahead: Ahead[int, int] = Ahead(make, with_thread=True)
+    ahead: Prefetched[int, int] = Prefetched(make, with_thread=True)
     assert [ahead.take(1, 2), ahead.take(2, 5), ahead.take(4, 3)] == [10, 20, 40]  # 5 was likely, and did not come
     with pytest.raises(ValueError, match="three"):  # where it is asked for, not where it was made
         ahead.take(3, None)
     assert sorted(made) == [(1, True), (2, False), (3, False), (4, True), (5, False)]
     made.clear()
-    alone: Ahead[int, int] = Ahead(make, with_thread=False)
+    alone: Prefetched[int, int] = Prefetched(make, with_thread=False)
     assert [alone.take(1, 2), alone.take(2, None)] == [10, 20]
     assert made == [(1, True), (2, True)]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fewshot_cli.engine.model.backbone import Backbone
-from fewshot_cli.engine.model.chunks import GPU_TRAINED_PIXELS, Limit, frozen_chunk, trained_chunk
+from fewshot_cli.engine.model.chunks import GPU_TRAINED_PIXELS, ChunkLimit, frozen_chunk, trained_chunk
 from fewshot_cli.engine.model.passes import Passes, features_in_chunks
 from fewshot_cli.errors import FewshotError
 
@@ -34,7 +34,7 @@ def memory_for(backbone: Backbone, pictures: int) -> Iterator[list[int]]:
 
 def own(backbone: Backbone) -> Backbone:
     """The backbone with limits of its own."""
-    return replace(backbone, frozen_limit=Limit(), trained_limit=Limit())
+    return replace(backbone, frozen_limit=ChunkLimit(), trained_limit=ChunkLimit())
 
 
 def test_chunks_with_a_gradient_are_smaller_on_a_gpu_and_the_same_on_a_cpu():
@@ -67,7 +67,7 @@ def test_one_picture_that_is_too_much_is_an_error_that_says_what_to_set(vit):
 
 
 def test_a_limit_starts_from_what_was_tried():
-    limit, tried = Limit(), []
+    limit, tried = ChunkLimit(), []
 
     def work(chunk: int) -> int:
         tried.append(chunk)

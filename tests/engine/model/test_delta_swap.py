@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fewshot_cli.engine.delta.change import Change, Delta, Dense, LowRank, Sparse, merge
 from fewshot_cli.engine.model import delta_swap as arenas
-from fewshot_cli.engine.model.delta_swap import Arena
+from fewshot_cli.engine.model.delta_swap import ParameterBuffer
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -67,7 +67,7 @@ def test_whatever_was_on_a_delta_is_merged_to_the_bit_and_the_base_comes_back(de
     original = module().to(device)
     base = weights(original)
     there = copy.deepcopy(original)
-    arena = Arena(there)
+    arena = ParameterBuffer(there)
     deltas = [random_delta(base, data) for _ in range(3)]
     ready = [arena.prepared(delta) for delta in deltas]
     for step in data.draw(st.lists(st.sampled_from([0, 1, 2, None]), max_size=8)):
@@ -88,7 +88,7 @@ def test_it_does_not_matter_how_many_values_are_changed_at_once(block, monkeypat
     monkeypatch.setattr(arenas, "BLOCK", block)
     there = module()
     base = {name: values.clone() for name, values in weights(there).items()}
-    arena = Arena(there)
+    arena = ParameterBuffer(there)
     rng = torch.Generator().manual_seed(1)
     delta = {name: random_change(Sparse, tuple(values.shape), rng) for name, values in base.items()}
     arena.apply(arena.prepared(delta))
@@ -100,7 +100,7 @@ def test_it_does_not_matter_how_many_values_are_changed_at_once(block, monkeypat
 def test_the_module_itself_runs_on_the_arena():
     images = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     there, plain = module(), module()
-    arena = Arena(there)
+    arena = ParameterBuffer(there)
     torch.testing.assert_close(there(images), plain(images))
     rng = torch.Generator().manual_seed(2)
     delta = {"0.weight": random_change(Sparse, (6, 3, 3, 3), rng), "3.bias": Dense(torch.ones(5))}
@@ -132,7 +132,7 @@ def same_answers() -> None:
 def test_parameters_are_views_of_one_buffer_and_other_state_stays():
     there = module()
     running = there[1].running_mean
-    arena = Arena(there)
+    arena = ParameterBuffer(there)
     assert arena.flat.numel() == sum(values.numel() for values in weights(there).values())
     assert {values.untyped_storage().data_ptr() for values in weights(there).values()} == {
         arena.flat.untyped_storage().data_ptr()
@@ -142,7 +142,7 @@ def test_parameters_are_views_of_one_buffer_and_other_state_stays():
 
 def test_preparing_changes_nothing():
     there = module()
-    arena = Arena(there)
+    arena = ParameterBuffer(there)
     before = arena.flat.clone()
     change = Sparse((5,), torch.tensor([1, 4]), torch.tensor([1.0, 2.0]))
     ready = arena.prepared({"3.bias": change})

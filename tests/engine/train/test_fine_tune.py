@@ -16,7 +16,7 @@ from fewshot_cli.engine.delta.change import merge
 from fewshot_cli.engine.head.linear import class_means
 from fewshot_cli.engine.head.ridge import ridge_head
 from fewshot_cli.engine.model.backbone import Backbone
-from fewshot_cli.engine.model.chunks import Limit
+from fewshot_cli.engine.model.chunks import ChunkLimit
 from fewshot_cli.engine.model.model import Model
 from fewshot_cli.engine.train import fine_tune as tuning_module
 from fewshot_cli.engine.train.fine_tune import tune
@@ -286,7 +286,7 @@ def test_learning_rates_are_told_by_pattern(backbone, support):
 @contextmanager
 def memory_for(backbone, pictures):
     """The backbone with limits of its own, out of memory above so many pictures where there is to be a gradient."""
-    short = replace(backbone, frozen_limit=Limit(), trained_limit=Limit())
+    short = replace(backbone, frozen_limit=ChunkLimit(), trained_limit=ChunkLimit())
 
     def refuse(module, inputs):
         if len(inputs[0]) > pictures and torch.is_grad_enabled():

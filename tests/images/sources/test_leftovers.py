@@ -16,7 +16,7 @@ from fewshot_cli.images.identify import opened
 from fewshot_cli.images.image_error import ImageError
 from fewshot_cli.images.quality import near_duplicates as copies_module
 from fewshot_cli.images.quality.checks import checkup
-from fewshot_cli.images.quality.near_duplicates import Looks, copies, look
+from fewshot_cli.images.quality.near_duplicates import SignatureIndex, copies, signature
 from fewshot_cli.images.sources.class_folders import read_folder
 from fewshot_cli.images.sources.dataset import read_datasets
 from fewshot_cli.images.sources.labelled import read_labelled
@@ -352,19 +352,19 @@ def test_the_doctor_finds_names_that_adapt_refuses(tmp_path):
 
 def test_half_a_million_looks_fit_into_memory():
     """What stays in memory of each picture is its hash and its colour: 20 bytes."""
-    one = look(Image.new("RGB", (40, 40), "red"))
-    with Looks() as looks:
+    one = signature(Image.new("RGB", (40, 40), "red"))
+    with SignatureIndex() as signatures:
         for _ in range(100):
-            looks.add(one)
-        kept = (looks._hashes, looks._colours)
+            signatures.add(one)
+        kept = (signatures._hashes, signatures._colours)
         assert sum(len(numbers) * numbers.itemsize for numbers in kept) == 100 * 20
-    assert looks._file.closed
+    assert signatures._file.closed
 
 
 def test_copies_are_found_however_many_are_compared_at_once(monkeypatch):
     """Blocks of any size give the pairs that all against all give."""
     pictures = [draw(label, seed, 64) for label in CLASSES[:4] for seed in range(6)]
-    seen = [look(one) for picture in pictures for one in (picture, picture.resize((40, 40)))]
+    seen = [signature(one) for picture in pictures for one in (picture, picture.resize((40, 40)))]
     everything = copies(seen)
     assert set(everything) >= {(i, i + 1) for i in range(0, len(seen), 2)}
     for chunk, rows, across in ((1, 1, 1), (5, 4, 3), (7, 9, 64)):

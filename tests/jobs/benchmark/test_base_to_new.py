@@ -20,10 +20,10 @@ from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.images.sources.dataset import read_datasets
 from fewshot_cli.jobs.benchmark.protocols import check_learner, protocols
 from fewshot_cli.jobs.benchmark.reproduce import repeat
-from fewshot_cli.jobs.benchmark.run import Question, compare
+from fewshot_cli.jobs.benchmark.run import ComparisonSettings, compare
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.models.backbones import Source
-from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.recipes import load_recipe, recipe_names
 from fewshot_cli.storage.feature_cache import NoCache
 
@@ -49,13 +49,13 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def means(towers_file) -> Means:
-    return Means(Source(towers_file, offline=True), CPU, NoCache(), Unseen(), Processes())
+    return Means(Source(towers_file, offline=True), CPU, NoCache(), NoProgress(), Processes())
 
 
 def asked(folder: Path, means: Means, output: Path, changes: dict[str, Any], **settings: Any) -> dict[str, Any]:
     facts = {"name": "base-to-new", "shots": 2} | settings
     recipes = {name: load_recipe(name, more, backbone="clip:tiny") for name, more in changes.items()}
-    question = Question(tuple(read_datasets(folder)), protocols(facts), 3, 0, (), (str(folder),))
+    question = ComparisonSettings(tuple(read_datasets(folder)), protocols(facts), 3, 0, (), (str(folder),))
     return compare(recipes, question, means, output)[0].report()
 
 

@@ -14,10 +14,10 @@ from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.images.sources.dataset import read_datasets
 from fewshot_cli.jobs.benchmark.protocols import check_no_split, protocols
 from fewshot_cli.jobs.benchmark.reproduce import repeat
-from fewshot_cli.jobs.benchmark.run import Question, compare
+from fewshot_cli.jobs.benchmark.run import ComparisonSettings, compare
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.models.backbones import Source
-from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.recipes import load_recipe
 from fewshot_cli.storage.feature_cache import NoCache
 
@@ -41,14 +41,14 @@ def split(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def means(weights) -> Means:
-    return Means(Source(weights["test_vit"], offline=True), torch.device("cpu"), NoCache(), Unseen(), Processes())
+    return Means(Source(weights["test_vit"], offline=True), torch.device("cpu"), NoCache(), NoProgress(), Processes())
 
 
 @pytest.fixture
 def run(means, tmp_path) -> Callable[..., dict[str, Any]]:
     def run(path: Path, split: str | None = None, **facts: Any) -> dict[str, Any]:
         asked = protocols({"name": "fixed", "way": "all", "shots": 2, "queries": "all"} | facts)
-        question = Question(tuple(read_datasets(path, split)), asked, 3, 0, (), (str(path),), split)
+        question = ComparisonSettings(tuple(read_datasets(path, split)), asked, 3, 0, (), (str(path),), split)
         recipes = {"protonet": load_recipe("protonet", backbone="test_vit", image_size=64)}
         return compare(recipes, question, means, tmp_path / "run.json")[0].report()
 

@@ -17,10 +17,10 @@ from fewshot_cli.jobs.benchmark import blocks
 from fewshot_cli.jobs.benchmark import run as comparing
 from fewshot_cli.jobs.benchmark.protocols import protocols
 from fewshot_cli.jobs.benchmark.reproduce import repeat
-from fewshot_cli.jobs.benchmark.run import Question, compare
+from fewshot_cli.jobs.benchmark.run import ComparisonSettings, compare
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.models.backbones import Source
-from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.jobs.run_record import code_digest
 from fewshot_cli.recipes import load_recipe
 from fewshot_cli.storage.episode_journal import Journal, check_record, read_run
@@ -39,10 +39,10 @@ def day(tmp_path_factory) -> Path:
 def run(weights, day, tmp_path) -> Callable[..., dict[str, Any]]:
     def run(*names: str, episodes: int = 60, seed: int = 0, output: Path = tmp_path / "r.json") -> dict[str, Any]:
         asked = protocols({"name": "fixed", "way": 3, "shots": 2, "queries": 3})
-        question = Question(tuple(read_datasets(day)), asked, episodes, seed, (), (str(day),))
+        question = ComparisonSettings(tuple(read_datasets(day)), asked, episodes, seed, (), (str(day),))
         recipes = {name: load_recipe(name, backbone="test_vit", image_size=64) for name in names}
         means = Means(
-            Source(weights["test_vit"], offline=True), torch.device("cpu"), FeatureCache(), Unseen(), Processes()
+            Source(weights["test_vit"], offline=True), torch.device("cpu"), FeatureCache(), NoProgress(), Processes()
         )
         return compare(recipes, question, means, output)[0].report()
 
@@ -142,7 +142,7 @@ def test_a_record_from_before_keys_had_two_parts_is_read_and_repeated(run, weigh
         text = text.replace(key, key.partition(".")[0])
     path.write_text(text)
     source = Source(weights["test_vit"], offline=True)
-    means = Means(source, torch.device("cpu"), FeatureCache(), Unseen(), Processes())
+    means = Means(source, torch.device("cpu"), FeatureCache(), NoProgress(), Processes())
     assert repeat(path, (), means).differences == 0
     run("lda")
     assert len(read_run(path)["kept"]) == 3  # what cannot be gone on with is no reason to throw it away
@@ -151,9 +151,9 @@ def test_a_record_from_before_keys_had_two_parts_is_read_and_repeated(run, weigh
 def test_recipes_of_other_sizes_are_each_told_with_their_own(weights, day, tmp_path):
     recipes = {f"at {size}": load_recipe("protonet", backbone="test_vit", image_size=size) for size in (64, 96)}
     asked = protocols({"name": "fixed", "way": 3, "shots": 2, "queries": 3})
-    question = Question(tuple(read_datasets(day)), asked, 5, 0, (), (str(day),))
+    question = ComparisonSettings(tuple(read_datasets(day)), asked, 5, 0, (), (str(day),))
     where = Source(weights["test_vit"], offline=True)
-    means = Means(where, torch.device("cpu"), FeatureCache(), Unseen(), Processes())
+    means = Means(where, torch.device("cpu"), FeatureCache(), NoProgress(), Processes())
     result, _ = compare(recipes, question, means, tmp_path / "sizes.json")
     assert result.image_size == {"at 64": 64, "at 96": 96}
     assert result.backbone == "test_vit"
@@ -204,7 +204,7 @@ def test_a_damaged_record_is_a_sentence(damage, run, source, tmp_path):
     for attempt in (
         lambda: run("protonet", episodes=70),
         lambda: check_record(path),
-        lambda: repeat(path, (), Means(source, torch.device("cpu"), FeatureCache(), Unseen(), Processes())),
+        lambda: repeat(path, (), Means(source, torch.device("cpu"), FeatureCache(), NoProgress(), Processes())),
     ):
         with pytest.raises(FewshotError, match=r"r\.json is damaged"):
             attempt()

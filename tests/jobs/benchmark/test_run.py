@@ -24,10 +24,10 @@ from fewshot_cli.jobs.benchmark import episode_runner as answering
 from fewshot_cli.jobs.benchmark.episode_runner import EpisodeSource, answer_block
 from fewshot_cli.jobs.benchmark.protocols import protocols
 from fewshot_cli.jobs.benchmark.reproduce import repeat
-from fewshot_cli.jobs.benchmark.run import Question, compare
+from fewshot_cli.jobs.benchmark.run import ComparisonSettings, compare
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.models.backbones import Source
-from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.methods.finetune import Finetune
 from fewshot_cli.methods.tim import TIM
 from fewshot_cli.recipes import load_recipe
@@ -65,13 +65,15 @@ def run(weights, tmp_path) -> Callable[..., dict[str, Any]]:
         **protocol: Any,
     ) -> dict[str, Any]:
         facts = {"name": "fixed", "way": 3, "shots": 2, "queries": 3} | protocol
-        question = Question(tuple(read_datasets(path)), protocols(facts), episodes, seed, targets, (str(path),))
+        question = ComparisonSettings(
+            tuple(read_datasets(path)), protocols(facts), episodes, seed, targets, (str(path),)
+        )
         recipes = {
             name: load_recipe(name, changes, backbone="test_vit", image_size=64) for name in names or ("protonet",)
         }
         where = Source(weights["test_vit"], offline=True)
         output = output or tmp_path / "run.json"
-        means = Means(where, CPU, cache or FeatureCache(), Unseen(), Processes())
+        means = Means(where, CPU, cache or FeatureCache(), NoProgress(), Processes())
         result, written = compare(recipes, question, means, output)
         assert written == output
         return result.report()
@@ -353,7 +355,7 @@ def test_a_run_can_be_repeated(run, sets, weights, tmp_path):
     before = path.read_bytes()
 
     def again(data: tuple[Path, ...] = ()) -> dict[str, Any]:
-        return repeat(path, data, Means(where, CPU, NoCache(), Unseen(), Processes())).report()
+        return repeat(path, data, Means(where, CPU, NoCache(), NoProgress(), Processes())).report()
 
     assert again()["differences"] == 0
     assert path.read_bytes() == before
@@ -372,14 +374,14 @@ def test_repeating_notices_other_data(run, weights, tmp_path):
     write_folder(tmp_path / "mine", LABELS[:3], 6, seed=1, size=64)
     where = Source(weights["test_vit"], offline=True)
     with pytest.raises(CheckFailed, match="mine: the pictures or their classes have changed"):
-        repeat(tmp_path / "run.json", (), Means(where, CPU, NoCache(), Unseen(), Processes()))
+        repeat(tmp_path / "run.json", (), Means(where, CPU, NoCache(), NoProgress(), Processes()))
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '{"results": 1}', "\x00"])
 def test_a_file_that_is_no_run_is_an_error(content, tmp_path, source):
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(FewshotError, match=r"run\.json"):
-        repeat(tmp_path / "run.json", (), Means(source, CPU, NoCache(), Unseen(), Processes()))
+        repeat(tmp_path / "run.json", (), Means(source, CPU, NoCache(), NoProgress(), Processes()))
 
 
 def test_all_mistakes_in_a_protocol_are_listed():
@@ -457,12 +459,12 @@ def test_a_method_hears_the_names_of_the_classes(run, sets, monkeypatch):
 def test_names_csv_is_read_and_other_words_are_another_question(towers_file, tmp_path):
     """The second run goes on from the record of the first, but for what other words change."""
     write_folder(tmp_path / "drawn", LABELS[:3], 4, seed=0, size=64)
-    means = Means(Source(towers_file, offline=True), CPU, NoCache(), Unseen(), Processes())
+    means = Means(Source(towers_file, offline=True), CPU, NoCache(), NoProgress(), Processes())
     recipes = {"zero-shot": load_recipe("zero-shot", backbone="clip:tiny")}
 
     def nll() -> float:
         facts = {"name": "fixed", "way": 3, "shots": 1, "queries": 2}
-        question = Question(tuple(read_datasets(tmp_path / "drawn")), protocols(facts), 2, 0, (), ("drawn",))
+        question = ComparisonSettings(tuple(read_datasets(tmp_path / "drawn")), protocols(facts), 2, 0, (), ("drawn",))
         result, _ = compare(recipes, question, means, tmp_path / "run.json")
         return result.report()["results"]["zero-shot"]["drawn"]["nll"]
 

@@ -108,11 +108,11 @@ def test_the_report_says_what_was_done_and_is_left_beside_the_file(drawn, tmp_pa
 def test_the_packaged_backbone_tells_drawn_things_apart(drawn, unseen, tmp_path, learn, monkeypatch):
     """The packaged weights, at 64 pixels: the estimate and the truth are both far above chance."""
     from fewshot_cli.jobs.classify.evaluate import evaluate
-    from fewshot_cli.jobs.progress import Unseen
+    from fewshot_cli.jobs.progress import NoProgress
 
     file = tmp_path / "x.fewshot"
     what = load_recipe("ridge", image_size=64)
-    means = Means(Source(offline=True), torch.device("cpu"), FeatureCache(), Unseen())
+    means = Means(Source(offline=True), torch.device("cpu"), FeatureCache(), NoProgress())
     result = adapting.adapt(drawn, file, adapting.AdaptSettings(what, folds=0), means)
     found = evaluate(file, unseen, means)
     assert result.expected_accuracy.low > 1 / 3 and found.low > 1 / 3

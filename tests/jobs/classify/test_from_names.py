@@ -16,7 +16,7 @@ from fewshot_cli.jobs.classify.from_names import adapt_to_names
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.models.backbones import Source
 from fewshot_cli.jobs.models.classifiers import load_model
-from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.recipes import load_recipe
 from fewshot_cli.storage.feature_cache import NoCache
 
@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def means(towers_file):
-    return Means(Source(towers_file, offline=True), CPU, NoCache(), Unseen())
+    return Means(Source(towers_file, offline=True), CPU, NoCache(), NoProgress())
 
 
 def recipe(name="zero-shot", *changes, **given):

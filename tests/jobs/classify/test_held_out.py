@@ -7,7 +7,7 @@ from torch import Tensor
 from fewshot_cli.engine.adaptation import Support
 from fewshot_cli.engine.head.linear import Head, class_means
 from fewshot_cli.jobs.classify.held_out import Adaptation, HeldOut, held_out
-from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.methods.base import HeadMethod
 from fewshot_cli.recipes import load_recipe
 
@@ -29,7 +29,7 @@ def task(labels: list[int], features: Tensor | None = None) -> Support:
 
 def asked(support: Support, folds: int, seed: int = 0, recipe: str | None = None, backbone=None) -> HeldOut | str:
     method = load_recipe(recipe).method if recipe else Memory()
-    return held_out(Adaptation(method, backbone, support, seed), folds, Unseen())
+    return held_out(Adaptation(method, backbone, support, seed), folds, NoProgress())
 
 
 @pytest.mark.parametrize("folds", [2, 3, 5, 50])

@@ -16,12 +16,12 @@ from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.images.image_bytes import content_hash
 from fewshot_cli.images.image_ref import Content
 from fewshot_cli.jobs.classify import predict as predicting
-from fewshot_cli.jobs.classify.asked import files_and_images
 from fewshot_cli.jobs.classify.prediction.extractors import swapping_extractors
+from fewshot_cli.jobs.classify.prediction.inputs import files_and_images
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.models.backbones import Source
 from fewshot_cli.jobs.models.classifiers import load_model
-from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.reports.terminal.predict import Rows
 from fewshot_cli.results import Prediction
 from fewshot_cli.storage.feature_cache import FeatureCache, NoCache
@@ -140,7 +140,7 @@ def test_rows_come_before_all_images_are_read_and_are_not_kept(file, tmp_path, s
         read_at_first.append(len(read))
         rows.extend(some)
 
-    means = Means(source, CPU, NoCache(), Unseen())
+    means = Means(source, CPU, NoCache(), NoProgress())
     result = predicting.predict([file], [tmp_path / "many"], means, write)
     assert "predictions" not in result.report() and result.images == 180 and result.unread == 0
     assert read_at_first[0] <= 128 and len(read_at_first) == 3

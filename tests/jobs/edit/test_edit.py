@@ -17,7 +17,7 @@ from fewshot_cli.jobs.edit.add_class import add_class
 from fewshot_cli.jobs.edit.correct import correct
 from fewshot_cli.jobs.edit.remove_class import remove_class
 from fewshot_cli.jobs.edit.rename_class import rename_class
-from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.jobs.proofs.contents import has_contents
 from fewshot_cli.jobs.share.describe import inspect
 from fewshot_cli.jobs.share.verify import verify
@@ -31,7 +31,7 @@ TRAINED = ("method.tuning.optim.steps=2", "method.tuning.optim.epochs=0")
 @pytest.fixture
 def grow(source):
     def grow(file, folder, output, name=None, where=source):
-        return add_class(file, folder, name, output, Means(where, CPU, NoCache(), Unseen())).report()
+        return add_class(file, folder, name, output, Means(where, CPU, NoCache(), NoProgress())).report()
 
     return grow
 
@@ -39,7 +39,7 @@ def grow(source):
 @pytest.fixture
 def told(source):
     def told(file, listed, output):
-        return correct(file, listed, output, Means(source, CPU, NoCache(), Unseen())).report()
+        return correct(file, listed, output, Means(source, CPU, NoCache(), NoProgress())).report()
 
     return told
 
@@ -153,7 +153,7 @@ def test_rows_kept_and_hashes_are_of_the_same_images(photos, kept, tmp_path, sou
     file = kept(photos, "x.fewshot")
     found, loaded = read_delta_file(file), load_model(file, source, CPU)
     paths = sorted(photos.rglob("*.*"))
-    seen = embed(loaded.backbone, [StoredFile(path) for path in paths], NoCache(), Unseen())
+    seen = embed(loaded.backbone, [StoredFile(path) for path in paths], NoCache(), NoProgress())
     for content, features, path in zip(seen.contents, seen.features, paths, strict=True):
         row = found.header.provenance.learned_from.index(content[:12])
         assert torch.allclose(found.support.features[row], features, rtol=1e-3, atol=1e-3)

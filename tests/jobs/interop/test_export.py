@@ -14,7 +14,7 @@ from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.interop import export as exporting
 from fewshot_cli.jobs.models.backbones import Source
 from fewshot_cli.jobs.models.classifiers import load_model
-from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.jobs.proofs.logits import TOLERANCE_ELSEWHERE
 from fewshot_cli.storage.feature_cache import NoCache
 
@@ -25,7 +25,7 @@ QUICK = "method.tuning.optim.steps=2"
 @pytest.fixture
 def export(weights):
     def export(file: Path, output: Path, format_: str, images: Path | None = None, backbone: str = "test_vit"):
-        means = Means(Source(weights[backbone], offline=True), CPU, NoCache(), Unseen())
+        means = Means(Source(weights[backbone], offline=True), CPU, NoCache(), NoProgress())
         return exporting.export(file, output, format_, images, means).report()
 
     return export

@@ -22,10 +22,10 @@ from fewshot_cli.jobs.interop import export as exporting
 from fewshot_cli.jobs.interop import peft_export as export_peft
 from fewshot_cli.jobs.interop import peft_import as import_peft
 from fewshot_cli.jobs.interop.peft_export import with_base
-from fewshot_cli.jobs.interop.peft_import import Wanted, import_adapter
+from fewshot_cli.jobs.interop.peft_import import ImportSettings, import_adapter
 from fewshot_cli.jobs.models.backbones import Source
 from fewshot_cli.jobs.models.classifiers import load_model
-from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.jobs.share.verify import verify
 from fewshot_cli.recipes import load_recipe
 from fewshot_cli.storage.feature_cache import NoCache
@@ -43,7 +43,7 @@ def learned(drawn, weights, tmp_path_factory) -> Path:
     """A classifier with changes of low rank; not to be changed."""
     file = tmp_path_factory.mktemp("learned") / "x.fewshot"
     recipe = load_recipe("lora", QUICK, backbone="test_vit", image_size=SIZE)
-    means = Means(Source(weights["test_vit"], True), CPU, NoCache(), Unseen())
+    means = Means(Source(weights["test_vit"], True), CPU, NoCache(), NoProgress())
     adapt(drawn, file, AdaptSettings(recipe, folds=0), means)
     return file
 
@@ -52,7 +52,7 @@ def learned(drawn, weights, tmp_path_factory) -> Path:
 def export(weights):
     def export(file: Path, output: Path, backbone: str = "test_vit"):
         source = Source(weights[backbone], offline=True)
-        return exporting.export(file, output, "peft", None, Means(source, CPU, NoCache(), Unseen())).report()
+        return exporting.export(file, output, "peft", None, Means(source, CPU, NoCache(), NoProgress())).report()
 
     return export
 
@@ -60,7 +60,9 @@ def export(weights):
 @pytest.fixture
 def back(weights):
     def back(folder: Path, output: Path, base: str = "test_vit", **wanted):
-        return import_adapter(folder, output, Wanted(**wanted), None, Source(weights[base], True), Unseen()).report()
+        return import_adapter(
+            folder, output, ImportSettings(**wanted), None, Source(weights[base], True), NoProgress()
+        ).report()
 
     return back
 
@@ -298,7 +300,7 @@ def test_an_export_belongs_to_its_base(tmp_path, learned, export, back, random_w
     save_file(random_weights("test_vit", seed=1), tmp_path / "other.safetensors")
     source = Source(tmp_path / "other.safetensors", offline=True)
     with pytest.raises(FewshotError, match="not the ones"):
-        import_adapter(tmp_path / "adapter", tmp_path / "y.fewshot", Wanted(), None, source, Unseen())
+        import_adapter(tmp_path / "adapter", tmp_path / "y.fewshot", ImportSettings(), None, source, NoProgress())
     with pytest.raises(FewshotError, match="exported for test_vit"):
         back(tmp_path / "adapter", tmp_path / "y.fewshot", backbone="test_efficientnet")
 

@@ -24,14 +24,14 @@ from fewshot_cli.formats.kinds import metadata_of
 from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.images.sources.dataset import read_datasets
 from fewshot_cli.jobs.benchmark.protocols import protocols
-from fewshot_cli.jobs.benchmark.run import Question, compare
+from fewshot_cli.jobs.benchmark.run import ComparisonSettings, compare
 from fewshot_cli.jobs.context import Means
-from fewshot_cli.jobs.meta.results import Material, Output
+from fewshot_cli.jobs.meta.results import MetaTuningData, Output
 from fewshot_cli.jobs.meta.tune import meta_tune
-from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.jobs.share.describe import draw, inspect
 from fewshot_cli.methods.from_bank import BANK_KINDS, BankContent
-from fewshot_cli.methods.meta import Kept, MetaMethod
+from fewshot_cli.methods.meta import MetaMethod, SavedBank
 from fewshot_cli.methods.ridge import Ridge
 from fewshot_cli.recipes import MetaRecipe, load_recipe
 from fewshot_cli.reports.terminal.bank import bank_shown, summary
@@ -76,7 +76,7 @@ class LearnedStrength(MetaMethod):
         return lambda task: answered(bank[STRENGTH], task)
 
     def kept(self, bank, backbone, tasks):
-        return Kept("ridge strength", tensors={STRENGTH: bank[STRENGTH]}, settings={"scale": 10.0})
+        return SavedBank("ridge strength", tensors={STRENGTH: bank[STRENGTH]}, settings={"scale": 10.0})
 
 
 class StrengthContent(BankContent):
@@ -120,9 +120,11 @@ def tuned(source, sets, tmp_path):
         training = {"protocol": Fixed(way=3, shots=2, queries=2), "epochs": 2, "episodes": 5}
         training["validation"] = {"episodes": 2}
         recipe = StrengthRecipe(backbone="test_vit", image_size=64, method=LearnedStrength(), training=training)
-        means = Means(source, torch.device("cpu"), NoCache(), Unseen())
+        means = Means(source, torch.device("cpu"), NoCache(), NoProgress())
         path = tmp_path / name
-        return path, meta_tune(recipe, Material(tuple(read_datasets(sets))), Output(path, resume=resume), 0, means)
+        return path, meta_tune(
+            recipe, MetaTuningData(tuple(read_datasets(sets))), Output(path, resume=resume), 0, means
+        )
 
     return tuned
 
@@ -154,7 +156,7 @@ def test_adapt_and_eval_begin_from_it(tuned, known, learn, drawn, sets, source, 
     assert isinstance(heads[0], Head) and torch.equal(heads[0].weight, heads[1].weight)
     assert report["bank"]["digest"] == read_bank(path).digest and plain["bank"] is None
     assert report["expected_accuracy"]["how"].startswith("images of each class left out in turn")
-    question = Question(
+    question = ComparisonSettings(
         tuple(read_datasets(sets / "day")),
         protocols({"name": "fixed", "way": 3, "shots": 2, "queries": 3}),
         2,
@@ -162,7 +164,7 @@ def test_adapt_and_eval_begin_from_it(tuned, known, learn, drawn, sets, source, 
         (),
         (str(sets),),
     )
-    means = Means(source, torch.device("cpu"), NoCache(), Unseen())
+    means = Means(source, torch.device("cpu"), NoCache(), NoProgress())
     recipes = {
         "mine": load_recipe("ridge", bank=str(path)),
         "ridge": load_recipe("ridge", backbone="test_vit", image_size=64),

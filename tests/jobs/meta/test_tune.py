@@ -31,10 +31,10 @@ from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.meta import tasks as tasks_module
 from fewshot_cli.jobs.meta.checkpoints import check_circumstances
 from fewshot_cli.jobs.meta.log import log_path
-from fewshot_cli.jobs.meta.results import Material, Output
+from fewshot_cli.jobs.meta.results import MetaTuningData, Output
 from fewshot_cli.jobs.meta.tune import meta_tune
 from fewshot_cli.jobs.models.backbones import Source
-from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.recipes import load_meta_recipe
 from fewshot_cli.reports.terminal.meta_tune import meta_tuned
 from fewshot_cli.results import read_meta_tune
@@ -78,8 +78,8 @@ def tune(weights, sets, tmp_path) -> Callable[..., dict[str, Any]]:
         what = load_meta_recipe(recipe, [*small, *changes], backbone=backbone, image_size=64)
         where = output if isinstance(output, Output) else Output(output or tmp_path / "x.bank")
         kept = tuple(read_datasets(validation)) if validation else ()
-        material = Material(tuple(read_datasets(data)), kept, (str(data),))
-        means = Means(Source(weights[backbone], offline=True), CPU, FeatureCache(), Unseen(), Processes())
+        material = MetaTuningData(tuple(read_datasets(data)), kept, (str(data),))
+        means = Means(Source(weights[backbone], offline=True), CPU, FeatureCache(), NoProgress(), Processes())
         return meta_tune(what, material, replace(where, resume=where.resume or resume), seed, means).report()
 
     return tune
@@ -452,9 +452,9 @@ def test_bad_input_is_a_sentence(tune, sets, tmp_path):
         tune(output=tmp_path)
     with pytest.raises(FewshotError, match="Two data sets are called day"):
         what = load_meta_recipe("dense", SMALL, backbone="test_vit", image_size=64)
-        means = Means(Source(offline=True), CPU, FeatureCache(), Unseen(), Processes())
+        means = Means(Source(offline=True), CPU, FeatureCache(), NoProgress(), Processes())
         twice = tuple(read_datasets(sets / "day")) * 2
-        meta_tune(what, Material(twice), Output(tmp_path / "x.bank"), 0, means)
+        meta_tune(what, MetaTuningData(twice), Output(tmp_path / "x.bank"), 0, means)
 
 
 @pytest.mark.slow
@@ -512,9 +512,9 @@ def test_a_missing_tensorboard_is_noticed_before_anything_is_read(tune, tmp_path
 @pytest.mark.parametrize(("recipe", "says"), [("smat", "share the episodes of a step"), ("mamf", "can't share")])
 def test_a_process_without_work_is_refused_before_the_others_wait_for_it(recipe, says, sets, tmp_path):
     what = load_meta_recipe(recipe, SMALL[: 2 if recipe == "mamf" else None], backbone="test_vit", image_size=64)
-    means = Means(Source(offline=True), CPU, FeatureCache(), Unseen(), Processes(rank=0, world=2))
+    means = Means(Source(offline=True), CPU, FeatureCache(), NoProgress(), Processes(rank=0, world=2))
     with pytest.raises(FewshotError, match=says):
-        meta_tune(what, Material(tuple(read_datasets(sets))), Output(tmp_path / "x.bank"), 0, means)
+        meta_tune(what, MetaTuningData(tuple(read_datasets(sets))), Output(tmp_path / "x.bank"), 0, means)
 
 
 @pytest.mark.slow
@@ -612,7 +612,7 @@ def test_bfloat16_is_for_gpus_that_have_it_and_others_are_told(device, has, foun
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["uniform", "exp3"])
 def test_tasks_drawn_ahead_by_a_thread_lead_to_the_same_bank(sampler, tune, tmp_path, monkeypatch):
-    ahead = episodes.Ahead
+    ahead = episodes.Prefetched
     threads = []
 
     def threaded(make: Callable[..., Any], with_thread: bool) -> Any:
@@ -626,7 +626,7 @@ def test_tasks_drawn_ahead_by_a_thread_lead_to_the_same_bank(sampler, tune, tmp_
 
     changes = (f"training.sampler={{name: {sampler}}}", "training.batch=2", "training.views={}")
     tune("smat", *changes, output=tmp_path / "straight.bank")
-    monkeypatch.setattr(episodes, "Ahead", threaded)
+    monkeypatch.setattr(episodes, "Prefetched", threaded)
     tune("smat", *changes, output=tmp_path / "ahead.bank")
     assert same(tmp_path / "straight.bank", tmp_path / "ahead.bank")
     assert sum(name.startswith("next task") for name in threads) >= 4

@@ -9,9 +9,9 @@ from fewshot_cli.engine.head.linear import Head
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.delta.file import read_delta_file, write_delta_file
 from fewshot_cli.images.drawing import write_folder
-from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.jobs.share import compose as composing
-from fewshot_cli.jobs.share.compose import How
+from fewshot_cli.jobs.share.compose import ComposeSettings
 from fewshot_cli.jobs.share.describe import inspect
 from fewshot_cli.jobs.share.verify import verify
 
@@ -22,7 +22,9 @@ QUICK = "method.tuning.optim.steps=2"
 @pytest.fixture
 def compose(tmp_path):
     def compose(*files, output=tmp_path / "all.fewshot", rule="add", density=None, **how):
-        return composing.compose(files, output, How(merge_rule(rule, density), **how), Unseen()).report()
+        return composing.compose(
+            files, output, ComposeSettings(merge_rule(rule, density), **how), NoProgress()
+        ).report()
 
     return compose
 

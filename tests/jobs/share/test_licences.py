@@ -11,8 +11,8 @@ from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.interop.export import export
 from fewshot_cli.jobs.models.backbones import Source, load_backbone
 from fewshot_cli.jobs.models.classifiers import load_model
-from fewshot_cli.jobs.progress import Unseen
-from fewshot_cli.jobs.share.compose import How, compose
+from fewshot_cli.jobs.progress import NoProgress
+from fewshot_cli.jobs.share.compose import ComposeSettings, compose
 from fewshot_cli.jobs.share.describe import inspect
 from fewshot_cli.storage.feature_cache import NoCache
 
@@ -53,11 +53,11 @@ def test_what_a_file_knows_of_its_base_goes_with_it(weights, stated, drawn, tmp_
     learn(drawn, tmp_path / "a.fewshot", weights_file=stated("mit"))
     model = load_model(tmp_path / "a.fewshot", source, CPU)
     assert source.weights == weights["test_vit"] and model.backbone.licence == said
-    means = Means(source, model.backbone.device, NoCache(), Unseen())
+    means = Means(source, model.backbone.device, NoCache(), NoProgress())
     assert export(tmp_path / "a.fewshot", tmp_path / "a.st", "safetensors", None, means).licence == said
     write_folder(tmp_path / "in", ("flower", "star"), 2, seed=3, size=64)
     learn(tmp_path / "in", tmp_path / "b.fewshot")
-    compose([tmp_path / "a.fewshot", tmp_path / "b.fewshot"], tmp_path / "ab.fewshot", How(), Unseen())
+    compose([tmp_path / "a.fewshot", tmp_path / "b.fewshot"], tmp_path / "ab.fewshot", ComposeSettings(), NoProgress())
     assert read_delta_file(tmp_path / "ab.fewshot").header.base.licence == said
 
 

@@ -9,7 +9,7 @@ import pytest
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.delta.file import read_any_delta_file, write_delta_file
 from fewshot_cli.images.drawing import write_folder
-from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.jobs.share import compose as composing
 from fewshot_cli.jobs.share import lineage as chains
 from fewshot_cli.jobs.share.describe import inspect
@@ -25,8 +25,12 @@ def family(tmp_path, drawn, learn, random_bank, vit):
     for name, labels in (("b", ("flower", "star")), ("c", ("tree", "fish"))):
         write_folder(tmp_path / name, labels, 2, seed=3, size=64)
         learn(tmp_path / name, folder / f"{name}.fewshot", "protonet")
-    composing.compose([folder / "a.fewshot", folder / "b.fewshot"], folder / "ab.fewshot", composing.How(), Unseen())
-    composing.compose([folder / "ab.fewshot", folder / "c.fewshot"], folder / "abc.fewshot", composing.How(), Unseen())
+    composing.compose(
+        [folder / "a.fewshot", folder / "b.fewshot"], folder / "ab.fewshot", composing.ComposeSettings(), NoProgress()
+    )
+    composing.compose(
+        [folder / "ab.fewshot", folder / "c.fewshot"], folder / "abc.fewshot", composing.ComposeSettings(), NoProgress()
+    )
     return folder
 
 

@@ -27,7 +27,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Survey:
+class BankStatistics:
     """What is open where. Of a dense bank, where the delta isn't 0, as if it had one expert.
 
     `both` `(experts, experts)` counts the weights that two experts change, on its diagonal those of one; `union` those
@@ -46,7 +46,7 @@ class Survey:
         return [count / self.size for count in self.both.diagonal().tolist()]
 
 
-def survey(shapes: Mapping[str, Sequence[int]], delta: Tensor, gates: Tensor | None) -> Survey:
+def survey(shapes: Mapping[str, Sequence[int]], delta: Tensor, gates: Tensor | None) -> BankStatistics:
     """The survey of a bank: the shapes of its parameters, its delta `(size,)` and gates `(experts, size)`."""
     experts = 1 if gates is None else len(gates)
     both, between = torch.zeros(experts, experts, dtype=torch.int64), torch.zeros(experts, dtype=torch.int64)
@@ -68,7 +68,7 @@ def survey(shapes: Mapping[str, Sequence[int]], delta: Tensor, gates: Tensor | N
         layer = Layer(layer_of(name), end - start, tuple(opened.tolist()), math.sqrt(square))
         layers[layer.name] = _together(layers[layer.name], layer) if layer.name in layers else layer
         start = end
-    return Survey(tuple(layers.values()), start, both, between, union)
+    return BankStatistics(tuple(layers.values()), start, both, between, union)
 
 
 def layer_of(parameter: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.images.image_ref import Stored, StoredFile
 from fewshot_cli.images.sources.class_folders import entries, nfc, order
-from fewshot_cli.images.sources.description import Found, read_json
+from fewshot_cli.images.sources.description import FoundDataset, read_json
 from fewshot_cli.images.sources.manifests import column_names, labelled_rows, picture_at
 
 TRAIN, VAL, TEST = PARTS = ("train", "val", "test")
@@ -26,7 +26,7 @@ class SplitRow(NamedTuple):
     where: str
 
 
-def coop_split(path: Path) -> Found:
+def coop_split(path: Path) -> FoundDataset:
     """The split in a JSON file as CoOp (Zhou et al., 2022) writes them: split_zhou_OxfordPets.json and its kin.
 
     Paths are looked for in the file's folder and in each folder beside it. Classes are in the order of their labels.
@@ -55,7 +55,7 @@ def has_split(path: Path) -> bool:
     return COLUMN[0] in column_names(path)
 
 
-def listed_split(path: Path) -> Found:
+def listed_split(path: Path) -> FoundDataset:
     """The split in a list of path, class and split, in JSON lines or CSV; classes are in the order of their names.
 
     Raises FewshotError as `coop_split`, and for a part that is none of train, val and test.
@@ -108,20 +108,20 @@ def _all(rows: dict[str, list[SplitRow]]) -> Iterator[SplitRow]:
         yield from rows[part]
 
 
-def _found(path: Path, name: str, classes: Sequence[str], rows: dict[str, list[SplitRow]]) -> Found:
+def _found(path: Path, name: str, classes: Sequence[str], rows: dict[str, list[SplitRow]]) -> FoundDataset:
     _check_once(path, rows)
     folder = _folder_of(path, list(_all(rows)))
     parts = {part: partial(_part, path, nfc(name), classes, folder, rows[part]) for part in PARTS if rows[part]}
-    return Found(nfc(name), path, tuple(classes), lambda label: (), parts=parts, is_fixed_split=True)
+    return FoundDataset(nfc(name), path, tuple(classes), lambda label: (), parts=parts, is_fixed_split=True)
 
 
-def _part(path: Path, name: str, classes: Sequence[str], folder: Path, rows: Iterable[SplitRow]) -> Found:
+def _part(path: Path, name: str, classes: Sequence[str], folder: Path, rows: Iterable[SplitRow]) -> FoundDataset:
     """The images of one part as a data set of their own, without the classes that have none."""
     pictures: dict[str, list[Stored]] = {label: [] for label in classes}
     for picture, label in sorted({(picture_at(folder, row.path), row.label) for row in rows}, key=_in_order):
         pictures[label].append(StoredFile(picture))
     there = tuple(label for label in classes if pictures[label])
-    return Found(name, path, there, pictures.__getitem__)
+    return FoundDataset(name, path, there, pictures.__getitem__)
 
 
 def _in_order(item: tuple[Path, str]) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from fewshot_cli.engine.model.backbone import Backbone
-from fewshot_cli.engine.model.delta_swap import Arena, Prepared
+from fewshot_cli.engine.model.delta_swap import ParameterBuffer, Prepared
 from fewshot_cli.engine.model.model import Model
 from fewshot_cli.formats.delta.file import DeltaFile
 from fewshot_cli.images.image_ref import Stored
@@ -29,7 +29,7 @@ def swapping_extractors(backbone: Backbone, models: Mapping[str, Model]) -> dict
         return dict.fromkeys(deltas, backbone.frozen_features) | {n: m.features for n, m in grafted.items()}
     for model in grafted.values():
         assert model.moved  # its weights follow from the base's, as they are before anything is swapped in
-    arena = Arena(backbone.module)
+    arena = ParameterBuffer(backbone.module)
     ready = {name: arena.prepared(delta) for name, delta in deltas.items()}
 
     def extractor_of_graft(model: Model) -> FeatureExtractor:

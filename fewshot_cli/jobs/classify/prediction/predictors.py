@@ -12,14 +12,14 @@ from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.delta.file import DeltaFile
 from fewshot_cli.images.image_ref import StoredFile
 from fewshot_cli.jobs.classify.prediction.extractors import extractor_name, swapping_extractors
-from fewshot_cli.jobs.classify.prediction.rows import Asking, Predictor, answers
+from fewshot_cli.jobs.classify.prediction.rows import Predictor, RowSettings, answers
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.features import FeatureExtractor, features_by_each
 from fewshot_cli.jobs.models.adapted import adapted_of
 from fewshot_cli.jobs.models.backbones import load_base
 from fewshot_cli.jobs.models.checks import check_base
 from fewshot_cli.jobs.models.classifiers import read_on_one_base
-from fewshot_cli.results import AskedFile, Prediction
+from fewshot_cli.results import ClassifierFile, Prediction
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Predictors:
     predictors: Sequence[Predictor]
 
     @classmethod
-    def of(cls, paths: Sequence[Path], means: Means, how: Asking) -> Predictors:
+    def of(cls, paths: Sequence[Path], means: Means, how: RowSettings) -> Predictors:
         """Those in the delta files. Raises FewshotError unless all are on one base, which is at hand."""
         files = read_on_one_base(paths, several_labels=True)
         backbone = load_base(files[0], means.source, means.device)
@@ -63,12 +63,12 @@ class Predictors:
         return tuple(sorted({name for file in self.files for name in file.header.classes}))
 
     @property
-    def asked(self) -> tuple[AskedFile, ...] | None:
+    def asked(self) -> tuple[ClassifierFile, ...] | None:
         """The delta files with their classes, where there are several."""
         if len(self.files) == 1:
             return None
         return tuple(
-            AskedFile(str(path), file.header.classes) for path, file in zip(self.paths, self.files, strict=True)
+            ClassifierFile(str(path), file.header.classes) for path, file in zip(self.paths, self.files, strict=True)
         )
 
     def check_one_label(self) -> None:

@@ -22,14 +22,14 @@ AT_ONCE = 64  # images whose rows come together
 
 
 @dataclass(frozen=True)
-class Asking:
+class RowSettings:
     """What a row is to say besides the likeliest class: how many classes in all, and each one's probability."""
 
     top: int = TOP
     probabilities: bool = False
 
 
-DEFAULT = Asking()
+DEFAULT = RowSettings()
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Predictor:
     classes: Sequence[str]
     extractor: str
     file: Path | None = None
-    how: Asking = DEFAULT
+    how: RowSettings = DEFAULT
     thresholds: Sequence[float] | None = None
 
     @property

@@ -24,7 +24,7 @@ from fewshot_cli.engine.meta.smat.router import logistic_noise
 from fewshot_cli.engine.meta.smat.settings import SMATSettings
 from fewshot_cli.engine.meta.smat.shape_buckets import Bucket, bucket_of, padded
 from fewshot_cli.engine.meta.smat.step import SMATStep
-from fewshot_cli.engine.model.chunks import Limit
+from fewshot_cli.engine.model.chunks import ChunkLimit
 from fewshot_cli.engine.model.timm_models import build_backbone
 from fewshot_cli.engine.params import Params
 
@@ -313,7 +313,7 @@ def test_a_task_too_large_for_memory_goes_through_in_chunks(net):
     options, task = VARIANTS["default"], random_task(net, 9, 12, 3)
     banks = [random_bank(net, options) for _ in range(2)]
     expected = SMATStep(banks[0], net, options)(task, 2.0, seeded())
-    short = replace(net, backbone=replace(net.backbone, trained_limit=Limit()))
+    short = replace(net, backbone=replace(net.backbone, trained_limit=ChunkLimit()))
 
     def refuse(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         if len(inputs[0]) > 5:

@@ -11,7 +11,7 @@ from fewshot_cli.errors import FewshotError
 from fewshot_cli.jobs.classify.choose import ChoiceSettings, choice_settings
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.models.backbones import Source
-from fewshot_cli.jobs.progress import Unseen
+from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.recipe_files import DEFAULT_RECIPE_FROM_BANK
 from fewshot_cli.recipes import Recipe, load_recipe
 from fewshot_cli.storage.feature_cache import FeatureCache, NoCache
@@ -25,7 +25,7 @@ Settings: TypeAlias = Mapping[str, Any]
 def means_of(weights: AnyPath | None, device: str, offline: bool, no_cache: bool) -> Means:
     """What a job works with. Nothing is shown, and no other process helps."""
     source = Source(None if weights is None else Path(weights), offline)
-    return Means(source, choose_device(device), NoCache() if no_cache else FeatureCache(), Unseen())
+    return Means(source, choose_device(device), NoCache() if no_cache else FeatureCache(), NoProgress())
 
 
 def recipe_of(

@@ -6,7 +6,7 @@ from pathlib import Path
 from fewshot_cli.engine.head.growing import NamedFeatures
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.delta.file import DeltaFile, read_delta_file
-from fewshot_cli.jobs.edit.asked import keeps_none
+from fewshot_cli.jobs.edit.checks import keeps_none
 from fewshot_cli.methods.base import ClosedFormMethod, Method, MoveThenHead
 from fewshot_cli.recipes import Recipe, parse_recipe
 
