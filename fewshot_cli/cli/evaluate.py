@@ -62,6 +62,12 @@ def evaluate(
         str | None,
         typer.Option("--split", metavar="NAME", help="Only classes or images of this split, if there are splits."),
     ] = None,
+    write_splits: Annotated[
+        Path | None,
+        typer.Option(
+            "--write-splits", metavar="DIR", help="Also write each episode as a fixed split: CoOp's JSON, JSON lines."
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -133,6 +139,7 @@ def evaluate(
         early.check_backbone(backbone)
         given = {"way": way, "queries": queries, "base_way": base_way, "sessions": sessions}
         from fewshot_cli.cli.evaluate_settings import PROTOCOL, material, protocols_asked, recipes_asked
+        from fewshot_cli.jobs.benchmark.episode_splits import check_splits
         from fewshot_cli.jobs.benchmark.protocols import check_data
 
         asked = protocols_asked(protocol, given, shots or [], changes or [])
@@ -141,15 +148,16 @@ def evaluate(
         chosen = {"backbone": backbone, "image_size": image_size}
         early.check_banks(bank or [])
         check_data(datasets, asked, target or [])
+        if write_splits is not None:
+            check_splits(write_splits, datasets, asked)
         recipes = recipes_asked(what or [], of_recipes, chosen, bank or [], density, frozen, asked[0])
         progress, where, found_on = _started(quiet, offline, weights, device)
         from fewshot_cli.jobs.benchmark.run import ComparisonSettings
 
         named = tuple(str(path) for path in data)
         question = ComparisonSettings(datasets, asked, episodes, seed, tuple(target or []), named, split)
-        evaluate_recipes.compare(
-            recipes, question, where, found_on, no_cache, progress, json, output, html, markdown, threshold
-        )
+        shown = json, output, html, markdown, threshold, write_splits
+        evaluate_recipes.compare(recipes, question, where, found_on, no_cache, progress, *shown)
     elif what:
         file, folder = map(Path, what)
         early.check_delta_files([file], several_labels=True)

@@ -27,6 +27,7 @@ def compare(
     html: Path | None,
     markdown: Path | None,
     threshold: float | None,
+    splits: Path | None,
 ) -> None:
     """Compares the recipes, shows and writes what was found. Raises CheckFailed below the threshold."""
     from fewshot_cli.cli.terminal import show
@@ -40,7 +41,7 @@ def compare(
     with joined() as processes:
         try:
             means = Means(where, device, options.feature_cache(no_cache), progress, processes)
-            result, written = job(recipes, question, means, output)
+            result, written = job(recipes, question, means, output, splits)
         except KeyboardInterrupt as stop:
             if output is not None and is_stream(output):  # no journal lies beside it
                 raise

@@ -8,7 +8,7 @@ from typing import Any
 
 from fewshot_cli.errors import FewshotError
 
-OUTPUTS = ("output", "csv", "jsonl", "html", "markdown", "picture", "card", "tensorboard", "sort_into")
+OUTPUTS = ("output", "csv", "jsonl", "html", "markdown", "picture", "card", "tensorboard", "sort_into", "write_splits")
 """The parameters of commands that name what is written; all other paths are read."""
 
 PATHS_AS_TEXT = ("recipe", "method", "what", "name", "classes")

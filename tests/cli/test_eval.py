@@ -132,6 +132,7 @@ def test_without_a_name_the_run_is_named_after_what_was_asked(fewshot, tiny, set
         (["eval", "ridge", "--data", "drawn", "--protocol", "across"], "across"),
         (["eval", "ridge", "--data", "drawn", "--protocol", "base-to-new", "--way", "5"], "way"),
         (["eval", "ridge", "--data", "drawn", "--target", "moon"], "moon"),
+        (["eval", "ridge", "--data", "drawn", "--write-splits", "there"], "no files of their own"),
         (["eval", "ridge", "--data", "drawn", "--set", "protocol.in_distribution=true"], "no such setting"),
         (["eval", "ridge", "--data", "drawn", "--split", "test"], "split"),
         (["eval", "ridge", "--data", "drawn", "--set", "protocol.way=["], "protocol.way=["),

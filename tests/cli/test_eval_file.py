@@ -80,7 +80,15 @@ def test_what_is_no_record_is_not_replaced(fewshot, asked, content, tmp_path):
 
 OF_EPISODES = (
     *("--protocol=fixed", "--episodes=600", "--way=5", "--shots=5", "--queries=15", "--base-way=3", "--sessions=2"),
-    *("--target=day", "--split=test", "--bank=x.bank", "--density=0.5", "--frozen", "--no-frozen"),
+    *(
+        "--target=day",
+        "--split=test",
+        "--write-splits=splits",
+        "--bank=x.bank",
+        "--density=0.5",
+        "--frozen",
+        "--no-frozen",
+    ),
     *("--backbone=test_vit", "--image-size=64", "--set=method.name=ridge", "--seed=0"),
 )
 

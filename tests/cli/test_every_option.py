@@ -153,6 +153,7 @@ EXPECTED: dict[str, dict[str, Expectation]] = {
         "--sessions": Changes("--base-way 2 --way 1 --sessions 2", "--base-way 2 --way 1 --sessions 1", INCREMENTAL),
         "--target": Changes("--protocol across --target night", "--protocol across"),
         "--split": Refused("--split test", "split"),
+        "--write-splits": Changes("--write-splits splits"),
         "--output": Changes("-o s.json"),
         "--report": Changes("--report r.html"),
         "--markdown": Changes("--markdown r.md"),

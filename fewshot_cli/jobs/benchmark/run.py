@@ -22,6 +22,7 @@ from fewshot_cli.images.sources.class_names import descriptions
 from fewshot_cli.images.sources.dataset import Dataset
 from fewshot_cli.jobs.benchmark.blocks import Job, kept, known_blocks, worked
 from fewshot_cli.jobs.benchmark.episode_runner import EpisodeSource
+from fewshot_cli.jobs.benchmark.episode_splits import write_splits
 from fewshot_cli.jobs.benchmark.protocols import check_data, check_learner, pool_of
 from fewshot_cli.jobs.benchmark.report import compared
 from fewshot_cli.jobs.claim import claimed
@@ -56,14 +57,19 @@ class ComparisonSettings:
 
 
 def compare(
-    recipes: Mapping[str, Recipe], question: ComparisonSettings, means: Means, output: Path | None
+    recipes: Mapping[str, Recipe],
+    question: ComparisonSettings,
+    means: Means,
+    output: Path | None,
+    splits: Path | None = None,
 ) -> tuple[ComparisonResult, Path]:
     """Every recipe on the same episodes: each one's result, means with 95 % intervals and paired differences; the file.
 
     Episodes that the output holds already, or that an interrupted run left beside it, are not repeated; those that are
     not asked for now stay in the file. Without `output` it is named after what is asked. Each of several processes does
-    its share, and all give the same result. Raises FewshotError for data that the protocol does not fit, before
-    anything slow is done, and where another command is writing the output.
+    its share, and all give the same result. Into the folder `splits`, if one is given, the episodes go as fixed splits.
+    Raises FewshotError for data that the protocol does not fit, before anything slow is done, and where another command
+    is writing the output.
     """
     begin = time.perf_counter()
     check_data(question.datasets, question.protocols, question.targets)
@@ -71,6 +77,8 @@ def compare(
         if output is not None:
             stack.enter_context(claimed(output, means.processes, _check_output))
         jobs, data = _jobs(recipes, question, means)
+        if splits is not None and means.processes.is_first:
+            write_splits(splits, jobs, data)
         if output is None:
             output = Path(f"eval-{digest([job.key for job in jobs])[:8]}.run.json")
             stack.enter_context(claimed(output, means.processes, _check_output))
@@ -175,6 +183,8 @@ def _key(start: Start, source: EpisodeSource, seed: int, circumstances: str) -> 
     ]
     if source.is_described:
         asked.append(source.texts)
+    if (classes := list(source.pool.classes)) != sorted(classes):  # the order of a fixed split
+        asked.append(classes)
     if start.bank is not None:  # whatever its file is called
         asked += [start.bank, start.recipe.density]
     return f"{digest(asked)}.{circumstances}"

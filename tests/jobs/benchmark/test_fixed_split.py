@@ -12,6 +12,7 @@ from fewshot_cli.engine.distributed import Processes
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.images.sources.dataset import read_datasets
+from fewshot_cli.jobs.benchmark.episode_splits import check_splits
 from fewshot_cli.jobs.benchmark.protocols import check_no_split, protocols
 from fewshot_cli.jobs.benchmark.reproduce import repeat
 from fewshot_cli.jobs.benchmark.run import ComparisonSettings, compare
@@ -49,8 +50,8 @@ def run(means, tmp_path) -> Callable[..., dict[str, Any]]:
     def run(path: Path, split: str | None = None, **facts: Any) -> dict[str, Any]:
         asked = protocols({"name": "fixed", "way": "all", "shots": 2, "queries": "all"} | facts)
         question = ComparisonSettings(tuple(read_datasets(path, split)), asked, 3, 0, (), (str(path),), split)
-        recipes = {"protonet": load_recipe("protonet", backbone="test_vit", image_size=64)}
-        return compare(recipes, question, means, tmp_path / "run.json")[0].report()
+        recipes = {name: load_recipe(name, backbone="test_vit", image_size=64) for name in ("protonet", "ridge")}
+        return compare(recipes, question, means, tmp_path / "run.json", tmp_path / "splits")[0].report()
 
     return run
 
@@ -90,3 +91,60 @@ def test_it_is_not_practised_on(split):
 def test_too_few_to_learn_from_is_said(run, split):
     with pytest.raises(FewshotError, match="'cat' has 3 images to learn from; 4 shots need 4"):
         run(split, shots=4)
+
+
+# --- ours, written as such -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["json", "jsonl"])
+def test_an_episode_written_as_a_split_is_that_episode(run, split, tmp_path, ending):
+    report = run(split.parent / "images", shots=[1, 3])
+    written = sorted(path.name for path in (tmp_path / "splits").glob(f"*.{ending}"))
+    assert written == sorted(f"images-shots{k}-seed0-episode{i}.{ending}" for k in (1, 3) for i in range(3))
+    for shots, row in ((1, "images, 1 shot"), (3, "images, 3 shots")):
+        for number, accuracy in enumerate(report["results"]["ridge"][row]["accuracy"]):
+            name = f"images-shots{shots}-seed0-episode{number}.{ending}"
+            beside = split.parent / "images" / name
+            beside.write_bytes((tmp_path / "splits" / name).read_bytes())
+            again = run(beside, shots=shots)
+            beside.unlink()
+            (found,) = again["results"]["ridge"].values()
+            assert found["accuracy"] == [accuracy]
+
+
+def test_labels_are_numbers_of_the_classes_and_paths_go_from_the_split(run, split, tmp_path):
+    run(split, queries=1)
+    content = json.loads((tmp_path / "splits" / "Drawn-shots2-seed0-episode0.json").read_text())
+    assert [len(content[part]) for part in ("train", "val", "test")] == [8, 0, 4]
+    assert {(label, name) for _, label, name in content["train"]} == set(enumerate(LABELS))
+    assert all((split.parent / path).is_file() for path, _, _ in content["train"] + content["test"])
+
+
+@pytest.mark.parametrize("name", ["across", "incremental", "leave-one-out"])
+def test_what_is_no_split_of_one_data_set_is_refused(name, split, tmp_path):
+    with pytest.raises(FewshotError, match=f"An episode of {name} is no split"):
+        check_splits(tmp_path, tuple(read_datasets(split)), protocols({"name": name}))
+
+
+def test_images_without_files_are_refused_and_so_is_a_file(split, tmp_path):
+    with pytest.raises(FewshotError, match="The images of drawn are no files of their own"):
+        check_splits(tmp_path, tuple(read_datasets(Path("drawn"))), protocols({"name": "fixed"}))
+    with pytest.raises(FewshotError, match="is a file, and --write-splits writes several"):
+        check_splits(split, tuple(read_datasets(split)), protocols({"name": "fixed"}))
+
+
+def test_the_order_of_labels_is_part_of_the_question(run, split, tmp_path):
+    """Base-to-new halves follow from it."""
+    parts = json.loads(split.read_text())
+    turned = split.with_name("turned.json")
+    turned.write_text(
+        json.dumps({part: [[path, 3 - label, name] for path, label, name in rows] for part, rows in parts.items()})
+    )
+    (plain,), (other,) = (read_datasets(path) for path in (split, turned))
+    assert other.classes == plain.classes[::-1]
+    renamed = split.parent / "other" / split.name
+    renamed.parent.mkdir()
+    (renamed.parent / "images").symlink_to(split.parent / "images")
+    renamed.write_text(turned.read_text())
+    keys = {run(path)["keys"]["ridge"]["Drawn"] for path in (split, renamed)}
+    assert len(keys) == 2
