@@ -20,7 +20,7 @@ from shared_sets import SETS, Set, shared_sets
 from torch import Tensor
 
 from fewshot_cli.engine.defaults import RIDGE_STRENGTH
-from fewshot_cli.engine.head.active_learning import lessons
+from fewshot_cli.engine.head.active_learning import worthiest_labels
 from fewshot_cli.engine.head.linear import typical_norm
 from fewshot_cli.engine.trust.metrics import Z95, best_sharpening
 from fewshot_cli.methods.ridge import Ridge
@@ -65,7 +65,7 @@ def variance(known: Tensor, pool: Tensor, probabilities: Tensor, count: int) -> 
 
 def next_(known: Tensor, pool: Tensor, probabilities: Tensor, count: int) -> list[int]:
     """What `fewshot next` picks."""
-    return [picture.row for picture in lessons(known, pool, probabilities, count)]
+    return [picture.row for picture in worthiest_labels(known, pool, probabilities, count)]
 
 
 def unsure(probabilities: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from fewshot_cli.engine.adaptation import Run, Support
 from fewshot_cli.engine.data.class_texts import class_texts
 from fewshot_cli.engine.model.clip.towers import TwoTowers
 from fewshot_cli.engine.model.model import Model
-from fewshot_cli.engine.train.text import told
+from fewshot_cli.engine.train.text import with_texts
 from fewshot_cli.images.drawing import CLASSES
 from fewshot_cli.jobs.models.backbones import Source, load_backbone
 from fewshot_cli.recipes import load_recipe
@@ -143,7 +143,7 @@ def support_of(towers: TwoTowers, first: int, shots: int) -> Support:
     pictures = negatives(drawings(first, shots).flatten(0, 1))
     labels = torch.arange(len(CLASSES)).repeat_interleave(shots)
     support = Support(pictures, labels, towers.frozen_features(pictures), len(CLASSES), CLASSES)
-    return told(towers, support, class_texts(CLASSES))
+    return with_texts(towers, support, class_texts(CLASSES))
 
 
 @lru_cache(maxsize=1)

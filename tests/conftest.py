@@ -29,7 +29,7 @@ from fewshot_cli.engine.model.clip.build import build_towers
 from fewshot_cli.engine.model.clip.description import Description
 from fewshot_cli.engine.model.clip.towers import TwoTowers
 from fewshot_cli.engine.model.timm_models import build_backbone
-from fewshot_cli.engine.train.text import told
+from fewshot_cli.engine.train.text import with_texts
 from fewshot_cli.formats.bank import BankHeader, BankProvenance, write_bank
 from fewshot_cli.formats.delta.file import BaseFacts
 
@@ -172,7 +172,7 @@ def easy(pictures) -> Callable[..., Support]:
     def task(backbone: Backbone, shots: tuple[int, ...] = (5, 4, 3), seed: int = 1) -> Support:
         images, labels = pictures(shots, seed)
         support = Support(images, labels, backbone.frozen_features(images), len(shots), CLASSES[: len(shots)])
-        return told(backbone, support, class_texts(support.classes))
+        return with_texts(backbone, support, class_texts(support.classes))
 
     return task
 

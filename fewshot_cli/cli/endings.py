@@ -1,4 +1,4 @@
-"""How a command ends that does not end well: one message, and an exit code that scripts can tell apart."""
+"""How a command that fails ends: one message, and an exit code for each kind of failure."""
 
 import os
 import select
@@ -37,7 +37,7 @@ def ended_by_signals() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def told(error: FewshotError) -> int:
+def print_error(error: FewshotError) -> int:
     """Prints what is wrong and what to do, and gives the exit code."""
     from fewshot_cli.reports.printable import printable
 

@@ -113,7 +113,7 @@ def command(body: Callable[P, None]) -> Callable[P, None]:
                 body(*args, **kwargs)
                 sys.stdout.flush()
         except FewshotError as error:
-            raise typer.Exit(endings.told(error)) from None
+            raise typer.Exit(endings.print_error(error)) from None
         except KeyboardInterrupt as stop:
             raise typer.Exit(endings.stopped(stop, outputs, kwargs)) from None
         except BrokenPipeError:
@@ -124,7 +124,7 @@ def command(body: Callable[P, None]) -> Callable[P, None]:
             short = endings.without_memory(error)
             if short is None:
                 raise
-            raise typer.Exit(endings.told(short)) from None
+            raise typer.Exit(endings.print_error(short)) from None
 
     return run
 

@@ -1,4 +1,4 @@
-"""One run in several processes: which of them this is, and what the others found. torchrun starts them."""
+"""One run in several processes, which torchrun starts: rank, shares of the work, and exchange of results."""
 
 import json
 import os

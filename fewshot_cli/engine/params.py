@@ -1,4 +1,4 @@
-"""Weights by name, as everything below the methods passes them on."""
+"""Parameters by name: the type of weights throughout the engine."""
 
 from collections.abc import Mapping
 from typing import TypeAlias

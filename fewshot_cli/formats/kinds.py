@@ -14,7 +14,7 @@ KINDS = {
     "fewshot-bank": "a bank of meta-tuning",
     "fewshot-checkpoint": "a checkpoint of meta-tuning",
 }
-"""Every format there is, for whoever is given the wrong one."""
+"""Every format there is, so that an error can name the format of a wrong file."""
 
 MOST_HEADER = 2**24
 """Bytes of JSON that are parsed: what it says takes up to thirty times as much memory."""
@@ -46,12 +46,12 @@ class Kind:
 
 DELTA = Kind("fewshot-delta", 2, "delta file", "fewshot adapt FOLDER -o FILE", also_read=(1, 3, 4))
 SECTIONED_DELTA = replace(DELTA, version=3, also_read=(1, 2))
-"""Written where a file has a section, so that whoever reads version 2 reads all others."""
+"""Written where a file has a section, so that a reader of version 2 reads all others."""
 MARKING_DELTA = replace(DELTA, version=4, also_read=(1, 2, 3))
 """Written where an image may have several labels: who reads version 3 would take the likeliest for the only one."""
 BANK = Kind("fewshot-bank", 1, "bank", "fewshot meta-tune RECIPE --data DIR... -o BANK", also_read=(2,))
 OTHER_BANK = replace(BANK, version=2, also_read=(1,))
-"""Written where a bank is neither of experts nor dense, so that whoever reads version 1 reads all others."""
+"""Written where a bank is neither of experts nor dense, so that a reader of version 1 reads all others."""
 
 
 def metadata_of(path: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What jobs work with."""
+"""What a job is given besides its input: weights, device, caches, progress, processes."""
 
 from dataclasses import dataclass, field
 from typing import Any

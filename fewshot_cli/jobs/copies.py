@@ -1,4 +1,4 @@
-"""Exact copies in data sets: whoever learns from one and is asked about the other is asked what it was told."""
+"""Exact copies in data sets, which are not to be both in a support set and among its queries."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""How a job says how far it is; who shows it, and where, is not its business."""
+"""The protocol by which a job reports its progress; the caller decides how it is shown."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -19,7 +19,7 @@ class Progress(Protocol):
 
 
 class NoProgress:
-    """Progress that nobody looks at."""
+    """No progress is shown."""
 
     @contextmanager
     def track(self, what: str) -> Iterator[Advance]:

@@ -1,4 +1,4 @@
-"""What a run leaves behind: the facts that every command reports, and run.json beside an output."""
+"""The record of a run, run.json beside its output, and the facts that every command reports."""
 
 import ast
 import hashlib

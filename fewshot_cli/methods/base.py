@@ -83,12 +83,12 @@ class Learner(ABC):
         """
         from fewshot_cli.engine.head.linear import cosine_head
         from fewshot_cli.engine.model.model import moved_backbone
-        from fewshot_cli.engine.train.text import told
+        from fewshot_cli.engine.train.text import with_texts
 
         if self.text_scale is None:
             raise TypeError("it answers no classes by their names")
         adapted = self.adapt(backbone, support, run)
-        named = told(moved_backbone(backbone, adapted.delta, adapted.graft), others, others.texts)
+        named = with_texts(moved_backbone(backbone, adapted.delta, adapted.graft), others, others.texts)
         assert named.vectors is not None
         return adapted, replace(adapted, head=cosine_head(named.vectors, self.text_scale))
 
@@ -257,13 +257,13 @@ def with_head(backbone: Backbone, support: Support, moved: Moved, head: Callable
     """The move, with a head fitted to what the moved backbone sees in the support set, and reads of its classes."""
     from fewshot_cli.engine.adaptation import Adapted
     from fewshot_cli.engine.model.model import moved_backbone
-    from fewshot_cli.engine.train.text import told
+    from fewshot_cli.engine.train.text import with_texts
 
     support = support.in_order()
     if moved.delta or moved.graft:
         other = moved_backbone(backbone, moved.delta, moved.graft)
         support = replace(support, features=other.frozen_features(support.pictures()))
-        support = told(other, support, support.texts) if support.texts else support
+        support = with_texts(other, support, support.texts) if support.texts else support
     return Adapted(moved.delta, head(support), moved.graft)
 
 

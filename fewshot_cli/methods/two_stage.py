@@ -53,7 +53,7 @@ class TwoStage(Method):
         from fewshot_cli.engine.adaptation import Moved
         from fewshot_cli.engine.model.model import moved_backbone
         from fewshot_cli.engine.train.fine_tune import steps_of, tune
-        from fewshot_cli.engine.train.text import Texts, told
+        from fewshot_cli.engine.train.text import Texts, with_texts
 
         Texts.of(backbone, support)
         steps = steps_of(self.tuning.optim, support)
@@ -62,7 +62,7 @@ class TwoStage(Method):
             backbone, support, replace(run, watch=lambda step, _, loss: run.watch(step, steps, loss))
         )
         other = moved_backbone(backbone, moved.delta)
-        seen = told(other, support, support.texts)
+        seen = with_texts(other, support, support.texts)
         _, head = tune(
             other,
             seen,

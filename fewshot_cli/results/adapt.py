@@ -28,7 +28,7 @@ class Doubt:
 
 @dataclass(frozen=True)
 class GraftSites:
-    """What hangs in the network, and in which of its modules."""
+    """The kind of graft, and the modules of the backbone that it hangs on."""
 
     kind: str
     sites: tuple[str, ...]

@@ -15,7 +15,7 @@ from fewshot_cli.engine.model.clip.description import Description
 from fewshot_cli.engine.model.clip.names import canonical
 from fewshot_cli.engine.train.schedules import cross_modal_lr, prompt_lr
 from fewshot_cli.engine.train.settings import Optim, Tuning
-from fewshot_cli.engine.train.text import told
+from fewshot_cli.engine.train.text import with_texts
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.methods.clip_adapter import Blend, CLIPAdapter
 from fewshot_cli.methods.coop import CoOp, Prompts
@@ -315,7 +315,7 @@ def published_task(golden):
     texts = tuple((f"{k}",) * 3 for k in range(5))
     features = towers.features(numbers["images"])
     support = Support(numbers["images"], numbers["labels"], features, 5)
-    return towers, told(towers, support, texts), numbers, config, weights
+    return towers, with_texts(towers, support, texts), numbers, config, weights
 
 
 def test_the_gradient_of_both_towers_is_open_clips_and_so_is_what_saft_takes(golden):

@@ -1,4 +1,4 @@
-"""What a text tower is told of classes: their names in sentences."""
+"""The texts of classes for a text tower: their names in sentence templates."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType

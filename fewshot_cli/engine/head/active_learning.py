@@ -38,7 +38,7 @@ class LabelWorth:
     alike: int
 
 
-def lessons(known: Tensor, pool: Tensor, probabilities: Tensor, count: int) -> list[LabelWorth]:
+def worthiest_labels(known: Tensor, pool: Tensor, probabilities: Tensor, count: int) -> list[LabelWorth]:
     """The `count` pictures whose labels would teach most, the first the most.
 
     `known` are features `(labelled, dim)`, `pool` `(n, dim)` those of the pictures without a label, and `probabilities`

@@ -1,4 +1,4 @@
-"""Which images of a support set are left out together, so that a setting is chosen by images that were not seen."""
+"""Which images of a support set are left out together, so that a setting is chosen by held-out images."""
 
 import torch.nn.functional as F
 from torch import Tensor

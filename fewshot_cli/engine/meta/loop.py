@@ -1,4 +1,4 @@
-"""The loop of meta-tuning: practise, validate, and be ready to stop after any step. No files, no printing.
+"""The loop of meta-tuning: training steps and validation; it can stop after any step. No files, no printing.
 
     practice = Practice.start(method, training, source)
     for epoch in epochs(practice):

@@ -1,4 +1,4 @@
-"""What is seen of a practice task."""
+"""The loss and other figures of a practice task."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

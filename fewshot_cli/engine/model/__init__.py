@@ -1,1 +1,1 @@
-"""A frozen backbone as a pure function, and the one door from pictures to answers."""
+"""A frozen backbone as a pure function, and the adapted model from pictures to logits."""

@@ -1,4 +1,4 @@
-"""An arena: all parameters of a module in one flat buffer, where deltas are put on and taken off in place, exactly."""
+"""All parameters of a module in one flat buffer, where deltas are applied and undone in place, exactly."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ BLOCK = 1 << 14
 
 @dataclass(frozen=True)
 class Prepared:
-    """A delta as places in an arena: `values` `(k,)` at flat `positions` `(k,)`, and changes of whole parameters."""
+    """A delta ready for the buffer: `values` `(k,)` at flat `positions` `(k,)`, and changes of whole parameters."""
 
     positions: Tensor
     values: Tensor

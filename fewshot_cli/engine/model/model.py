@@ -1,4 +1,4 @@
-"""The one door from pictures to answers: where a backbone, what a method learned on it, and its head come together."""
+"""The adapted model, from pictures to logits: a backbone, the changes that a method learned, and a head."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -13,8 +13,8 @@ from fewshot_cli.errors import FewshotError
 
 
 @torch.no_grad()
-def told(backbone: Backbone, support: Support, texts: tuple[tuple[str, ...], ...]) -> Support:
-    """The task with what is said of its classes, and what the backbone reads there; as it was, where it reads none."""
+def with_texts(backbone: Backbone, support: Support, texts: tuple[tuple[str, ...], ...]) -> Support:
+    """The task with texts of its classes and their class vectors; unchanged where the backbone reads no texts."""
     if not isinstance(backbone, TwoTowers):
         return support
     return replace(support, texts=texts, vectors=backbone.class_vectors(texts))
@@ -22,7 +22,7 @@ def told(backbone: Backbone, support: Support, texts: tuple[tuple[str, ...], ...
 
 @dataclass(frozen=True)
 class Texts:
-    """What is said of each class, and what reads it."""
+    """The texts of each class, and the text tower that reads them."""
 
     backbone: TwoTowers
     of_classes: tuple[tuple[str, ...], ...]

@@ -1,4 +1,4 @@
-"""The faults of a support set, from its frozen features: wrong labels, classes alike, pictures that hurt, bursts.
+"""Faults of a support set, by its frozen features: wrong labels, confused classes, harmful pictures, bursts.
 
 Everything is judged by cosines to prototypes, around the mean of all features, that never saw the picture in question.
 """

@@ -81,7 +81,7 @@ def worked(
     return everything
 
 
-def told(job: Job, found: Known) -> Results:
+def episode_results(job: Job, found: Known) -> Results:
     """The episodes that were asked for, block after block, for each session."""
     blocks = [found[job.key][start] for start, _ in job.blocks()]
     return [

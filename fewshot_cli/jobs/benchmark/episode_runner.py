@@ -1,4 +1,4 @@
-"""One method in a block of episodes: learned from each support set, asked, and measured."""
+"""One method in a block of episodes: adapted to each support set, and measured on its queries."""
 
 import hashlib
 import time
@@ -54,7 +54,7 @@ class EpisodeSource:
     """The pictures that are not learned from since a copy is asked about, with the reason."""
     texts: tuple[tuple[str, ...], ...] = ()
     vectors: Tensor | None = None
-    """What a text tower is told of each class of the pool, and the mean directions `(classes, dim)` of that."""
+    """The texts of each class of the pool for a text tower, and the mean directions `(classes, dim)` of that."""
     is_described: bool = False
     """Whether a names.csv beside the pictures says what classes are."""
 

@@ -104,7 +104,7 @@ def check_learner(name: str, learner: Learner, protocol: AnyProtocol) -> None:
 
 @contextmanager
 def told_by_settings() -> Iterator[None]:
-    """A protocol that doesn't fit is told by the recipe's settings: `meta-tune` has no options for its protocol."""
+    """An error about a protocol names the recipe's settings: `meta-tune` has no options for its protocol."""
     try:
         yield
     except FewshotError as error:

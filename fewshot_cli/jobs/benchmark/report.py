@@ -1,4 +1,4 @@
-"""The result of a comparison: what was asked of whom, on what, and what came out."""
+"""The result of a comparison: its recipes, data sets and protocol, and the figures of each."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ import torch
 from fewshot_cli.engine.data.episode_samplers import query_groups
 from fewshot_cli.formats.kinds import DELTA as DELTA_FILE
 from fewshot_cli.jobs.benchmark.aggregate import summarised
-from fewshot_cli.jobs.benchmark.blocks import Job, told
+from fewshot_cli.jobs.benchmark.blocks import Job, episode_results
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.data import Data
 from fewshot_cli.jobs.run_record import code_digest, versions
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def compared(
     jobs: Sequence[Job], data: Mapping[str, Data], question: "ComparisonSettings", found: Known, means: Means
 ) -> ComparisonResult:
-    """The result of all jobs: what was asked, under which circumstances, and what came out."""
+    """The result of all jobs: the settings, the circumstances, and the figures."""
     recipes = {job.name: job.start.recipe for job in jobs}
     measured = _measured(jobs, found)
     summary = summarised(measured.results, measured.rows)
@@ -79,7 +79,7 @@ def _measured(jobs: Sequence[Job], found: Known) -> _Measured:
     keys: dict[str, dict[str, str]] = {job.name: {} for job in jobs}
     rows: dict[str, Row] = {}
     for job in jobs:
-        sessions = told(job, found)
+        sessions = episode_results(job, found)
         shots = getattr(job.source.protocol, "shots", None)
         groups = query_groups(job.source.protocol, job.source.pool)
         for number, (row, values) in enumerate(zip(job.source.rows, sessions, strict=True)):

@@ -40,7 +40,7 @@ from fewshot_cli.storage.episode_journal import Journal, check_record, read_run
 
 @dataclass(frozen=True)
 class ComparisonSettings:
-    """What is asked of every recipe: which data sets, which episodes of them, how many, from which seed.
+    """The data sets, the protocols, the number of episodes and the seed of a comparison.
 
     Several `protocols` differ in their shots only. `targets` are the names of the data sets that queries come from,
     where the protocol goes from one to another; else every data set is.

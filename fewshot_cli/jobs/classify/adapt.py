@@ -60,7 +60,7 @@ class AdaptSettings:
 class Preparation:
     """What was done before learning: backbones were read, and where the recipe was chosen, much more.
 
-    `known` is the support set and `asked` the held-out answers of this very recipe; `race` has the candidates that it
+    `known` is the support set and `asked` the held-out answers of this very recipe; `choice` has the candidates that it
     was chosen from, and the advice.
     """
 
@@ -68,7 +68,7 @@ class Preparation:
     known: SupportSet | None = None
     asked: HeldOut | str | None = None
     watch: Stopwatch = field(default_factory=Stopwatch)
-    race: tuple[tuple[Candidate, ...], str] | None = None
+    choice: tuple[tuple[Candidate, ...], str] | None = None
 
 
 def adapt(
@@ -115,8 +115,8 @@ def adapt(
         expected_with_more=learned.with_more,
         seconds=watch.rounded(),
         device=str(means.device),
-        candidates=begun.race and begun.race[0],
-        advice=begun.race and begun.race[1],
+        candidates=begun.choice and begun.choice[0],
+        advice=begun.choice and begun.choice[1],
     )
     write_run(output, result)
     return result

@@ -1,4 +1,4 @@
-"""Which recipe suits a folder: closed forms on frozen features are raced, and training where the budget has room."""
+"""Which recipe suits a folder, by held-out accuracy: heads in closed form, and training where the budget has room."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ from fewshot_cli.results import AdaptResult, Candidate, ChooseResult
 from fewshot_cli.storage.atomic import check_writable
 
 HEADS = ("cosine-ridge", "protonet", "gaussian", "ridge", "lda")
-"""Raced on frozen features: the first is taken unless another is clearly better."""
+"""Compared on frozen features: the first is taken unless another is clearly better."""
 HEADS_WITH_TEXT = ("gda", "zero-shot", "cosine-ridge", "protonet")
 """The same on a backbone that knows the classes by their names."""
 PASSES = 2.6
@@ -56,7 +56,7 @@ class ChoiceSettings:
     labels: Labels = "one"
 
     def recipes(self, backbone: str | None) -> list[Recipe]:
-        """The heads to race on this backbone, or on the one given; the first is what is taken as a rule."""
+        """The heads to compare on this backbone, or the one given; the first is taken as a rule."""
         fields = dict(self.given) | ({} if backbone is None else {"backbone": backbone})
         first = load_recipe(HEADS[0], **fields)
         names = HEADS_WITH_TEXT if is_two_towers(first.backbone) else HEADS
@@ -74,7 +74,7 @@ def choice_settings(
 
 @dataclass(frozen=True)
 class _Entry:
-    """A recipe in the race: where it starts, its support set, what it said of images left out, and its seconds."""
+    """A recipe that could be chosen: where it starts, its support set, its held-out answers, and its seconds."""
 
     start: Start
     known: SupportSet
@@ -83,7 +83,7 @@ class _Entry:
 
 
 @dataclass(frozen=True)
-class Race:
+class ChosenRecipe:
     """The recipe that is taken, with what was done on the way to it, and the table of all."""
 
     recipe: Recipe
@@ -97,7 +97,7 @@ def choose(images: Path, how: ChoiceSettings, means: Means) -> ChooseResult:
     watch = Stopwatch()
     labelled = read_labelled(images)
     check_names(labelled)
-    found = race(labelled, how, means, Starts(means.source, means.device), watch)
+    found = chosen_recipe(labelled, how, means, Starts(means.source, means.device), watch)
     return ChooseResult(
         folder=str(images),
         classes=labelled.classes,
@@ -117,12 +117,14 @@ def adapt_by_choice(
     check_writable(output)
     labelled = read_labelled(images) if isinstance(images, Path) else images
     check_names(labelled)
-    found = race(labelled, how, means, starts or Starts(means.source, means.device), watch)
+    found = chosen_recipe(labelled, how, means, starts or Starts(means.source, means.device), watch)
     settings = AdaptSettings(found.recipe, how.seed, DEFAULT_FOLDS, how.values, how.keep_support, how.labels)
-    return adapt(labelled, output, settings, means, replace(found.begun, race=(found.candidates, found.advice)))
+    return adapt(labelled, output, settings, means, replace(found.begun, choice=(found.candidates, found.advice)))
 
 
-def race(labelled: Folder, how: ChoiceSettings, means: Means, starts: Starts, watch: Stopwatch) -> Race:
+def chosen_recipe(
+    labelled: Folder, how: ChoiceSettings, means: Means, starts: Starts, watch: Stopwatch
+) -> ChosenRecipe:
     """Held-out answers of every head on frozen features decide; then training, where the budget has room for it."""
     entries = []
     for backbone in how.backbones or (None,):
@@ -140,7 +142,7 @@ def race(labelled: Folder, how: ChoiceSettings, means: Means, starts: Starts, wa
         table.append(tried)
     winner = entries[taken]
     begun = Preparation(starts, winner.known, winner.asked, watch)
-    return Race(winner.start.recipe, begun, tuple(table), advice)
+    return ChosenRecipe(winner.start.recipe, begun, tuple(table), advice)
 
 
 def _heads(

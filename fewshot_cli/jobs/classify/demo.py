@@ -1,4 +1,4 @@
-"""The whole way on drawn pictures: a folder, a classifier, a check on pictures it has not seen, predictions."""
+"""All steps on drawn pictures: a folder, a classifier, its evaluation on new pictures, predictions."""
 
 import tempfile
 from contextlib import nullcontext

@@ -10,7 +10,7 @@ from fewshot_cli.engine.adaptation import Run, Support
 from fewshot_cli.engine.data.class_texts import class_texts
 from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.engine.model.model import Model
-from fewshot_cli.engine.train.text import told
+from fewshot_cli.engine.train.text import with_texts
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.images.sources.class_folders import name_is_text, nfc
 from fewshot_cli.jobs.classify.adapt import AdaptSettings, Learned, header_of, result_of
@@ -40,7 +40,7 @@ def adapt_to_names(names: Sequence[str], output: Path, how: AdaptSettings, means
     classes = checked_names(names)
     start = Starts(means.source, means.device).of(how.recipe)
     watch.lap("load")
-    support = told(start.backbone, _drawn(start.backbone, classes), class_texts(classes, how.recipe.template))
+    support = with_texts(start.backbone, _drawn(start.backbone, classes), class_texts(classes, how.recipe.template))
     learned = Learned(start.learner.adapt(start.backbone, support, Run(how.seed)), NO_IMAGE)
     adapted = learned.adapted.after(start.delta)
     watch.lap("adapt")

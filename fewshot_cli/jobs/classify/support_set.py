@@ -9,7 +9,7 @@ from fewshot_cli.engine.adaptation import Chosen, Support
 from fewshot_cli.engine.data.class_texts import class_texts
 from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.engine.model.clip.towers import TwoTowers
-from fewshot_cli.engine.train.text import told
+from fewshot_cli.engine.train.text import with_texts
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.images.image_ref import Stored
 from fewshot_cli.images.sources.class_folders import Folder, Item, name_is_text
@@ -46,7 +46,7 @@ class SupportSet:
     def seen_by(self, backbone: Backbone, means: Means) -> Support:
         """The same task under another frozen backbone, which prepares images alike."""
         seen = embed(backbone, self.stored, means.cache, means.progress)
-        return told(backbone, replace(self.support, features=seen.features), self.support.texts)
+        return with_texts(backbone, replace(self.support, features=seen.features), self.support.texts)
 
 
 def support_set(
@@ -84,7 +84,7 @@ def _told(support: Support, labelled: Folder, backbone: Backbone, templates: Seq
     if not isinstance(backbone, TwoTowers):
         return support
     known = descriptions(labelled.root, labelled.classes)
-    return told(backbone, support, class_texts(labelled.classes, templates, known))
+    return with_texts(backbone, support, class_texts(labelled.classes, templates, known))
 
 
 def check_names(labelled: Folder) -> None:

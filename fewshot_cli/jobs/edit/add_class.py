@@ -23,7 +23,7 @@ from fewshot_cli.images.sources.class_folders import (
 from fewshot_cli.jobs.classify.prediction.extractors import embed_with
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.edit.editable_file import EditableFile, kept_in
-from fewshot_cli.jobs.edit.refit import refit, told
+from fewshot_cli.jobs.edit.refit import refit, with_record
 from fewshot_cli.jobs.features import Embedded
 from fewshot_cli.jobs.models.classifiers import load_model
 from fewshot_cli.jobs.run_record import SHORT_HASH
@@ -45,7 +45,7 @@ def add_class(path: Path, folder: Path, name: str | None, output: Path, means: M
     new, skipped = new_features(kept, items, means)
     result = refit(kept, kept.known.joined(new), range(len(kept.known)), output)
     counts = sorted(Counter(new.names).items())
-    return told(
+    return with_record(
         result,
         AddClassResult,
         output,

@@ -1,4 +1,4 @@
-"""What a change of a classifier asks of its file, as far as the file's header says it: before torch is imported."""
+"""Whether a classifier can be changed, as far as its header says it: checked before torch is imported."""
 
 from collections.abc import Sequence
 from difflib import get_close_matches

@@ -1,4 +1,4 @@
-"""A classifier that learned from images under other labels, and from pictures that it was told the class of."""
+"""A classifier fitted anew after labels were corrected, or new images were labelled."""
 
 import time
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.edit.add_class import new_features
 from fewshot_cli.jobs.edit.checks import check_known
 from fewshot_cli.jobs.edit.editable_file import EditableFile, kept_in
-from fewshot_cli.jobs.edit.refit import refit, told
+from fewshot_cli.jobs.edit.refit import refit, with_record
 from fewshot_cli.jobs.run_record import SHORT_HASH
 from fewshot_cli.results import Corrected, CorrectResult, Skipped
 from fewshot_cli.storage.atomic import check_writable
@@ -46,7 +46,7 @@ def correct(path: Path, listed: Path, output: Path, means: Means) -> CorrectResu
     if new:
         found, others = new_features(kept, new, means)
         known, skipped = known.joined(found), [*skipped, *others]
-    return told(
+    return with_record(
         refit(kept, known, range(len(kept.known)), output),
         CorrectResult,
         output,

@@ -1,4 +1,4 @@
-"""What a delta file keeps of the images that it was learned from, and the head that can be fitted to them anew."""
+"""A delta file with the features of its support set, to which its head can be fitted anew."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fewshot_cli.engine.head.active_learning import LabelWorth, lessons
+from fewshot_cli.engine.head.active_learning import LabelWorth, worthiest_labels
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.delta.file import read_delta_file
 from fewshot_cli.images.image_ref import StoredFile
@@ -45,7 +45,7 @@ def next_(path: Path, folder: Path, count: int, means: Means) -> NextResult:
     features = embedded.features[rows]
     probabilities = loaded.model.answers(features).softmax(1).cpu()
     places = [embedded.readable[row] for row in rows]
-    chosen = lessons(known.features, features.cpu(), probabilities, count)
+    chosen = worthiest_labels(known.features, features.cpu(), probabilities, count)
     worth = max(chosen[0].worth, 1e-30)
     return NextResult(
         file=str(path),

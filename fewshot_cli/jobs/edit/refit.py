@@ -108,7 +108,9 @@ def refit(kept: EditableFile, known: NamedFeatures, rows: Collection[int], outpu
     return _compared(edited(kept.path, kept.file, output, header, size), before, after, rows)
 
 
-def told(result: EditResult, kind: type[AnyEditResult], output: Path, start: float, **facts: Any) -> AnyEditResult:
+def with_record(
+    result: EditResult, kind: type[AnyEditResult], output: Path, start: float, **facts: Any
+) -> AnyEditResult:
     """The result of one command, whose record is left beside the output."""
     shared = {each.name: getattr(result, each.name) for each in fields(result)}
     whole = kind(**(shared | {"seconds": seconds_since(start)} | facts))
@@ -124,7 +126,7 @@ def write_changed(
 
 
 def edited(path: Path, file: DeltaFile, output: Path, header: Header, size: int) -> EditResult:
-    """What every change of a classifier tells."""
+    """The result that every change of a classifier has."""
     provenance = header.provenance
     return EditResult(
         seed=provenance.seed,

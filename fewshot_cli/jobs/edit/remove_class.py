@@ -6,7 +6,7 @@ from pathlib import Path
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.jobs.edit.checks import check_known
 from fewshot_cli.jobs.edit.editable_file import kept_in
-from fewshot_cli.jobs.edit.refit import refit, told
+from fewshot_cli.jobs.edit.refit import refit, with_record
 from fewshot_cli.results import RemoveClassResult
 from fewshot_cli.storage.atomic import check_writable
 
@@ -27,4 +27,4 @@ def remove_class(path: Path, name: str, output: Path) -> RemoveClassResult:
         )
     rows = [row for row, label in enumerate(kept.known.names) if label != name]
     result = refit(kept, kept.known.without({name}), rows, output)
-    return told(result, RemoveClassResult, output, start, removed={name: kept.known.count(name)})
+    return with_record(result, RemoveClassResult, output, start, removed={name: kept.known.count(name)})

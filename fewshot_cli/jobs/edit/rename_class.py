@@ -1,4 +1,4 @@
-"""A classifier one of whose classes has another name; every answer stays the same to the bit."""
+"""A classifier with another name for one of its classes; every logit stays the same to the bit."""
 
 import time
 from dataclasses import replace
@@ -13,7 +13,7 @@ from fewshot_cli.formats.delta.file import DeltaFile, Header, read_delta_file
 from fewshot_cli.images.sources.class_folders import nfc
 from fewshot_cli.jobs.edit.add_class import check_names
 from fewshot_cli.jobs.edit.checks import check_known
-from fewshot_cli.jobs.edit.refit import edited, told, write_changed
+from fewshot_cli.jobs.edit.refit import edited, with_record, write_changed
 from fewshot_cli.jobs.proofs.contents import check_contents
 from fewshot_cli.jobs.run_record import data_hash, versions
 from fewshot_cli.results import RenameClassResult
@@ -44,7 +44,7 @@ def rename_class(path: Path, old: str, new: str, output: Path) -> RenameClassRes
         check_contents(draft, file.delta, file.graft, head, "renamed")
     accuracy = file.header.provenance.expected_accuracy.mean
     result = replace(edited(path, file, output, header, size), accuracy_before=accuracy, accuracy_after=accuracy)
-    return told(result, RenameClassResult, output, start, renamed={old: new})
+    return with_record(result, RenameClassResult, output, start, renamed={old: new})
 
 
 def _header(file: DeltaFile, names: list[str]) -> Header:

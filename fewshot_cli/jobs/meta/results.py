@@ -83,7 +83,7 @@ def result_of(
         file=str(output.path),
         bytes=output.path.stat().st_size if output.path.exists() else 0,
         episodes=practice.tasks,
-        epochs=tuple(EpochFacts(**told(epoch)) for epoch in practice.epochs),
+        epochs=tuple(EpochFacts(**epoch_facts(epoch)) for epoch in practice.epochs),
         best_epoch=best.number,
         accuracy=best.accuracy,
         datasets={name: Validated(accuracy) for name, accuracy in best.validation.items()},
@@ -104,7 +104,7 @@ def result_of(
     )
 
 
-def told(epoch: Epoch) -> dict[str, Any]:
+def epoch_facts(epoch: Epoch) -> dict[str, Any]:
     """An epoch as reports have it."""
     return {
         "epoch": epoch.number,

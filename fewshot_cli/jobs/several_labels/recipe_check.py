@@ -1,4 +1,4 @@
-"""What images with several labels ask of a recipe: before torch is imported."""
+"""Whether a recipe can learn from images with several labels: checked before torch is imported."""
 
 from pathlib import Path
 

@@ -18,7 +18,7 @@ from fewshot_cli.reports.layout import interval, percent, size
 from fewshot_cli.reports.licences import is_timms_word, licence_metadata, meaning
 from fewshot_cli.reports.printable import printable
 from fewshot_cli.reports.terminal import bank
-from fewshot_cli.reports.terminal.lineage import ancestors, base_line, told
+from fewshot_cli.reports.terminal.lineage import ancestors, base_line, name_and_facts
 from fewshot_cli.results import Ancestor, AnyInspected, InspectBankResult
 
 HERE = Path(__file__).parent
@@ -118,7 +118,7 @@ def commands(result: AnyInspected, name: str, repository: str) -> list[str]:
 
 def chain_lines(link: Ancestor, depth: int = 0) -> Iterator[str]:
     """The chain as a nested list, the file itself first."""
-    name, facts = told(link)
+    name, facts = name_and_facts(link)
     yield f"{'  ' * depth}* **{escaped(name)}** {escaped(facts)}"
     for older in ancestors(link):
         yield from chain_lines(older, depth + 1)

@@ -28,7 +28,7 @@ def _grow(tree: Tree, link: Ancestor) -> None:
 
 
 def _label(link: Ancestor) -> Text:
-    name, facts = told(link)
+    name, facts = name_and_facts(link)
     return Text.assemble((f"{name} ", "bold"), (facts, ""))
 
 
@@ -40,7 +40,7 @@ def ancestors(link: Ancestor) -> Iterator[Ancestor]:
             yield link.bank
 
 
-def told(link: Ancestor) -> tuple[str, str]:
+def name_and_facts(link: Ancestor) -> tuple[str, str]:
     """The name of a file, and what is known of it."""
     kind = "bank" if link.kind == "bank" else "delta file"
     if link.file is None:

@@ -2,7 +2,7 @@ import torch
 
 from fewshot_cli.engine.defaults import RIDGE_STRENGTH
 from fewshot_cli.engine.head import active_learning
-from fewshot_cli.engine.head.active_learning import ALIKE, lessons
+from fewshot_cli.engine.head.active_learning import ALIKE, worthiest_labels
 from fewshot_cli.engine.head.linear import typical_norm
 
 
@@ -24,7 +24,7 @@ def test_each_is_chosen_as_if_those_before_had_their_labels():
     left = list(range(len(pool)))
     start = u @ torch.linalg.inv(x.T @ x + RIDGE_STRENGTH * torch.eye(8).double()) @ u.T
     correlated = start.square() > ALIKE**2 * torch.outer(start.diagonal(), start.diagonal())
-    for lesson in lessons(known, pool, probabilities, len(pool)):
+    for lesson in worthiest_labels(known, pool, probabilities, len(pool)):
         k = u @ torch.linalg.inv(x.T @ x + RIDGE_STRENGTH * torch.eye(8).double()) @ u.T
         expected = worths(k, probabilities)
         best = max(left, key=lambda row: float(expected[row]))
@@ -38,27 +38,27 @@ def test_each_is_chosen_as_if_those_before_had_their_labels():
 
 def test_twins_are_not_asked_about_one_after_the_other():
     known, pool, probabilities = task()
-    first = lessons(known, pool, probabilities, 1)[0]
+    first = worthiest_labels(known, pool, probabilities, 1)[0]
     twice, same = torch.cat([pool, pool[first.row : first.row + 1]]), [*range(len(pool)), first.row]
-    chosen = [lesson.row for lesson in lessons(known, twice, probabilities[same], 2)]
+    chosen = [lesson.row for lesson in worthiest_labels(known, twice, probabilities[same], 2)]
     assert len({first.row, len(pool)} & set(chosen)) == 1
 
 
 def test_where_the_answer_is_sure_a_label_teaches_nothing():
     known, pool, probabilities = task()
     probabilities[3] = torch.tensor([1.0, 0.0, 0.0])
-    chosen = lessons(known, pool, probabilities, len(pool))
+    chosen = worthiest_labels(known, pool, probabilities, len(pool))
     assert chosen[-1].row == 3 and chosen[-1].worth == 0
 
 
 def test_of_many_others_some_are_enough(monkeypatch):
     known, pool, probabilities = task(300)
-    whole = [lesson.row for lesson in lessons(known, pool, probabilities, 20)]
+    whole = [lesson.row for lesson in worthiest_labels(known, pool, probabilities, 20)]
     monkeypatch.setattr(active_learning, "MOST_OTHERS", 150)
-    some = [lesson.row for lesson in lessons(known, pool, probabilities, 20)]
+    some = [lesson.row for lesson in worthiest_labels(known, pool, probabilities, 20)]
     assert len(set(whole) & set(some)) >= 12 and len(set(some)) == 20
 
 
 def test_more_than_there_are_is_all():
     known, pool, probabilities = task(3)
-    assert sorted(lesson.row for lesson in lessons(known, pool, probabilities, 9)) == [0, 1, 2]
+    assert sorted(lesson.row for lesson in worthiest_labels(known, pool, probabilities, 9)) == [0, 1, 2]

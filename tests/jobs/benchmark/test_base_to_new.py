@@ -12,7 +12,7 @@ from fewshot_cli.engine.data.class_texts import class_texts
 from fewshot_cli.engine.distributed import Processes
 from fewshot_cli.engine.head.linear import cosine_head
 from fewshot_cli.engine.model.model import Model, moved_backbone
-from fewshot_cli.engine.train.text import told
+from fewshot_cli.engine.train.text import with_texts
 from fewshot_cli.engine.trust.metrics import harmonic_mean
 from fewshot_cli.engine.trust.significance import mean_interval, paired
 from fewshot_cli.errors import FewshotError
@@ -109,8 +109,8 @@ def task(clip, pictures) -> tuple[Support, Support, torch.Tensor]:
     named = class_texts(("red stripes", "green chequers", "blue rings", "a cat"))
     support = Support(images, labels, clip.frozen_features(images), 2, ("red stripes", "green chequers"))
     nothing = images[:0], labels[:0], torch.empty(0, clip.dim)
-    others = told(clip, Support(*nothing, 2, ("blue rings", "a cat")), named[2:])
-    return told(clip, support, named[:2]), others, pictures((2, 2, 2), 5)[0]
+    others = with_texts(clip, Support(*nothing, 2, ("blue rings", "a cat")), named[2:])
+    return with_texts(clip, support, named[:2]), others, pictures((2, 2, 2), 5)[0]
 
 
 @pytest.mark.parametrize("name", ["zero-shot", "finetune-clip", "2sfs", "clip-adapter", "prolip"])

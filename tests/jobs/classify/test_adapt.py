@@ -12,7 +12,7 @@ from fewshot_cli.engine.adaptation import Run, Support
 from fewshot_cli.engine.data.class_texts import class_texts
 from fewshot_cli.engine.head.linear import Head
 from fewshot_cli.engine.model.model import Model
-from fewshot_cli.engine.train.text import told
+from fewshot_cli.engine.train.text import with_texts
 from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.formats.delta.file import read_delta_file, write_delta_file
 from fewshot_cli.formats.delta.sections import KeptHead
@@ -57,7 +57,7 @@ def test_every_recipe_writes_a_file_that_gives_what_it_learned(
     images = torch.from_numpy(np.stack([load(path, backbone.preprocessing) for path in paths]))
     labels = torch.arange(3).repeat_interleave(4)
     support = Support(images, labels, backbone.frozen_features(images), 3, ("cat", "house", "star"))
-    support = told(backbone, support, class_texts(support.classes))
+    support = with_texts(backbone, support, class_texts(support.classes))
     adapted = recipe.learner.adapt(backbone, support, Run(0))
     logits = Model(backbone, adapted).logits(images)
     written = read_delta_file(file)

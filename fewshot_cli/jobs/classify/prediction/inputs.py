@@ -1,4 +1,4 @@
-"""What `predict` is asked about, sorted out before anything heavy is imported."""
+"""The delta files and the images among the arguments of `predict`, told apart before torch is imported."""
 
 from collections.abc import Sequence
 from pathlib import Path
