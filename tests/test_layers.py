@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,33 @@ def on_import(node: ast.AST) -> Iterator[ast.AST]:
 
 
 @pytest.mark.slow
+def test_no_modules_import_each_other_in_a_circle():
+    """Not even inside functions; what only a type checker reads is left out."""
+    modules = {module_of(path) for path in FILES}
+    graph = {module_of(path): imported_by(path, modules) - {module_of(path)} for path in FILES}
+    order = tuple(TopologicalSorter(graph).static_order())  # raises CycleError, which names them
+    assert set(order) == modules
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported_by(path: Path, modules: set[str]) -> set[str]:
+    found = set()
+    for module in imports(when_run(tree(path))):
+        found.add(module if module in modules else module.rpartition(".")[0])
+    return found & modules
+
+
+def when_run(node: ast.AST) -> Iterator[ast.AST]:
+    """All but what only a type checker reads."""
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)):
+            yield child
+            yield from when_run(child)
+
+
 def test_there_is_something_to_look_at():
     assert {"engine", "methods", "recipes", "errors"} <= {room(path) for path in FILES}
     assert importers_of("timm")
@@ -169,8 +197,8 @@ def test_only_two_files_import_timm():
     assert importers_of("timm") == {"engine/model/timm_models.py", "engine/model/timm_names.py"}
 
 
-# cli/options.py tells the user what --device may be; it decides nothing.
-@pytest.mark.parametrize("path", [p for p in FILES if name(p) not in ("engine/device.py", "cli/options.py")], ids=name)
+# cli/values.py tells the user what --device may be; it decides nothing.
+@pytest.mark.parametrize("path", [p for p in FILES if name(p) not in ("engine/device.py", "cli/values.py")], ids=name)
 def test_only_the_devices_say_cuda(path):
     for node in ast.walk(tree(path)):
         assert not (isinstance(node, ast.Attribute) and node.attr == "cuda"), f"line {node.lineno}"

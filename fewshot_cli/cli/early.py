@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_cli.cli.options import DEVICES
+from fewshot_cli.cli.values import DEVICES
 
 if TYPE_CHECKING:
     from fewshot_cli.images.sources.label_sets import Labels

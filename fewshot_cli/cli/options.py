@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
 
 import typer
 
+from fewshot_cli.cli.values import DEVICES
+
 if TYPE_CHECKING:
     from fewshot_cli.jobs.context import Means
     from fewshot_cli.jobs.models.backbones import Source
@@ -69,7 +71,6 @@ Values = Literal["float32", "bfloat16", "float16", "int8", "1bit"]
 """How a delta file keeps numbers: what files.rounding calls Values, without importing it."""
 Labels = Literal["auto", "one", "several"]
 """How names of classes with a + are read: what images.sources.label_sets calls Labels, without importing it."""
-DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
 Device = Annotated[str, typer.Option("--device", metavar="|".join(DEVICES), help="Where to compute.")]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, max=2**63 - 1, help="Of all random numbers.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never touch the network.")]

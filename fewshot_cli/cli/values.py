@@ -11,6 +11,9 @@ from typing import Any, Literal, get_args, get_origin
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
+"""What --device may be."""
+
 
 class Command(TyperCommand):
     """A command of typer whose options and arguments are converted here."""

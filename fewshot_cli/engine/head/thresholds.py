@@ -3,6 +3,8 @@
 `marks` are `(n, way)`, one where an image has the label and zero where it has not; `probabilities` have the same shape.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -80,6 +82,11 @@ def greatest_f1(probabilities: Tensor, marks: Tensor, wanted: Tensor) -> Tensor:
     cuts = (ordered + below) / 2
     away = (cuts - wanted).abs().masked_fill(f1 < f1.max(0).values - 1e-9, torch.inf)
     return cuts.gather(0, away.argmin(0, keepdim=True)).squeeze(0)
+
+
+def above(probabilities: Tensor, thresholds: Sequence[float]) -> Tensor:
+    """Whether an image has each label `(..., way)`: the probability is above the threshold, both in float64."""
+    return probabilities.double() > torch.tensor(thresholds, dtype=torch.float64, device=probabilities.device)
 
 
 def answers_by_thresholds_of_others(probabilities: Tensor, marks: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fewshot_cli.engine.adaptation import Adapted, Support
 from fewshot_cli.engine.head.linear import Head
+from fewshot_cli.engine.head.thresholds import above
 from fewshot_cli.engine.head.transductive import TransductiveHead
 from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.engine.model.model import Model
@@ -35,7 +36,7 @@ class Rounded:
         """The labels `(n,)` that the logits `(n, way)` say, with thresholds whether an image has each, `(n, way)`."""
         if self.thresholds is None:
             return logits.argmax(1)
-        return logits.double().sigmoid() > torch.tensor(self.thresholds, dtype=torch.float64, device=logits.device)
+        return above(logits.double().sigmoid(), self.thresholds)
 
 
 def rounded(base: Backbone, adapted: Adapted, live: Tensor, values: Values, support: Support) -> Rounded:

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
+from fewshot_cli.engine.head.thresholds import above
 from fewshot_cli.engine.trust.label_sets import by_class, exact_matches, macro_f1
 from fewshot_cli.engine.trust.metrics import wilson
 from fewshot_cli.errors import FewshotError
@@ -38,8 +37,8 @@ def evaluate_label_sets(path: Path, folder: Path, means: Means) -> LabelSetsResu
         raise FewshotError(
             f"No image in {folder} can be read.", f"`fewshot doctor {folder}` says what is wrong with each."
         )
-    thresholds = torch.tensor(model.file.thresholds, dtype=torch.float64)
-    answers = model.model.answers(embedded.features).cpu().double().sigmoid() > thresholds
+    assert model.file.thresholds  # the command takes another way for files without
+    answers = above(model.model.answers(embedded.features).cpu().double().sigmoid(), model.file.thresholds)
     marks = marks_of(names, sets, model.classes).bool()
     counts, found = by_class(answers, marks), wilson(exact_matches(answers, marks), len(marks))
     provenance = model.file.header.provenance

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewshot_cli.engine.head.thresholds import above
 from fewshot_cli.engine.head.transductive import TransductiveHead
 from fewshot_cli.engine.model.model import Model
 from fewshot_cli.images.sources.label_sets import PLUS
@@ -55,7 +56,7 @@ class Predictor:
         features = features.to(self.model.backbone.device)
         several = self.thresholds is not None
         probabilities = iter(
-            self.model.answers(features).sigmoid().cpu() if several else probabilities_in(self.model, features)
+            self.model.answers(features).cpu().double().sigmoid() if several else probabilities_in(self.model, features)
         )
         file = None if self.file is None else str(self.file)
         return [
@@ -84,7 +85,7 @@ def label_set(
 
     That is as if labels were independent of each other.
     """
-    given = probabilities.double() > torch.tensor(thresholds, dtype=torch.float64)
+    given = above(probabilities, thresholds)
     labels = tuple(name for name, above in zip(classes, given.tolist(), strict=True) if above)
     return labels, float(torch.where(given, probabilities, 1 - probabilities).prod())
 
