@@ -14,6 +14,7 @@ from fewshot_cli.images.sources.in_memory import Labelled, Picture, labelled_pic
 from fewshot_cli.jobs.classify.evaluate import evaluated
 from fewshot_cli.jobs.classify.predict import answered
 from fewshot_cli.jobs.classify.prediction.extractors import probabilities_of
+from fewshot_cli.jobs.classify.prediction.inputs import Promises, check_shares
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.interop.export import Format
 from fewshot_cli.jobs.interop.export import export as export_job
@@ -54,13 +55,18 @@ class Classifier:
         """The accuracy to expect on new images, from held-out answers on those that were learned from."""
         return ExpectedAccuracy(**self.loaded.file.header.provenance.expected_accuracy.model_dump())
 
-    def predict(self, images: Picture | Iterable[Picture]) -> PredictResult:
+    def predict(
+        self, images: Picture | Iterable[Picture], refuse: float | None = None, sets: float | None = None
+    ) -> PredictResult:
         """The likeliest class of each image, with its probability; a file that can't be read is a row with its error.
 
-        `images` is the path of a file or folder, a picture of Pillow's, an array, or several of these. Raises
-        FewshotError for what is no picture.
+        `images` is the path of a file or folder, a picture of Pillow's, an array, or several of these. With `refuse` an
+        image that is like none of the classes is `unknown`, and so is that share of those that are; with `sets` the row
+        has `labels`, among which the true one is with that probability. Raises FewshotError for what is no picture, and
+        where too few images were learned from for such a promise.
         """
-        return answered(self.loaded, self._called, stored_pictures(images), self.means)
+        check_shares(refuse, sets)
+        return answered(self.loaded, self._called, stored_pictures(images), self.means, Promises(refuse, sets))
 
     def predict_proba(self, images: Picture | Iterable[Picture]) -> npt.NDArray[np.float32]:
         """The probability of each class `(n, classes)` for each image; a row of NaN where one can't be read."""

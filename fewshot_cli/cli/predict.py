@@ -40,6 +40,22 @@ def predict(
         bool,
         typer.Option("--probabilities", help="Give the probability of every class in --csv, --jsonl and --json."),
     ] = False,
+    refuse: Annotated[
+        float | None,
+        typer.Option(
+            "--refuse",
+            metavar="SHARE",
+            help="Answer `unknown` where a picture is like no class; of pictures of the classes, this share is.",
+        ),
+    ] = None,
+    sets: Annotated[
+        float | None,
+        typer.Option(
+            "--sets",
+            metavar="SHARE",
+            help="Give each picture a set of labels, which holds the true one with this probability, such as 0.9.",
+        ),
+    ] = None,
     sort_into: Annotated[
         Path | None,
         typer.Option(
@@ -72,10 +88,19 @@ def predict(
     early.check_weights(weights)
     early.check_delta_files([file], several_labels=True)
     early.check_outputs([csv, jsonl])
-    from fewshot_cli.jobs.classify.prediction.inputs import check_apart, files_and_images
+    from fewshot_cli.jobs.classify.prediction.inputs import (
+        Promises,
+        check_apart,
+        check_promises,
+        check_shares,
+        files_and_images,
+    )
 
     files, images = files_and_images([file, *listed_on_standard_input(paths or [])], watch is not None)
     early.check_any_there(images)
+    check_shares(refuse, sets)
+    promises = Promises(refuse, sets)
+    check_promises(files, promises)
     if sort_into is not None:
         check_apart(sort_into, [*images, *([watch] if watch else [])])
     progress = options.start(quiet, offline)
@@ -90,8 +115,8 @@ def predict(
     from fewshot_cli.storage.atomic import is_stream
 
     named = {name for each in files for name in read_any_delta_file(each).header.classes} if probabilities else ()
-    outputs = Outputs(csv, jsonl, len(files) > 1, top, sorted(named))
-    how = RowSettings(top or TOP, probabilities)
+    outputs = Outputs(csv, jsonl, len(files) > 1, top, sorted(named), sets is not None)
+    how = RowSettings(top or TOP, probabilities, promises)
     sorting = Sorting(sort_into) if sort_into else None
     kept: list[Prediction] = []
     with outputs.opened(shown=watch is not None and not outputs.paths and not json) as take:

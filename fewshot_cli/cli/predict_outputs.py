@@ -13,13 +13,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outputs:
-    """The files that rows go to, and what CSV says: the `top` classes of each image, and each one of `classes`."""
+    """The files that rows go to, and what CSV says: the `top` classes of each image, and each one of `classes`.
+
+    With `sets` it has a column for the set of labels.
+    """
 
     csv: Path | None
     jsonl: Path | None
     several: bool
     top: int | None
     classes: Sequence[str]
+    sets: bool = False
 
     @property
     def paths(self) -> list[Path]:
@@ -44,7 +48,7 @@ class Outputs:
                 sinks: list[Callable[[Sequence[Prediction]], None]] = [show] if shown else []
                 if self.csv is not None:
                     lines = stack.enter_context(growing(self.csv))
-                    sinks.append(Rows(lines, self.several, self.top, self.classes).add)
+                    sinks.append(Rows(lines, self.several, self.top, self.classes, self.sets).add)
                 if self.jsonl is not None:
                     sinks.append(JsonLines(stack.enter_context(growing(self.jsonl))).add)
 

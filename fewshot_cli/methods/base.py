@@ -58,10 +58,12 @@ class Learner(ABC):
         """
         return None
 
-    @property
-    def known_score(self) -> KnownScore:
-        """What of its logits says best whether a picture is like the classes at all (`benchmarks/unknown.py`)."""
-        return "energy"
+    def known_score(self, negatives: bool) -> KnownScore:
+        """What of its logits says best whether a picture is like the classes at all (`benchmarks/unknown.py`).
+
+        With `negatives` pictures of nothing are one of its classes.
+        """
+        return "probability" if negatives else "energy"
 
     @property
     def needs_text(self) -> bool:
@@ -240,9 +242,8 @@ class MoveThenHead(Learner):
     def adapt(self, backbone: Backbone, support: Support, run: Run) -> Adapted:
         return with_head(backbone, support, self.method.move(backbone, support, run), self.then.fitted)
 
-    @property
-    def known_score(self) -> KnownScore:
-        return self.then.known_score
+    def known_score(self, negatives: bool) -> KnownScore:
+        return self.then.known_score(negatives)
 
     @property
     def needs_text(self) -> bool:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fewshot_cli.engine.head.linear import Head
+    from fewshot_cli.engine.trust.unknown import KnownScore
 
 
 class CosineRidge(ClosedFormMethod):
@@ -28,6 +29,9 @@ class CosineRidge(ClosedFormMethod):
 
     def usual_sharpening(self, images: int, way: int, dim: int) -> float:
         return 0.8 * RIDGE_SCALE / self.scale
+
+    def known_score(self, negatives: bool) -> KnownScore:
+        return "energy"
 
     def head(self, features: Tensor, labels: Tensor, way: int) -> Head:
         from fewshot_cli.engine.head.cosine_ridge import cosine_ridge_head

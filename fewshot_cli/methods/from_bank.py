@@ -131,9 +131,8 @@ class FromBank(Learner):
         features = moved.frozen_features(support.pictures())
         return self.method.adapt(moved, replace(support, features=features), run).after(delta)
 
-    @property
-    def known_score(self) -> KnownScore:
-        return self.method.known_score
+    def known_score(self, negatives: bool) -> KnownScore:
+        return self.method.known_score(negatives)
 
     def delta(self, backbone: Backbone, support: Support) -> Delta:
         """How the bank moves the backbone for the task."""

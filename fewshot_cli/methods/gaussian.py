@@ -27,8 +27,7 @@ class Gaussian(GrowingMethod):
     def usual_sharpening(self, images: int, way: int, dim: int) -> float:
         return 3 * images / (way * dim)
 
-    @property
-    def known_score(self) -> KnownScore:
+    def known_score(self, negatives: bool) -> KnownScore:
         return "probability"
 
     def head(self, features: Tensor, labels: Tensor, way: int) -> Head:

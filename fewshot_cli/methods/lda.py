@@ -33,8 +33,7 @@ class LDA(GrowingMethod):
     def usual_sharpening(self, images: int, way: int, dim: int) -> float:
         return 1.6
 
-    @property
-    def known_score(self) -> KnownScore:
+    def known_score(self, negatives: bool) -> KnownScore:
         return "probability"
 
     def head(self, features: Tensor, labels: Tensor, way: int) -> Head:

@@ -26,8 +26,7 @@ class Logistic(HeadMethod):
     name: Literal["logistic"] = "logistic"
     inverse_strength: float = Field(default=100.0, gt=0)
 
-    @property
-    def known_score(self) -> KnownScore:
+    def known_score(self, negatives: bool) -> KnownScore:
         return "probability"
 
     def head(self, features: Tensor, labels: Tensor, way: int) -> Head:

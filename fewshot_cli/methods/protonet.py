@@ -27,9 +27,8 @@ class ProtoNet(GrowingMethod):
     def usual_sharpening(self, images: int, way: int, dim: int) -> float | None:
         return 3.2 if self.distance == "cosine" else None
 
-    @property
-    def known_score(self) -> KnownScore:
-        return "energy" if self.distance == "cosine" else "probability"
+    def known_score(self, negatives: bool) -> KnownScore:
+        return "energy" if self.distance == "cosine" and not negatives else "probability"
 
     def head(self, features: Tensor, labels: Tensor, way: int) -> Head:
         from fewshot_cli.engine.head.linear import class_means

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from fewshot_cli.engine.head.linear import Head
     from fewshot_cli.engine.head.sufficient_statistics import Moments
+    from fewshot_cli.engine.trust.unknown import KnownScore
 
 
 class Ridge(GrowingMethod, MarkingMethod):
@@ -29,6 +30,9 @@ class Ridge(GrowingMethod, MarkingMethod):
 
     def usual_sharpening(self, images: int, way: int, dim: int) -> float:
         return 1.06 * RIDGE_SCALE / self.scale
+
+    def known_score(self, negatives: bool) -> KnownScore:
+        return "energy"
 
     def head(self, features: Tensor, labels: Tensor, way: int) -> Head:
         from fewshot_cli.engine.head.ridge import ridge_head

@@ -23,7 +23,10 @@ class Prediction:
     copy: str | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
     """Where the image was copied to, where images are sorted into folders."""
     labels: tuple[str, ...] | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
-    """All labels, where there may be several: `label` joins them by +, and `probability` is that of just these."""
+    """All labels, where there may be several: `label` joins them by +, and `probability` is that of just these.
+
+    With `--sets` the labels that the true one is among, the likeliest first; none where the picture is refused.
+    """
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,12 @@ class PredictResult(Result):
     predictions: tuple[Prediction, ...] | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
     files: tuple[ClassifierFile, ...] | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
     sorted_into: SortedInto | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    unknown: float | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    """The share of the pictures that is of none of the classes, where that may be said."""
+    coverage: float | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    """With what probability a set of labels holds the true one."""
+    coverage_by_class: bool | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    """Whether that is so in each class by itself, or only in all together."""
     seconds: Mapping[str, float]
 
     def __iter__(self) -> Iterator[Prediction]:

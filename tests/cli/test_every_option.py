@@ -134,6 +134,8 @@ EXPECTED: dict[str, dict[str, Expectation]] = {
     "cache show": {},
     "cache clear": {"--unused-for": Changes("--unused-for 1")},
     "predict": {
+        "--refuse": Changes("--refuse 0.5"),
+        "--sets": Changes("--sets 0.5"),
         "--top": Changes("--top 1"),
         "--csv": Changes("--csv x.csv"),
         "--jsonl": Changes("--jsonl x.jsonl"),

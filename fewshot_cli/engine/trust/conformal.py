@@ -12,18 +12,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fewshot_cli.engine.trust.images_needed import images_for_sets
+
 
 @dataclass(frozen=True)
 class SetThresholds:
-    """Up to which nonconformity a label is in the set, `(way,)`, and whether that holds for each class by itself."""
+    """Up to which nonconformity a label is in the set, `(way,)`; sets then hold the true label with `coverage`.
 
+    That is so in each class by itself, or only in all together.
+    """
+
+    coverage: float
     most: Tensor
     by_class: bool
-
-
-def images_for_sets(coverage: float) -> int:
-    """How many held-out images it takes at least before some label can be left out of a set."""
-    return max(1, math.ceil(1 / (1 - coverage) - 1e-9) - 1)
 
 
 def set_thresholds(held_out: Sequence[Sequence[float]], coverage: float) -> SetThresholds:
@@ -34,11 +35,11 @@ def set_thresholds(held_out: Sequence[Sequence[float]], coverage: float) -> SetT
     """
     needed = images_for_sets(coverage)
     if all(len(scores) >= needed for scores in held_out):
-        return SetThresholds(_tensor([_quantile(scores, coverage) for scores in held_out]), by_class=True)
+        return SetThresholds(coverage, _tensor([_quantile(scores, coverage) for scores in held_out]), by_class=True)
     pooled = [score for scores in held_out for score in scores]
     if len(pooled) < needed:
         raise ValueError(f"sets that hold the label with {coverage:g} take {needed} held-out images, not {len(pooled)}")
-    return SetThresholds(_tensor([_quantile(pooled, coverage)] * len(held_out)), by_class=False)
+    return SetThresholds(coverage, _tensor([_quantile(pooled, coverage)] * len(held_out)), by_class=False)
 
 
 def _quantile(scores: Sequence[float], coverage: float) -> float:

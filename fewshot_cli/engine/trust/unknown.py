@@ -4,31 +4,28 @@ A new picture of the classes scores like held-out ones. So the share that is ref
 (conformal novelty detection; Bates et al., 2023, arXiv:2104.08279).
 """
 
-import math
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
+from fewshot_cli.engine.trust.images_needed import images_to_refuse
+
 KnownScore: TypeAlias = Literal["energy", "probability"]
 """`energy` is the logsumexp of the logits (Liu et al., 2020, arXiv:2010.03759), for heads whose logits are small where
 a picture is like no class. `probability` is that of the likeliest class (Hendrycks and Gimpel, 2017, arXiv:1610.02136),
-for heads whose logits mean nothing but by their differences, and where negatives are a class."""
+for heads whose logits mean nothing but by their differences."""
 
 
 def known_scores(logits: Tensor, score: KnownScore, unknown: int | None = None) -> Tensor:
-    """How known each picture is, `(n,)`, by its logits `(n, way)`; `unknown` is the class of negatives, if any."""
+    """How known each picture is, `(n,)`, by its logits `(n, way)`; the class `unknown` of negatives is left out."""
     if score == "energy":
-        return logits.logsumexp(1)
-    probabilities = logits.softmax(1)
-    if unknown is not None:
-        probabilities = probabilities.index_fill(1, torch.tensor([unknown], device=logits.device), 0.0)
-    return probabilities.max(1).values
+        return _without(logits, unknown, -torch.inf).logsumexp(1)
+    return _without(logits.softmax(1), unknown, 0.0).max(1).values
 
 
-def images_to_refuse(share: float) -> int:
-    """How many held-out images it takes at least to refuse this share of the known by mistake, and no more."""
-    return max(1, math.ceil(1 / share - 1e-9) - 1)
+def _without(values: Tensor, label: int | None, fill: float) -> Tensor:
+    return values if label is None else values.index_fill(1, torch.tensor([label], device=values.device), fill)
 
 
 def refusal_threshold(held_out: Tensor, share: float) -> float:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.images.image_ref import Stored
-from fewshot_cli.images.sources.class_folders import nfc
+from fewshot_cli.images.sources.class_folders import UNKNOWN_FOLDER, nfc
 from fewshot_cli.images.sources.description import FoundDataset, Groups, read_json, some
 from fewshot_cli.images.sources.fixed_split.reading import TEST, TRAIN, has_split, listed_split
 from fewshot_cli.images.sources.labelled import EXPECTED, found_at
@@ -49,7 +49,8 @@ def read_datasets(path: Path, split: str | None = None) -> list[Dataset]:
     but one class. A sub-folder without images of its own that holds two classes is a data set; so is a zip, and a
     Meta-Dataset folder. A sub-folder with both images and classes in it is what its neighbours are. Thus
     `cat/{young,old}/1.jpg` beside `dog/{young,old}/1.jpg` are the data sets cat and dog, but `cat/photos/1.jpg` beside
-    `dog/photos/1.jpg` the classes cat and dog. What is left over in a folder of data sets is passed over.
+    `dog/photos/1.jpg` the classes cat and dog. What is left over in a folder of data sets is passed over, and so are
+    the negatives of a data set, the class `_unknown`.
 
     A list with a column `split`, and CoOp's JSON, are fixed splits: images of train are learned from, those of test are
     asked about, and those of val left alone. With `split` such a file is a data set of the images of that part.
@@ -76,7 +77,8 @@ def _dataset(found: FoundDataset, split: str | None) -> Dataset:
     if found.parts:
         return _dataset(_part(found, split), None)
     split = split or found.usual_split
-    classes = tuple(sorted(found.classes if split is None else _of_split(found, split)))
+    names = found.classes if split is None else _of_split(found, split)
+    classes = tuple(sorted(name for name in names if name != UNKNOWN_FOLDER))
     if len(classes) < 2:
         which = f"{found.name}" if split is None else f"The split {split!r} of {found.name}"
         raise FewshotError(

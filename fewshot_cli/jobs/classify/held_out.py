@@ -21,7 +21,7 @@ from fewshot_cli.engine.trust.expected import (
 from fewshot_cli.engine.trust.metrics import Interval, wilson
 from fewshot_cli.engine.trust.sharpening import sharpening
 from fewshot_cli.engine.trust.subsets import PartAnswers, content_order, enough_parts, half, one_in, parts
-from fewshot_cli.engine.trust.unknown import KnownScore, known_scores
+from fewshot_cli.engine.trust.unknown import known_scores
 from fewshot_cli.formats.delta.header import HeldOutScores
 from fewshot_cli.images.sources.class_folders import UNKNOWN
 from fewshot_cli.jobs.progress import Progress
@@ -81,7 +81,7 @@ def scores_of(held: HeldOut, learner: Learner, factor: float, classes: Sequence[
     """What a file keeps of held-out answers, made so much sharper, for refusing pictures and for label sets."""
     logits = factor * held.parts.logits
     unknown = classes.index(UNKNOWN) if UNKNOWN in classes else None
-    score: KnownScore = learner.known_score if unknown is None else "probability"
+    score = learner.known_score(negatives=unknown is not None)
     known, labels = held.parts.of_each_image(known_scores(logits, score, unknown))
     true_class = logits.softmax(1).gather(1, held.parts.labels[:, None]).squeeze(1)
     unlike, _ = held.parts.of_each_image(1 - true_class)

@@ -11,9 +11,12 @@ from typing import TypeAlias
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.images.image_ref import Stored
 from fewshot_cli.images.sources.class_folders import find_images
+from fewshot_cli.jobs.classify.prediction.counts import Count, promised
 from fewshot_cli.jobs.classify.prediction.extractors import extractor_name
+from fewshot_cli.jobs.classify.prediction.inputs import NOTHING, Promises
 from fewshot_cli.jobs.classify.prediction.predictors import Predictors
 from fewshot_cli.jobs.classify.prediction.rows import DEFAULT, Predictor, RowSettings, answers
+from fewshot_cli.jobs.classify.prediction.rules import Rules
 from fewshot_cli.jobs.classify.prediction.sorting import Sorting
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.features import features_by_each
@@ -47,13 +50,11 @@ def predict(
     if sorting:
         group.check_one_label()
     kept: list[Prediction] = []
-    images = unread = 0
+    count = Count()
 
     def take(paths: Sequence[Path]) -> None:
-        nonlocal images, unread
         for rows in group.rows(paths, means):
-            bad = sum(row.error is not None for row in rows) // len(files)
-            images, unread = images + len(rows) // len(files) - bad, unread + bad
+            count.add(rows)
             (write or kept.extend)(sorting.rows(rows) if sorting else rows)
 
     if more:
@@ -66,31 +67,36 @@ def predict(
         file=str(files[0]) if len(files) == 1 else None,
         backbone=group.backbone.name,
         classes=group.classes,
-        images=images,
-        unread=unread,
+        images=(count.rows - count.unread) // len(files),
+        unread=count.unread // len(files),
         transductive=group.is_transductive,
         predictions=tuple(kept) if write is None else None,
         files=group.asked,
         sorted_into=sorting.done if sorting else None,
         seconds=seconds_since(start),
+        **promised(group.predictors, count),
     )
 
 
-def answered(loaded: Loaded, file: str, stored: Sequence[Stored], means: Means) -> PredictResult:
+def answered(
+    loaded: Loaded, file: str, stored: Sequence[Stored], means: Means, promises: Promises = NOTHING
+) -> PredictResult:
     """One row for every picture, by a classifier that is loaded already and that the result calls `file`."""
     start = time.perf_counter()
-    name = extractor_name(loaded.file)
-    predictor = Predictor(loaded.model, loaded.classes, name)
+    name, rules = extractor_name(loaded.file), Rules.of(loaded.file, file, promises)
+    predictor = Predictor(loaded.model, loaded.classes, name, rules=rules)
     seen = features_by_each(loaded.backbone, stored, means.cache, means.progress, {name: loaded.model.features})
     rows = [row for some in answers([predictor], [one.name for one in stored], seen) for row in some]
-    unread = sum(row.error is not None for row in rows)
+    count = Count()
+    count.add(rows)
     return PredictResult(
         file=file,
         backbone=loaded.backbone.name,
         classes=loaded.classes,
-        images=len(rows) - unread,
-        unread=unread,
+        images=count.rows - count.unread,
+        unread=count.unread,
         transductive=predictor.is_transductive,
         predictions=tuple(rows),
         seconds=seconds_since(start),
+        **promised([predictor], count),
     )

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from fewshot_cli.engine.head.linear import Head
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.formats.delta.file import DeltaFile, Header, read_delta_file
-from fewshot_cli.images.sources.class_folders import nfc
+from fewshot_cli.formats.delta.file import DeltaFile, Header, HeldOutScores, read_delta_file
+from fewshot_cli.images.sources.class_folders import UNKNOWN, nfc
 from fewshot_cli.jobs.edit.add_class import check_names
 from fewshot_cli.jobs.edit.checks import check_known
 from fewshot_cli.jobs.edit.refit import edited, with_record, write_changed
@@ -23,8 +23,8 @@ from fewshot_cli.storage.atomic import check_writable, staged
 def rename_class(path: Path, old: str, new: str, output: Path) -> RenameClassResult:
     """Writes the classifier with the class called `new`; classes stay sorted by name.
 
-    It needs neither images nor features. Raises FewshotError where there is no class `old`, or already one called
-    `new`.
+    It needs neither images nor features. Where `unknown` is one of the names, no picture can be refused any more.
+    Raises FewshotError where there is no class `old`, or already one called `new`.
     """
     start = time.perf_counter()
     check_writable(output)
@@ -36,7 +36,8 @@ def rename_class(path: Path, old: str, new: str, output: Path) -> RenameClassRes
         raise FewshotError(f"{path} has a class '{new}' already.", "Give another name.")
     names = [new if name == old else name for name in file.header.classes]
     order = sorted(range(len(names)), key=names.__getitem__)
-    header = _header(file, [names[place] for place in order])
+    scores = None if UNKNOWN in (old, new) else _scores(file.header.provenance.held_out, order)
+    header = _header(file, [names[place] for place in order], scores)
     head = _reordered(file.head, order) if isinstance(file.head, Head) else file.head
     support = file.support and replace(file.support, labels=_places(order)[file.support.labels])
     with staged(output) as draft:
@@ -47,10 +48,17 @@ def rename_class(path: Path, old: str, new: str, output: Path) -> RenameClassRes
     return with_record(result, RenameClassResult, output, start, renamed={old: new})
 
 
-def _header(file: DeltaFile, names: list[str]) -> Header:
+def _scores(held_out: HeldOutScores | None, order: list[int]) -> HeldOutScores | None:
+    """The scores with classes in another order."""
+    if held_out is None:
+        return None
+    return held_out.model_copy(update={"nonconformity": tuple(held_out.nonconformity[place] for place in order)})
+
+
+def _header(file: DeltaFile, names: list[str], scores: HeldOutScores | None) -> Header:
     data = data_hash(zip(names, [file.header.provenance.data] * len(names), strict=True))
     provenance = file.header.provenance.model_copy(
-        update={"data": data, "versions": versions(), "parents": (file.digest,)}
+        update={"data": data, "versions": versions(), "parents": (file.digest,), "held_out": scores}
     )
     return file.header.model_copy(update={"classes": tuple(names), "provenance": provenance})
 

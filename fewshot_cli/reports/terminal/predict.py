@@ -14,6 +14,8 @@ from fewshot_cli.reports.spreadsheet import Sheet
 from fewshot_cli.results import Prediction, PredictResult, SortedInto
 from fewshot_cli.results.base import plain
 
+SET = " | "
+"""Between the labels of a set."""
 NO_LABEL = "(none)"
 """What is shown of an image that has none of several labels."""
 
@@ -40,8 +42,13 @@ def _table(result: PredictResult, top: int) -> Table:
     table.add_column("next", style="dim")
     for row in result.predictions or ():
         names = [Text(row.path), *([Text(row.file or "")] if several else [])]
-        if row.label is None or row.probability is None:
+        if row.label is None:
             table.add_row(*names, Text(row.error or "", style="yellow"), "", "")
+        elif row.probability is None:
+            others = ", ".join(f"{name} {share:.3f}" for name, share in row.top[: top - 1])
+            table.add_row(*names, Text(row.label, style="yellow"), "", Text(others))
+        elif result.coverage is not None:
+            table.add_row(*names, Text(SET.join(row.labels or ()), style="bold"), f"{row.probability:.3f}", "")
         else:
             style = "bold" if row.probability >= 0.5 else "yellow"
             others = ", ".join(f"{name} {share:.3f}" for name, share in row.top[1:top])
@@ -54,6 +61,11 @@ def _table(result: PredictResult, top: int) -> Table:
 
 def _notes(result: PredictResult) -> list[Text]:
     notes = [Text(line) for line in _sorted_into(result.sorted_into)]
+    if result.unknown is not None:
+        notes.append(Text(f"{result.unknown:.0%} of the images are unknown", style="dim"))
+    if result.coverage is not None:
+        where = "in each class" if result.coverage_by_class else "over all classes together, not in each"
+        notes.append(Text(f"A set holds the true label in {result.coverage:.0%} of the images, {where}.", style="dim"))
     if result.transductive:
         note = "The head is transductive: each answer depends on what else was asked about."
         notes.append(Text(note, style="dim"))
@@ -72,14 +84,19 @@ def _sorted_into(done: SortedInto | None) -> list[str]:
 class Rows:
     """Rows as CSV, written as they come: path, of several delta files file, label, probability, error.
 
-    With `top` the columns label 2, probability 2 and so on follow, with `classes` one for the probability of each.
+    With `sets` a column has the labels of the set. With `top` the columns label 2, probability 2 and so on follow, with
+    `classes` one for the probability of each.
     """
 
-    def __init__(self, file: TextIO, several: bool, top: int | None = None, classes: Sequence[str] = ()) -> None:
+    def __init__(
+        self, file: TextIO, several: bool, top: int | None = None, classes: Sequence[str] = (), sets: bool = False
+    ) -> None:
         self.plain = ("path", *(["file"] if several else []), "label", "probability", "error")
+        self.sets = sets
         self.top, self.classes = top or 1, tuple(classes)
         more = [f"{what} {place}" for place in range(2, self.top + 1) for what in ("label", "probability")]
-        self._sheet = Sheet(file, (*self.plain, *more, *(f"p({name})" for name in self.classes)))
+        labels = ["labels"] if sets else []
+        self._sheet = Sheet(file, (*self.plain, *labels, *more, *(f"p({name})" for name in self.classes)))
 
     def add(self, rows: Sequence[Prediction]) -> None:
         """Adds these."""
@@ -89,7 +106,9 @@ class Rows:
         more = [value for pair in row.top[1 : self.top] for value in pair]
         known = row.probabilities or {}
         missing = [None] * (2 * (self.top - 1) - len(more))
-        return [getattr(row, name) for name in self.plain] + more + missing + [known.get(name) for name in self.classes]
+        labels = [SET.join(row.labels) if row.labels else None] if self.sets else []
+        plain = [getattr(row, name) for name in self.plain]
+        return [*plain, *labels, *more, *missing, *(known.get(name) for name in self.classes)]
 
 
 class JsonLines:
@@ -108,8 +127,10 @@ class JsonLines:
 def line_of(row: Prediction) -> str:
     """A row of those that come one by one."""
     named = f"{printable(row.path)}" + (f"\t{printable(row.file)}" if row.file else "")
-    if row.label is None or row.probability is None:
+    if row.label is None:
         return f"{named}\t{printable(row.error)}"
+    if row.probability is None:
+        return f"{named}\t{printable(row.label)}"
     return f"{named}\t{printable(row.label or NO_LABEL)}\t{row.probability:.3f}"
 
 

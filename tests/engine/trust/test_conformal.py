@@ -5,7 +5,8 @@ from crepes import ConformalClassifier
 from mapie.classification import SplitConformalClassifier
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from fewshot_cli.engine.trust.conformal import images_for_sets, label_sets, set_thresholds
+from fewshot_cli.engine.trust.conformal import label_sets, set_thresholds
+from fewshot_cli.engine.trust.images_needed import images_for_sets, most_coverage
 
 WAY = 4
 
@@ -83,6 +84,7 @@ def test_sets_hold_the_true_label_as_often_as_promised_in_each_class():
 @pytest.mark.parametrize("coverage, images", [(0.9, 9), (0.8, 4), (0.95, 19), (0.5, 1)])
 def test_too_few_images_to_tell(coverage, images):
     assert images_for_sets(coverage) == images
+    assert images_for_sets(most_coverage(images)) <= images
     set_thresholds([[0.5] * images, []], coverage)
     if images > 1:
         with pytest.raises(ValueError, match=f"take {images} held-out images, not {images - 1}"):

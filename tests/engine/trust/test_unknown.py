@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from fewshot_cli.engine.trust.unknown import images_to_refuse, known_scores, refusal_threshold
+from fewshot_cli.engine.trust.images_needed import images_to_refuse, least_share
+from fewshot_cli.engine.trust.unknown import known_scores, refusal_threshold
 
 LOGITS = torch.tensor([[3.0, 0.0, -1.0], [0.1, 0.0, -0.1], [0.0, 5.0, 5.0]])
 
@@ -11,7 +12,8 @@ def test_energy_is_large_where_any_logit_is():
     torch.testing.assert_close(known_scores(LOGITS, "energy"), LOGITS.exp().sum(1).log())
 
 
-def test_probability_leaves_the_class_of_negatives_out():
+def test_the_class_of_negatives_is_left_out():
+    torch.testing.assert_close(known_scores(LOGITS, "energy", unknown=1), LOGITS[:, [0, 2]].exp().sum(1).log())
     shares = LOGITS.softmax(1)
     torch.testing.assert_close(known_scores(LOGITS, "probability"), shares.max(1).values)
     torch.testing.assert_close(known_scores(LOGITS, "probability", unknown=1), shares[:, [0, 2]].max(1).values)
@@ -36,6 +38,7 @@ def test_new_pictures_are_refused_as_often_as_was_said():
 @pytest.mark.parametrize("share, images", [(0.05, 19), (0.1, 9), (0.5, 1), (0.3, 3), (0.01, 99)])
 def test_too_few_images_to_tell(share, images):
     assert images_to_refuse(share) == images
+    assert images_to_refuse(least_share(images)) <= images
     refusal_threshold(torch.arange(images).float(), share)
     if images > 1:
         with pytest.raises(ValueError, match=f"takes {images} held-out images, not {images - 1}"):

@@ -98,6 +98,14 @@ def test_class_folders_are_one_data_set_named_after_their_folder(tmp_path, monke
     assert only(Path()).name == "photos"
 
 
+def test_negatives_are_no_class_of_episodes(tmp_path):
+    write_folder(tmp_path / "things", ("cat", "house", "star"), 2, seed=0, size=8)
+    (tmp_path / "things" / "cat").rename(tmp_path / "things" / "_unknown")
+    (found,) = read_datasets(tmp_path / "things")
+    assert found.classes == ("house", "star")
+    assert len(found.samples) == 4
+
+
 def test_a_folder_of_data_sets_names_them_by_their_paths(tmp_path):
     make(tmp_path, "pacs/photo/cat/1.jpg", "pacs/photo/dog/1.jpg", "pacs/sketch/cat/1.jpg", "pacs/sketch/dog/1.jpg")
     make(tmp_path, "birds/owl/1.jpg", "birds/crow/1.jpg", "MANIFEST.csv", "notes/read me.txt", ".git/a/1.jpg")

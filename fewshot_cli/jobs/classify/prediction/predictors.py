@@ -13,6 +13,7 @@ from fewshot_cli.formats.delta.file import DeltaFile
 from fewshot_cli.images.image_ref import StoredFile
 from fewshot_cli.jobs.classify.prediction.extractors import extractor_name, swapping_extractors
 from fewshot_cli.jobs.classify.prediction.rows import Predictor, RowSettings, answers
+from fewshot_cli.jobs.classify.prediction.rules import Rules
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.features import FeatureExtractor, features_by_each
 from fewshot_cli.jobs.models.adapted import adapted_of
@@ -36,6 +37,7 @@ class Predictors:
     def of(cls, paths: Sequence[Path], means: Means, how: RowSettings) -> Predictors:
         """Those in the delta files. Raises FewshotError unless all are on one base, which is at hand."""
         files = read_on_one_base(paths, several_labels=True)
+        rules = [Rules.of(file, path, how.promises) for path, file in zip(paths, files, strict=True)]
         backbone = load_base(files[0], means.source, means.device)
         models = []
         for path, file in zip(paths, files, strict=True):
@@ -43,8 +45,8 @@ class Predictors:
             models.append(Model(backbone, adapted_of(file, path)))
         names = [extractor_name(file) for file in files]
         predictors = [
-            Predictor(model, file.header.classes, name, path if len(paths) > 1 else None, how, file.thresholds)
-            for path, file, model, name in zip(paths, files, models, names, strict=True)
+            Predictor(model, file.header.classes, name, path if len(paths) > 1 else None, how, file.thresholds, rule)
+            for path, file, model, name, rule in zip(paths, files, models, names, rules, strict=True)
         ]
         return cls(
             paths, files, backbone, swapping_extractors(backbone, dict(zip(names, models, strict=True))), predictors
