@@ -1,14 +1,21 @@
 """Recipes: a YAML file that says how the backbone moves, which head it gets, with which settings, on which backbone."""
 
 from collections.abc import Collection, Mapping, Sequence
-from difflib import get_close_matches
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, TypeAlias, TypeVar, get_args
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from fewshot_cli.engine.meta.settings import Training
-from fewshot_cli.engine.mistakes import merged
+from fewshot_cli.engine.mistakes import in_words, merged
 from fewshot_cli.engine.settings import Settings
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.methods import AnyHead, AnyMetaMethod, AnyMethod
@@ -18,6 +25,20 @@ from fewshot_cli.recipe_files import DEFAULT_BACKBONE, installed, parts_of, reci
 
 TWO_TOWERS = "clip:"
 """How the names of backbones begin that read texts, too."""
+
+
+def _with_a_place(template: str) -> str:
+    """The template, if it has a place for a name; raises ValueError where it has none."""
+    if "{}" not in template:
+        raise ValueError(f"{template!r} has no {{}} for the name of a class")
+    return template
+
+
+Templates: TypeAlias = Annotated[
+    tuple[Annotated[str, Field(max_length=1000), AfterValidator(_with_a_place)], ...],
+    BeforeValidator(lambda given: (given,) if isinstance(given, str) else given),
+]
+"""Sentences with {} for the name of a class; one alone may be written as such."""
 
 
 class Recipe(Settings):
@@ -34,23 +55,15 @@ class Recipe(Settings):
     """The file of the bank to begin from, whose backbone and image size it takes."""
     density: float | None = Field(default=None, gt=0, le=1)
     """The share of all weights that the bank may move, those it moves furthest; None lets it move all it does."""
-    template: tuple[Annotated[str, Field(max_length=1000)], ...] = ()
+    template: Templates = ()
     """Sentences with {} for the name of a class, which a text tower reads; several are averaged. () is "a photo of a
     {}."."""
     method: AnyMethod | None = None
     head: AnyHead | None = None
 
-    @field_validator("template", mode="before")
-    @classmethod
-    def _one_or_many(cls, template: Any) -> Any:
-        return (template,) if isinstance(template, str) else template
-
     @field_validator("template")
     @classmethod
     def _of_a_text_tower(cls, template: tuple[str, ...], given: ValidationInfo) -> tuple[str, ...]:
-        for sentence in template:
-            if "{}" not in sentence:
-                raise ValueError(f"{sentence!r} has no {{}} for the name of a class")
         backbone, bank = given.data.get("backbone", ""), given.data.get("bank")
         if template and bank is None and not backbone.startswith(TWO_TOWERS):
             raise ValueError(f"would do nothing: {backbone} reads no texts; clip:MODEL/TAG does")
@@ -121,6 +134,8 @@ class MetaRecipe(Settings):
     image_size: int | None = Field(default=None, ge=16, le=4096)
     method: AnyMetaMethod
     training: Training = Training()
+    template: Templates = ()
+    """Sentences with {} for the name of a class, as in a recipe to adapt by."""
 
     @field_validator("training")
     @classmethod
@@ -131,10 +146,31 @@ class MetaRecipe(Settings):
                 raise ValueError(f"{', '.join(unread)} would do nothing: {method.name} does not read them")
         return training
 
+    @field_validator("template")
+    @classmethod
+    def _of_a_text_tower(cls, template: tuple[str, ...], given: ValidationInfo) -> tuple[str, ...]:
+        if template and "method" in given.data and not given.data["method"].needs_text:
+            raise ValueError("would do nothing: only mamf reads texts, with method.tuning.head=text")
+        return template
+
     @property
     def method_name(self) -> str:
         """The name of the method."""
         return self.method.name
+
+
+def check_reads(recipe: Recipe | MetaRecipe) -> None:
+    """Raises FewshotError where the recipe takes the names of the classes for knowledge, which its backbone can't read.
+
+    With a bank that is for the bank's backbone to say.
+    """
+    how = recipe.learner if isinstance(recipe, Recipe) else recipe.method
+    if how.needs_text and getattr(recipe, "bank", None) is None and not recipe.backbone.startswith(TWO_TOWERS):
+        raise FewshotError(
+            f"The recipe {recipe.method_name} takes the names of the classes for knowledge, and "
+            f"{recipe.backbone} reads no texts.",
+            "Give --backbone clip:MODEL/TAG, such as clip:ViT-B-16/openai.",
+        )
 
 
 DEFAULT_FOLDS = 5
@@ -232,7 +268,7 @@ def _parsed(
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        mistakes = [_mistake(item, by_option) for item in merged(error.errors())]
+        mistakes = [in_words(item, by_option, _every_method()) for item in merged(error.errors())]
         count = "a mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
         raise FewshotError(
             f"The recipe {source} has {count}:\n" + "\n".join(f"  {mistake}" for mistake in mistakes),
@@ -256,36 +292,6 @@ def _set(content: dict[str, Any], change: str) -> None:
             )
         section = inner
     section[keys[-1]] = value
-
-
-def _mistake(item: Any, by_option: Collection[str] = ()) -> str:
-    location = [str(part) for part in item["loc"]]
-    for section in (["method"], ["head"], ["method", "masks"], ["training", "protocol"], ["training", "sampler"]):
-        at = len(section)
-        if location[:at] == section and len(location) > at:
-            del location[at]  # pydantic puts the name of what it took there, which is no part of the path
-    path = f"--{location[0].replace('_', '-')}" if location[:1] and location[0] in by_option else ".".join(location)
-    given = item["input"]
-    if item["type"] == "extra_forbidden":
-        return f"{path}: there is no such setting"
-    if item["type"] == "two_heads":
-        return f"head: {item['msg']}"
-    if item["type"] == "nothing_said" or (item["type"] == "missing" and path == "method"):
-        return f"method.name: is missing; there are {', '.join(_every_method())}"
-    if item["type"] == "union_tag_not_found":
-        return f"{path}.name: is missing" + f"; there are {', '.join(_every_method())}" * (path == "method")
-    if item["type"] == "union_tag_invalid" and path == "method":
-        near = get_close_matches(item["ctx"]["tag"], _every_method(), n=3)
-        rest = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(_every_method())}"
-        return f"method.name: {given['name']!r} is not a method; {rest}"
-    if item["type"] == "union_tag_invalid":
-        return f"{path}.name: {given['name']!r} is none of {item['ctx']['expected_tags']}"
-    if path in ("method", "head") and isinstance(given, str):
-        return f"{path}: is a section, not a value; write {{name: {given}}}"
-    if item["type"] == "missing":
-        return f"{path}: is missing"
-    said = "" if isinstance(given, dict) else f" (given: {given!r})"
-    return f"{path}: {item['msg'].removeprefix('Value error, ')}{said}"
 
 
 def _every_method() -> list[str]:

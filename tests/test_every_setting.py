@@ -122,6 +122,7 @@ VALUES: dict[str, Any] = {
     "Tuning.head_lr": 0.5,
     "Tuning.scale": 5.0,
     "Tuning.augment": 0.0,
+    "Tuning.loss_classes": "batch",
     "Optim.name": "sgd",
     "Optim.lr": 3e-3,
     "Optim.steps": 2,
@@ -229,9 +230,11 @@ ELSEWHERE = {
     "Recipe.template": "tests/jobs/classify/test_from_names.py",
     "MetaRecipe.backbone": "tests/jobs/meta/test_tune.py",
     "MetaRecipe.image_size": "tests/jobs/meta/test_tune.py",
+    "MetaRecipe.template": "tests/jobs/meta/test_class_names.py",
+    "MAMF.heads": "tests/engine/meta/test_mamf_clip.py",
     "Training.fast_path": "tests/jobs/meta/test_tune.py",
 }
-"""Settings of whole jobs, and the tests that have them change a result."""
+"""Settings of whole jobs and of two towers, and the tests that have them change a result."""
 SECTIONS = {
     "Recipe.method",
     "Recipe.head",
@@ -259,7 +262,8 @@ BASES: dict[str, dict[str, Any]] = {
 }
 """What a setting, or all of a class, needs beside it to do something; without it the value must be refused, or change
 the result as well."""
-QUICK = {"lr": 1e-2, "steps": 3, "epochs": 0, "batch": 5}
+QUICK = {"lr": 1e-2, "steps": 3, "epochs": 0, "batch": 2}
+"""A batch lacks one of three classes."""
 
 
 # --- walking the models ----------------------------------------------------------------------------------------------
@@ -444,7 +448,9 @@ def recipe_of(method: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "entry", "path"), [case for case in cases(META) if case[1] not in SECTIONS])
+@pytest.mark.parametrize(
+    ("method", "entry", "path"), [case for case in cases(META) if case[1] not in SECTIONS | ELSEWHERE.keys()]
+)
 def test_settings_of_meta_methods(method, entry, path, vit, whole):
     held(lambda content: practised(content, vit, whole), recipe_of(method), entry, ".".join(("method", *path)))
 
@@ -473,6 +479,13 @@ IDLE = [
     ("dense", {"training.validation": {"select": "last"}}, "training.validation.patience"),
     *(("dense", {"training.validation": {"episodes": 0}}, f"training.validation.{n}") for n in ("share", "select")),
     ("dense", {"training.schedule": {"name": "constant"}}, "training.schedule.epochs"),
+    *(
+        ("mamf", beside, "method.tuning.loss_classes")
+        for beside in (
+            {"method.tuning.head": "prototypes", "method.tuning.optim.batch": None},
+            {"method.tuning.optim.batch": None},
+        )
+    ),
     *(("fomaml", {"method.inner": {"steps": 0}}, f"method.inner.{name}") for name in ("lr", "head_lr")),
 ]
 """Of meta-tuning: what would do nothing beside which settings."""
@@ -485,7 +498,13 @@ IN_WORDS = {"fast_path": "off"}
 @pytest.mark.parametrize(("method", "beside", "path"), IDLE)
 def test_what_would_do_nothing_is_refused(method, beside, path):
     name = path.rpartition(".")[2]
-    of = {"inner": "InnerLoop", "validation": "Validation", "schedule": "Schedule", "training": "Training"}
+    of = {
+        "inner": "InnerLoop",
+        "validation": "Validation",
+        "schedule": "Schedule",
+        "training": "Training",
+        "tuning": "Tuning",
+    }
     model = of.get(path.split(".")[-2], "SMATSettings")
     value = (FORMER | IN_WORDS).get(name, VALUES.get(f"{model}.{name}"))
     before = changed(recipe_of(method), beside)

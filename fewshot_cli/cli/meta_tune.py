@@ -87,10 +87,11 @@ def meta_tune(
     early.check_regular(output)
     early.check_plain_name(tensorboard, "--tensorboard")
     from fewshot_cli.jobs.benchmark.protocols import check_data, check_no_split, told_by_settings
-    from fewshot_cli.recipes import load_meta_recipe
+    from fewshot_cli.recipes import check_reads, load_meta_recipe
 
     what = load_meta_recipe(recipe, changes, backbone=backbone, image_size=image_size)
     early.check_backbone(what.backbone)
+    check_reads(what)
     practised = _read(data, split)
     validated = _read(validate or [], None) + (_read(data, validation_split) if validation_split else ())
     check_no_split([*practised, *validated])

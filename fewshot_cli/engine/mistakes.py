@@ -1,7 +1,8 @@
 """What pydantic found wrong, a mistake for each setting, without pydantic's own names for the types it tried."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 _TRIED = re.compile(r"(constrained-|literal\[|function-|nullable|list\[|tuple\[|dict\[).*|int|float|str|bool|none")
@@ -22,3 +23,37 @@ def merged(errors: Sequence[Any]) -> list[dict[str, Any]]:
         else:
             found[*path, "union"] = error | {"loc": path}
     return list(found.values())
+
+
+def in_words(item: Any, by_option: Collection[str], methods: Sequence[str]) -> str:
+    """What is wrong with one setting, beginning with its dotted path, or the option if it is `by_option`.
+
+    `methods` are the names that `method.name` can have.
+    """
+    location = [str(part) for part in item["loc"]]
+    for section in (["method"], ["head"], ["method", "masks"], ["training", "protocol"], ["training", "sampler"]):
+        at = len(section)
+        if location[:at] == section and len(location) > at:
+            del location[at]  # pydantic puts the name of what it took there, which is no part of the path
+    path = f"--{location[0].replace('_', '-')}" if location[:1] and location[0] in by_option else ".".join(location)
+    given = item["input"]
+    if item["type"] == "extra_forbidden":
+        return f"{path}: there is no such setting"
+    if item["type"] == "two_heads":
+        return f"head: {item['msg']}"
+    if item["type"] == "nothing_said" or (item["type"] == "missing" and path == "method"):
+        return f"method.name: is missing; there are {', '.join(methods)}"
+    if item["type"] == "union_tag_not_found":
+        return f"{path}.name: is missing" + f"; there are {', '.join(methods)}" * (path == "method")
+    if item["type"] == "union_tag_invalid" and path == "method":
+        near = get_close_matches(item["ctx"]["tag"], methods, n=3)
+        rest = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(methods)}"
+        return f"method.name: {given['name']!r} is not a method; {rest}"
+    if item["type"] == "union_tag_invalid":
+        return f"{path}.name: {given['name']!r} is none of {item['ctx']['expected_tags']}"
+    if path in ("method", "head") and isinstance(given, str):
+        return f"{path}: is a section, not a value; write {{name: {given}}}"
+    if item["type"] == "missing":
+        return f"{path}: is missing"
+    said = "" if isinstance(given, dict) else f" (given: {given!r})"
+    return f"{path}: {item['msg'].removeprefix('Value error, ')}{said}"

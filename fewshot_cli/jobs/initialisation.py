@@ -9,7 +9,6 @@ import torch
 
 from fewshot_cli.engine.delta.change import Delta
 from fewshot_cli.engine.model.backbone import Backbone
-from fewshot_cli.engine.model.clip.names import is_two_towers
 from fewshot_cli.engine.model.model import moved_backbone
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.bank import Bank, read_bank, read_bank_header
@@ -20,7 +19,7 @@ from fewshot_cli.jobs.models.checks import check_fingerprint, check_shapes
 from fewshot_cli.methods.base import Learner
 from fewshot_cli.methods.from_bank import BANK_KINDS, BankContent
 from fewshot_cli.methods.meta import SavedBank
-from fewshot_cli.recipes import Recipe
+from fewshot_cli.recipes import Recipe, check_reads
 
 
 @dataclass(frozen=True)
@@ -53,12 +52,7 @@ class Starts:
 
         Raises FewshotError for a backbone or bank that can't be had, or a bank of another backbone.
         """
-        if recipe.learner.needs_text and recipe.bank is None and not is_two_towers(recipe.backbone):
-            raise FewshotError(
-                f"The recipe {recipe.method_name} takes the names of the classes for knowledge, and "
-                f"{recipe.backbone} reads no texts.",
-                "Give --backbone clip:MODEL/TAG, such as clip:ViT-B-16/openai.",
-            )
+        check_reads(recipe)
         if recipe.bank is None:
             which = recipe.backbone, recipe.image_size
             if which not in self._backbones:

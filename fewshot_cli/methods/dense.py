@@ -94,11 +94,12 @@ class DenseMetaTuning(MetaMethod):
 
 
 def moved_weights(bank: Params, backbone: Backbone) -> SavedBank:
-    """A bank that is the same change of the backbone's weights for every task."""
+    """A bank that is the same change of the backbone's weights, all or some, for every task."""
     from fewshot_cli.engine.model.flat_params import Layout
 
-    layout = Layout.of(backbone.params)
-    delta = layout.flatten(bank).detach() - layout.flatten(backbone.params)
+    base = {name: values for name, values in backbone.params.items() if name in bank}
+    layout = Layout.of(base)
+    delta = layout.flatten(bank).detach() - layout.flatten(base)
     return SavedBank("dense", dict(zip(layout.names, layout.shapes, strict=True)), delta)
 
 

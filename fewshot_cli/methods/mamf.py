@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from fewshot_cli.engine.train.settings import TASK_TUNING, Tuning
 from fewshot_cli.errors import FewshotError
@@ -27,7 +27,8 @@ OF_EPISODES = ("sampler", "target", "episodes", "batch", "schedule", "views", "p
 class MAMF(MetaMethod):
     """Every task is some of all domains' classes with all their images; there are no queries, and no episodes.
 
-    Classical fine-tuning, which MAMF is compared with, is one task with all classes: `way: all`.
+    Classical fine-tuning, which MAMF is compared with, is one task with all classes: `way: all`. Published is CLIP,
+    which is `tuning.head: text`: both towers are trained against the names of the classes.
     """
 
     name: Literal["mamf"] = "mamf"
@@ -36,6 +37,20 @@ class MAMF(MetaMethod):
     """How many; `auto` is so many that a class is missed by all of them with probability 0.001."""
     tuning: Tuning = TASK_TUNING
     """How a task is trained on. Published: Adam at 1e-6, eight passes."""
+    heads: Literal["clip", "fresh"] = "clip"
+    """The projections of both towers at the start: `clip` keeps CLIP's own, and what names are worth without an image;
+    `fresh`, as published, draws them anew."""
+
+    @field_validator("heads")
+    @classmethod
+    def _of_two_towers(cls, heads: str, given: ValidationInfo) -> str:
+        if "tuning" in given.data and given.data["tuning"].head != "text":
+            cls.idle(heads, given, "only `tuning.head: text` compares what two towers project")
+        return heads
+
+    @property
+    def needs_text(self) -> bool:
+        return self.tuning.head == "text"
 
     def count(self, classes: int) -> int:
         """How many tasks to draw of so many classes. Raises FewshotError where there are too few for one."""
@@ -58,7 +73,14 @@ class MAMF(MetaMethod):
         return 1
 
     def start(self, backbone: Backbone, seed: int) -> Params:
-        return dict(backbone.params)
+        from fewshot_cli.engine.meta.mamf import fresh_heads
+        from fewshot_cli.engine.model.clip.towers import image_params
+        from fewshot_cli.engine.train.text import two_towers
+
+        if not self.needs_text:
+            return dict(image_params(backbone))
+        towers = two_towers(backbone)
+        return dict(towers.params) | (fresh_heads(towers, seed) if self.heads == "fresh" else {})
 
     def trainer(self, bank: Params, source: TaskSource, training: Training) -> Trainer:
         from fewshot_cli.engine.meta.mamf import TaskByTaskTrainer
@@ -67,8 +89,11 @@ class MAMF(MetaMethod):
         return TaskByTaskTrainer(bank, source, training.epochs, tasks, way, self.tuning)
 
     def learner(self, bank: Params, passes: Passes, tasks: int) -> TaskLearner:
-        from fewshot_cli.engine.meta.validation import prototypes_under
+        from fewshot_cli.engine.meta.validation import prototypes_under, texts_under
+        from fewshot_cli.engine.train.text import two_towers
 
+        if self.needs_text:
+            return texts_under(passes, two_towers(passes.backbone), bank)
         return prototypes_under(passes, lambda task: bank)
 
     def kept(self, bank: Params, backbone: Backbone, tasks: int) -> SavedBank:

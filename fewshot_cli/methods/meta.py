@@ -68,6 +68,11 @@ class MetaMethod(Settings):
         """What to keep of the bank after so many tasks of practice."""
 
     @property
+    def needs_text(self) -> bool:
+        """Whether it takes the names of the classes for knowledge, so that it needs a backbone with a text tower."""
+        return False
+
+    @property
     def learning_rates(self) -> dict[str, float]:
         """The settings to make smaller where a run diverges."""
         return {}

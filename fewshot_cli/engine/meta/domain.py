@@ -26,13 +26,15 @@ KEPT = " (validation)"  # what the name of a part that is kept ends in
 class Domain:
     """Pictures to draw tasks from: `features` `(n, dim)` and `images` are what the frozen backbone sees in the pool's.
 
-    `rows` are the pool's images among these.
+    `rows` are the pool's images among these. `texts` are what a text tower reads of each of the pool's classes, where
+    one does.
     """
 
     pool: Pool
     features: Tensor = field(repr=False)
     images: Images = field(repr=False)
     rows: npt.NDArray[np.int64] = field(repr=False)
+    texts: tuple[tuple[str, ...], ...] = ()
 
     @property
     def source(self) -> str:
@@ -72,21 +74,24 @@ class Domain:
             nodes=renumbered(dict(self.pool.nodes)),
             superclasses=renumbered(dict(self.pool.superclasses)),
         )
-        return Domain(pool, self.features, self.images, self.rows[kept])
+        texts = tuple(self.texts[c] for c in classes) if self.texts else ()
+        return Domain(pool, self.features, self.images, self.rows[kept], texts)
 
     def drawn(self, protocol: AnyProtocol, seed: int, number: int, views: ViewSettings | None) -> DrawnTask:
         """Episode `number`, on the CPU.
 
         `views` vary the pictures, not their features: those are the plain pictures', so that they never need a pass.
         """
-        (session,) = protocol.episode(self.pool, seed, number).sessions
+        episode = protocol.episode(self.pool, seed, number)
+        (session,) = episode.sessions
         rows = torch.from_numpy(self.rows[np.concatenate([session.support, session.query])])
         varied = None
         if views:
             draws = Draws(seed, f"views {self.pool.name}", number)
             varied = draw_views(draws, len(rows), views.scale, views.ratio, views.jitter)
         labels = torch.from_numpy(np.concatenate([session.support_labels, session.query_labels]))
-        return DrawnTask(self.images[rows], rows, labels, len(session.support), session.way, varied)
+        texts = tuple(self.texts[c] for c in episode.classes[: session.way]) if self.texts else ()
+        return DrawnTask(self.images[rows], rows, labels, len(session.support), session.way, varied, texts)
 
     def task(
         self, protocol: AnyProtocol, backbone: Backbone, seed: int, number: int, views: ViewSettings | None

@@ -24,7 +24,8 @@ ALIGNED = 16  # bytes: where a tensor may begin in a buffer
 class DrawnTask:
     """An episode on the CPU: `pictures` `(n, 3, height, width)` uint8, the support set first.
 
-    `rows` `(n,)` are their places among a domain's features, `labels` `(n,)` are in [0, way).
+    `rows` `(n,)` are their places among a domain's features, `labels` `(n,)` are in [0, way). `texts` are what a text
+    tower reads of each class, where one does.
     """
 
     pictures: Tensor
@@ -33,6 +34,7 @@ class DrawnTask:
     support: int
     way: int
     views: Views | None = None
+    texts: tuple[tuple[str, ...], ...] = ()
 
     def on(self, backbone: Backbone, features: Tensor) -> FeaturedTask:
         """The task on the backbone's device, of which `features` `(all, dim)` are; Python does not wait for a GPU."""
@@ -54,6 +56,7 @@ class DrawnTask:
             way=self.way,
             support_features=support_features,
             query_features=query_features,
+            texts=self.texts,
         )
 
 

@@ -16,12 +16,14 @@ PADDING = -100
 class FeaturedTask(Task):
     """An episode with the frozen backbone's features `(n, dim)` of its images.
 
-    They take no part in the gradient, so they may come from a cache. An image with the label PADDING counts nowhere,
+    They take no part in the gradient, so they may come from a cache. `texts` are what a text tower reads of each class,
+    where one does. An image with the label PADDING counts nowhere,
     nor does a class without an image in the support set: see `shape_buckets.padded`.
     """
 
     support_features: Tensor
     query_features: Tensor
+    texts: tuple[tuple[str, ...], ...] = ()
 
     @property
     def classes(self) -> Tensor:

@@ -2,7 +2,8 @@
 
 The cheap baseline of meta-tuning. A task is n of the N classes with all their images; the backbone and a head of this
 task's own are trained on it for a few passes, with an optimiser of its own, and go on to the next task from where they
-are. There are no queries. Classical fine-tuning is the one task with n = N.
+are. There are no queries. Classical fine-tuning is the one task with n = N. With two towers, as published, a task's
+head is what the text tower makes of the names of its classes, and both towers are trained.
 
     for i in range(task_count(classes, way)):
         chosen = task_classes(classes, way, seed, i)
@@ -20,13 +21,21 @@ from fewshot_cli.engine.data.domain_sampling import AnyState
 from fewshot_cli.engine.meta.practice_task import MetaLoss, PractisedTask
 from fewshot_cli.engine.meta.task_source import TaskSource
 from fewshot_cli.engine.model.backbone import Backbone
+from fewshot_cli.engine.model.clip.towers import TwoTowers
 from fewshot_cli.engine.params import Params
 from fewshot_cli.engine.rng import Draws, Numbers
 from fewshot_cli.engine.train.fine_tune import tune
 from fewshot_cli.engine.train.optimiser import Descent
 from fewshot_cli.engine.train.settings import TASK_TUNING, Tuning
+from fewshot_cli.errors import FewshotError
 
 MISSED = 0.001
+IMAGE_HEAD = ("visual.head.weight", "visual.head.bias", 1)
+TEXT_HEADS = (
+    ("text.text_projection", "", 0),
+    ("text.text_projection.weight", "text.text_projection.bias", 1),
+)
+"""Weight and bias of the projections, and the weight's axis that is as long as what goes in."""
 
 
 def task_count(classes: int, way: int, missed: float = MISSED) -> int:
@@ -58,18 +67,44 @@ def trained_on_task(
     way: int,
     tuning: Tuning = TASK_TUNING,
     run: Run | None = None,
+    texts: tuple[tuple[str, ...], ...] = (),
 ) -> Params:
     """The backbone's weights after training on a task's images with labels `(n,)` in [0, way).
 
     `weights` name the parameters to train, all or some. The head is scale x cosine of feature and class vector; class
-    vectors start at the prototypes that these weights give, are trained along and then forgotten.
+    vectors start at the prototypes that these weights give, are trained along and then forgotten. With `head: text`
+    they are what the text tower makes of `texts`, what is said of each class.
 
-    Differs from the release, which is CLIP: class vectors are prototypes, not embedded names; the cross-entropy is over
-    all classes of the task, not those that happen to be in the batch; every batch is full.
+    Differs from the release, which is CLIP: without a text tower class vectors are prototypes; the scale of the cosine
+    is fixed; every batch is full; images are plain, where the release crops each once.
     """
     features = backbone.frozen_features(images[torch.arange(len(images))], weights)
-    trained, _ = tune(backbone, Support(images, labels, features, way), weights, dict, tuning, run or Run())
+    support = Support(images, labels, features, way, texts=texts)
+    trained, _ = tune(backbone, support, weights, dict, tuning, run or Run())
     return trained
+
+
+def fresh_heads(towers: TwoTowers, seed: int) -> Params:
+    """The projections of both towers into their common space, drawn anew: weights Kaiming normal, biases uniform.
+
+    Differs from the release: a tower without a bias there gets none, since the bias of the norm before does the same.
+    Raises FewshotError where a tower has no linear projection of its own.
+    """
+    rng, fresh = torch.Generator().manual_seed(seed), dict[str, Tensor]()
+    for weight, bias, width_axis in IMAGE_HEAD, *TEXT_HEADS:
+        if weight not in towers.params:
+            continue
+        shape = towers.params[weight].shape
+        width = shape[width_axis]
+        fresh[weight] = (2 / width) ** 0.5 * torch.randn(shape, generator=rng)
+        if bias in towers.params:
+            fresh[bias] = (2 * torch.rand(towers.params[bias].shape, generator=rng) - 1) * width**-0.5
+    if IMAGE_HEAD[0] not in fresh or not any(weight in fresh for weight, *_ in TEXT_HEADS):
+        raise FewshotError(
+            f"{towers.name} has no linear projection after each tower that could be drawn anew.",
+            "Use a vision transformer of CLIP, such as --backbone clip:ViT-B-16/openai, or --set method.heads=clip.",
+        )
+    return {name: values.to(towers.device) for name, values in fresh.items()}
 
 
 class TaskByTaskTrainer:
@@ -93,14 +128,16 @@ class TaskByTaskTrainer:
         """One task; its loss is the mean over the last five steps of its training."""
         losses: list[float] = []
         run = Run(task_seed(self.source.seed, step), lambda step, steps, loss: losses.append(loss))
-        images, labels = self._task(step)
-        weights = trained_on_task(self.descent.params, self.source.backbone, images, labels, self.way, self.tuning, run)
+        images, labels, texts = self._task(step)
+        weights = trained_on_task(
+            self.descent.params, self.source.backbone, images, labels, self.way, self.tuning, run, texts
+        )
         self.descent.write_(weights)
         last = torch.tensor(sum(losses[-5:]) / max(1, len(losses[-5:])))
         return [PractisedTask(step, "all", MetaLoss(last, None, {"support_ce": last}))]
 
-    def _task(self, number: int) -> tuple[Tensor, Tensor]:
-        """All images of some of the domains' classes, and their labels `(n,)`."""
+    def _task(self, number: int) -> tuple[Tensor, Tensor, tuple[tuple[str, ...], ...]]:
+        """All images of some of the domains' classes, their labels `(n,)`, and what is said of them."""
         classes = [(domain, label) for domain in self.source.domains for label in range(len(domain.pool.classes))]
         chosen = [classes[i] for i in task_classes(len(classes), self.way, self.source.seed, number)]
         rows = [domain.rows[domain.pool.by_class[label]] for domain, label in chosen]
@@ -108,4 +145,5 @@ class TaskByTaskTrainer:
             [domain.images[torch.from_numpy(of_class)] for (domain, _), of_class in zip(chosen, rows, strict=True)]
         )
         labels = torch.from_numpy(np.repeat(np.arange(self.way), [len(of_class) for of_class in rows]))
-        return images, labels.to(self.source.backbone.device)
+        texts = tuple(domain.texts[label] for domain, label in chosen if domain.texts)
+        return images, labels.to(self.source.backbone.device), texts

@@ -12,6 +12,7 @@ from fewshot_cli.engine.meta.domain import Domain
 from fewshot_cli.engine.meta.featured_task import FeaturedTask
 from fewshot_cli.engine.meta.settings import Training, Validation
 from fewshot_cli.engine.meta.task_source import TaskSource
+from fewshot_cli.engine.model.clip.towers import TwoTowers
 from fewshot_cli.engine.model.passes import Passes
 from fewshot_cli.engine.params import Params
 
@@ -29,18 +30,30 @@ def prototypes_under(passes: Passes, weights_for: Callable[[FeaturedTask], Param
     """Answers with the cosine to the class means, both under the weights that `weights_for` gives for the task."""
 
     def logits(task: FeaturedTask) -> Tensor:
-        weights = weights_for(task)
-        images = torch.cat([task.support_images, task.query_images])
-        backbone = passes.backbone
-
-        def embedded(chunk: int) -> Tensor:
-            return torch.cat([passes.features(part, weights) for part in torch.split(images, chunk)])
-
-        features = backbone.frozen_limit.tried(embedded, backbone.chunk, backbone.device, f"through {backbone.name}")
-        support, query = torch.split(features, [len(task.support_images), len(task.query_images)])
+        seen = _seen(passes, torch.cat([task.support_images, task.query_images]), weights_for(task))
+        support, query = torch.split(seen, [len(task.support_images), len(task.query_images)])
         return cosine_head(class_means(support, task.support_labels, task.way)).logits(query)
 
     return logits
+
+
+def texts_under(passes: Passes, towers: TwoTowers, weights: Params) -> TaskLearner:
+    """Answers with the cosine to what is said of the classes, both towers under these weights; no image is needed."""
+
+    def logits(task: FeaturedTask) -> Tensor:
+        return cosine_head(towers.class_vectors(task.texts, weights)).logits(_seen(passes, task.query_images, weights))
+
+    return logits
+
+
+def _seen(passes: Passes, images: Tensor, weights: Params) -> Tensor:
+    """Features `(n, dim)` of images under these weights, as many at a time as memory takes."""
+    backbone = passes.backbone
+
+    def embedded(chunk: int) -> Tensor:
+        return torch.cat([passes.features(part, weights) for part in torch.split(images, chunk)])
+
+    return backbone.frozen_limit.tried(embedded, backbone.chunk, backbone.device, f"through {backbone.name}")
 
 
 def validated(

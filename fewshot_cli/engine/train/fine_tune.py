@@ -143,10 +143,13 @@ class _Steps:
 
         The weights are made anew for each, since what they follow from is forgotten once a chunk is differentiated.
         """
+        present = None
+        if self.tuning.loss_classes == "batch":
+            present = torch.zeros(self.support.way, dtype=torch.bool, device=labels.device).index_fill(0, labels, True)
         chunks = (torch.split(part, self.backbone.trained_chunk) for part in (images, labels))
         for chunk, of_chunk in zip(*chunks, strict=True):
             features = self._passes.features(chunk, dict(self.weights(params)))
-            yield features, Part(of_chunk, self.support.way, len(labels))
+            yield features, Part(of_chunk, self.support.way, len(labels), present=present)
 
     def _of_prototypes(
         self, plain: Tensor, draws: AugmentDraws | None, labels: Tensor, params: Params

@@ -19,13 +19,15 @@ class Part:
     """A part of a batch, as large as goes through the backbone at once.
 
     `labels` are `(n,)` in [0, way). `batch` is the number of images in the whole batch. `plain` `(n, dim)` are features
-    of the images as they are, where an objective asked for these beside those of the augmented ones.
+    of the images as they are, where an objective asked for these beside those of the augmented ones. `present` `(way,)`
+    are the classes that the loss is over, where these are not all.
     """
 
     labels: Tensor
     way: int
     batch: int
     plain: Tensor | None = None
+    present: Tensor | None = None
 
     @property
     def share(self) -> float:
@@ -45,6 +47,8 @@ def class_vectors(scale: float) -> Objective:
 
     def loss(features: Tensor, params: Params, part: Part, rng: torch.Generator) -> Tensor:
         logits = scale * F.normalize(features, dim=1) @ F.normalize(params[HEAD], dim=1).T
+        if part.present is not None:
+            logits = logits.masked_fill(~part.present, -torch.inf)
         return F.cross_entropy(logits, part.labels, reduction="sum") / part.batch
 
     return loss

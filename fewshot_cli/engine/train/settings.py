@@ -49,6 +49,8 @@ class Tuning(Settings):
     augment: float = Field(default=0.9, ge=0, le=1)
     """The probability of DiffAugment in a step; 0 trains on the plain images."""
     optim: Optim = Optim()
+    loss_classes: Literal["task", "batch"] = "task"
+    """Which classes the cross-entropy of a step is over: all of the task, or those that have an image in the batch."""
 
     @field_validator("head_lr")
     @classmethod
@@ -66,6 +68,17 @@ class Tuning(Settings):
             )
         return optim
 
+    @field_validator("loss_classes")
+    @classmethod
+    def _of_batches(cls, loss_classes: str, given: ValidationInfo) -> str:
+        if given.data.get("head") == "prototypes":
+            cls.idle(loss_classes, given, "`head: prototypes` takes the whole support set in every step")
+        if "optim" in given.data and given.data["optim"].batch is None:
+            cls.idle(loss_classes, given, "`batch: null` takes the whole support set in every step")
+        return loss_classes
 
-TASK_TUNING = Tuning(head="cosine", augment=0.0, optim=Optim(name="adam", lr=1e-6, steps=0, epochs=8.0, batch=32))
-"""What the authors of MAMF train a task with: Adam at 1e-6, eight passes, 32 images in a step."""
+
+TASK_TUNING = Tuning(
+    augment=0.0, optim=Optim(name="adam", lr=1e-6, steps=0, epochs=8.0, batch=32), loss_classes="batch"
+)
+"""What the authors of MAMF train a task with: Adam at 1e-6, eight passes, 32 images in a step, and their classes."""

@@ -20,6 +20,16 @@ def with_texts(backbone: Backbone, support: Support, texts: tuple[tuple[str, ...
     return replace(support, texts=texts, vectors=backbone.class_vectors(texts))
 
 
+def two_towers(backbone: Backbone) -> TwoTowers:
+    """The backbone, which reads texts. Raises FewshotError where it reads none."""
+    if not isinstance(backbone, TwoTowers):
+        raise FewshotError(
+            f"This recipe takes the names of the classes for knowledge, and {backbone.name} has no text tower.",
+            "Give --backbone clip:MODEL/TAG, such as clip:ViT-B-16/openai.",
+        )
+    return backbone
+
+
 @dataclass(frozen=True)
 class Texts:
     """The texts of each class, and the text tower that reads them."""
@@ -30,14 +40,10 @@ class Texts:
     @classmethod
     def of(cls, backbone: Backbone, support: Support) -> "Texts":
         """Those of a task. Raises FewshotError where the backbone reads none, or the classes have no names."""
-        if not isinstance(backbone, TwoTowers):
-            raise FewshotError(
-                f"This recipe takes the names of the classes for knowledge, and {backbone.name} has no text tower.",
-                "Give --backbone clip:MODEL/TAG, such as clip:ViT-B-16/openai.",
-            )
+        towers = two_towers(backbone)
         if not support.texts:
             raise FewshotError("The classes have no names that a text tower could read.", "Name the folders.")
-        return cls(backbone, support.texts)
+        return cls(towers, support.texts)
 
     def vectors(self, weights: Mapping[str, Tensor]) -> "TextVectors":
         """The class vectors under these weights."""

@@ -1,11 +1,12 @@
 """names.csv beside the folders of classes: what each class is, in words longer than the name of a folder."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.images.sources.class_folders import nfc
+from fewshot_cli.images.sources.dataset import Dataset
 
 NAMES = "names.csv"
 COLUMNS = ("class", "description")
@@ -31,6 +32,14 @@ def descriptions(folder: Path, classes: Sequence[str]) -> dict[str, tuple[str, .
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise FewshotError(f"{path} can't be read: {error}.", "It is a CSV file in UTF-8.") from None
     return {label: tuple(texts) for label, texts in found.items()}
+
+
+def joined_descriptions(datasets: Iterable[Dataset]) -> dict[str, tuple[str, ...]]:
+    """What the data sets' names.csv say of their classes; of two that describe a class the first counts."""
+    known: dict[str, tuple[str, ...]] = {}
+    for dataset in datasets:
+        known = descriptions(dataset.root, dataset.classes) | known
+    return known
 
 
 def _checked(path: Path, number: int, row: Sequence[str], classes: Sequence[str]) -> tuple[str, str]:

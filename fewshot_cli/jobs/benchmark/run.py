@@ -18,7 +18,7 @@ from fewshot_cli.engine.data.episode import Pool, join
 from fewshot_cli.engine.data.episode_samplers import AnyProtocol, Incremental, query_groups
 from fewshot_cli.engine.model.clip.towers import TwoTowers
 from fewshot_cli.formats.kinds import DELTA as DELTA_FILE
-from fewshot_cli.images.sources.class_names import descriptions
+from fewshot_cli.images.sources.class_names import joined_descriptions
 from fewshot_cli.images.sources.dataset import Dataset
 from fewshot_cli.jobs.benchmark.blocks import Job, kept, known_blocks, worked
 from fewshot_cli.jobs.benchmark.episode_runner import EpisodeSource
@@ -153,9 +153,7 @@ def _told(source: EpisodeSource, start: Start, datasets: Sequence[Dataset]) -> E
     """The source with texts of its classes, where the backbone reads texts; of two data sets the first counts."""
     if not isinstance(start.backbone, TwoTowers):
         return source
-    known: dict[str, tuple[str, ...]] = {}
-    for dataset in datasets:
-        known = descriptions(dataset.root, dataset.classes) | known
+    known = joined_descriptions(datasets)
     texts = class_texts(source.pool.classes, start.recipe.template, known)
     return replace(source, texts=texts, vectors=start.backbone.class_vectors(texts), is_described=bool(known))
 

@@ -16,6 +16,7 @@ from fewshot_cli.formats.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from fewshot_cli.images.sources.class_names import joined_descriptions
 from fewshot_cli.jobs.context import Means, circumstances
 from fewshot_cli.jobs.data import Data
 from fewshot_cli.recipes import MetaRecipe
@@ -25,12 +26,14 @@ def what_is_asked(
     recipe: MetaRecipe, backbone: Backbone, data: Sequence[Data], kept: Sequence[Data], seed: int
 ) -> dict[str, Any]:
     """Everything that decides what comes out; with or without a fast path it is the same run."""
+    described = [part.dataset for part in (*data, *kept)] if recipe.method.needs_text else []
     return {
         "recipe": recipe.model_dump(mode="json", exclude={"training": {"fast_path"}}),
         "seed": seed,
         "weights": backbone.fingerprint,
         "data": {part.dataset.name: part.hash for part in data},
         "validation": {part.dataset.name: part.hash for part in kept},
+        **({"names": {name: list(said) for name, said in joined_descriptions(described).items()}} if described else {}),
     }
 
 

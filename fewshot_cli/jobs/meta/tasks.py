@@ -1,12 +1,13 @@
 """What meta-tuning practises on, and what of it is kept to validate on."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from fewshot_cli.engine.adaptation import JoinedImages
+from fewshot_cli.engine.data.class_texts import class_texts
 from fewshot_cli.engine.data.episode import join
 from fewshot_cli.engine.device import has_bfloat16, home_of
 from fewshot_cli.engine.meta.domain import Domain
@@ -15,6 +16,7 @@ from fewshot_cli.engine.meta.settings import Validation
 from fewshot_cli.engine.meta.task_source import TaskSource, kept_apart
 from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.errors import FewshotError
+from fewshot_cli.images.sources.class_names import joined_descriptions
 from fewshot_cli.jobs.benchmark.protocols import pool_of, told_by_settings
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.data import Data
@@ -107,4 +109,8 @@ def _domains(recipe: MetaRecipe, data: Sequence[Data]) -> Iterator[Domain]:
         parts = [by_name[name] for name in plan.datasets]
         pool, _ = join(plan.name, [pool_of(part.dataset, part.labels) for part in parts])
         features = torch.cat([part.features for part in parts])
-        yield Domain.whole(pool, features, JoinedImages(tuple(part.images for part in parts)))
+        domain = Domain.whole(pool, features, JoinedImages(tuple(part.images for part in parts)))
+        if recipe.method.needs_text:
+            known = joined_descriptions([part.dataset for part in parts])
+            domain = replace(domain, texts=class_texts(pool.classes, recipe.template, known))
+        yield domain

@@ -23,7 +23,7 @@ from fewshot_cli.jobs.meta.tasks import arithmetic, task_source
 from fewshot_cli.jobs.models.backbones import load_backbone
 from fewshot_cli.jobs.progress import Advance
 from fewshot_cli.jobs.run_record import write_run
-from fewshot_cli.recipes import MetaRecipe
+from fewshot_cli.recipes import MetaRecipe, check_reads
 from fewshot_cli.results import MetaTuneResult
 from fewshot_cli.storage.atomic import check_writable
 
@@ -39,6 +39,7 @@ def meta_tune(recipe: MetaRecipe, material: MetaTuningData, output: Output, seed
     Raises FewshotError for data that the protocol does not fit, before anything slow is done, and where a loss is no
     finite number.
     """
+    check_reads(recipe)
     check_writable(output.path)
     if output.tensorboard:
         check_tensorboard()

@@ -23,7 +23,7 @@ from fewshot_cli.engine.train.cuda_graphs import KEPT, Captured
 from fewshot_cli.engine.train.optimiser import add_gradients
 
 TEMPERATURE, SHARE, NOISE = "temperature", "share", "noise"
-_TENSORS = tuple(field.name for field in fields(FeaturedTask) if field.name != "way")
+_TENSORS = tuple(field.name for field in fields(FeaturedTask) if field.name not in ("way", "texts"))
 
 
 class SMATStep:
@@ -161,7 +161,7 @@ class _Fast:
                 buffer.copy_(before[name])
 
     def _add(self, inputs: Params, way: int) -> SMATLoss:
-        task = FeaturedTask(**{name: inputs[name] for name in _TENSORS}, way=way)
+        task = FeaturedTask(**{name: inputs[name] for name in _TENSORS}, way=way, texts=())
         # Leaves of this step alone, so that nothing of autograd's is shared with what ran on another stream.
         others = {name: buffer for name, buffer in self._gradients.items() if name != LOGITS}
         bank = {name: values.detach().requires_grad_(name in others) for name, values in self._bank.items()}
