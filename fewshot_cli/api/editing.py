@@ -31,7 +31,9 @@ Each reads a delta file and writes another; `output` may be the same path, which
 from pathlib import Path
 
 from fewshot_cli.api.arguments import AnyPath, means_of
+from fewshot_cli.errors import FewshotError
 from fewshot_cli.jobs.edit.add_class import add_class as add_class_job
+from fewshot_cli.jobs.edit.add_name import add_name
 from fewshot_cli.jobs.edit.correct import correct as correct_job
 from fewshot_cli.jobs.edit.next_ import next_ as next_job
 from fewshot_cli.jobs.edit.remove_class import remove_class as remove_class_job
@@ -41,7 +43,7 @@ from fewshot_cli.results import AddClassResult, CorrectResult, NextResult, Remov
 
 def add_class(
     file: AnyPath,
-    folder: AnyPath,
+    folder: AnyPath | None,
     output: AnyPath,
     *,
     name: str | None = None,
@@ -53,9 +55,14 @@ def add_class(
     """Writes the classifier that knows the classes in the folder too; as `fewshot add-class` does.
 
     The folder holds the images of one class, called `name` or as the folder is, or a sub-folder for each of several.
-    Raises FewshotError where the file keeps no features, and for a picture that it knows in another class.
+    None adds a class by its `name` alone, where classes are what CLIP's text tower makes of names. Raises FewshotError
+    where the file keeps no features, for a picture that it knows in another class, and where names make no classes.
     """
     means = means_of(weights, device, offline, no_cache)
+    if folder is None:
+        if name is None:
+            raise FewshotError("There is nothing to add.", "Give a folder of images, or a name.")
+        return add_name(Path(file), name, Path(output), means)
     return add_class_job(Path(file), Path(folder), name, Path(output), means)
 
 

@@ -97,6 +97,13 @@ def check_has_class(path: Path, name: str) -> None:
     check_has_class(path, name)
 
 
+def check_takes_names(path: Path, name: str) -> None:
+    """Raises FewshotError where the header of a delta file says that no class can be added to it by a name alone."""
+    from fewshot_cli.jobs.edit.checks import check_takes_names
+
+    check_takes_names(path, name)
+
+
 def check_keeps_images(path: Path) -> None:
     """Raises FewshotError where a delta file lacks the features of the images that it was learned from."""
     from fewshot_cli.jobs.edit.checks import check_keeps_images

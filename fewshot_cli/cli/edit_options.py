@@ -39,16 +39,22 @@ class Working:
     no_cache: bool
     quiet: bool
 
-    def check(self, pictures: Path) -> None:
-        """Raises FewshotError for a mistake in the options, or where the pictures are not there."""
+    def check(self, pictures: Path | None) -> None:
+        """Raises FewshotError for a mistake in the options, or where the pictures, if any, are not there."""
         early.check_device(self.device)
         early.check_weights(self.weights)
         early.check_delta_files([self.file])
-        early.check_there([pictures])
+        early.check_there([pictures] if pictures else [])
 
-    def means(self, output: Path | None) -> "Means":
-        """What the job works with. Raises FewshotError for a file that can't be changed, or an output as little."""
-        early.check_keeps_images(self.file)
+    def means(self, output: Path | None, by_name: str | None = None) -> "Means":
+        """What the job works with. Raises FewshotError for a file that can't be changed, or an output as little.
+
+        `by_name` is a class to be added by its name alone, for which the file needs no features.
+        """
+        if by_name is None:
+            early.check_keeps_images(self.file)
+        else:
+            early.check_takes_names(self.file, by_name)
         early.check_outputs([output])
         progress = options.start(self.quiet, self.offline)
         return options.means(self.weights, self.offline, self.device, self.no_cache, progress)

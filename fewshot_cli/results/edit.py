@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from fewshot_cli.results.base import ExpectedAccuracy, Result, Skipped, called
+from fewshot_cli.results.base import LEFT_OUT_IF_NONE, ExpectedAccuracy, Result, Skipped, called
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,18 @@ class EditResult(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class AddClassResult(EditResult):
-    """How many images of each new class were added, and how many more of each old one."""
+    """How many images of each new class were added, and how many more of each old one.
+
+    Without a `folder` a class was added by its name alone, of which `texts` were read.
+    """
 
     command: ClassVar[str] = "add-class"
-    folder: str
+    folder: str | None
     added: Mapping[str, int]
     more: Mapping[str, int]
     skipped: tuple[Skipped, ...]
+    texts: Mapping[str, tuple[str, ...]] | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    """By new class, what the text tower of the backbone was told, where that makes the class."""
 
 
 @dataclass(frozen=True, kw_only=True)

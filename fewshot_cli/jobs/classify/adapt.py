@@ -226,7 +226,7 @@ def header_of(start: Start, stored: Adapted, learned: Learned, known: SupportSet
         expected_accuracy=learned.expected,
         versions=versions(),
         bank=start.bank,
-        texts=dict(zip(known.support.classes, known.support.texts, strict=False)),
+        texts=_texts(start, known),
         held_out=learned.scores,
     )
     return Header(
@@ -238,6 +238,14 @@ def header_of(start: Start, stored: Adapted, learned: Learned, known: SupportSet
         recipe=_without_folders(start.recipe).model_dump(),
         provenance=provenance,
     )
+
+
+def _texts(start: Start, known: SupportSet) -> dict[str, tuple[str, ...]]:
+    """What a text tower was told of each class, where that has a part in what was learned."""
+    learner = start.recipe.learner
+    if learner.head_only is not None and not learner.needs_text:
+        return {}
+    return dict(zip(known.support.classes, known.support.texts, strict=False))
 
 
 def _without_folders(recipe: Recipe) -> Recipe:

@@ -35,3 +35,26 @@ def keeps_none(path: Path) -> FewshotError:
         f"{path} doesn't keep the features of the images that it was learned from.",
         "Learn it again with `fewshot adapt FOLDER --keep-support`; from then on it can be changed.",
     )
+
+
+def check_takes_names(path: Path, name: str) -> None:
+    """Raises FewshotError where the file's header says that a class can't be added to it by its name alone."""
+    from fewshot_cli.recipes import parse_recipe
+
+    stated = stated_in(path)
+    hint = f"Give a folder with images of '{name}', where FILE keeps the features of its own."
+    base, provenance = (stated.get(part) for part in ("base", "provenance"))
+    if not isinstance(base, dict) or not isinstance(provenance, dict):
+        return  # what is damaged is said where it is read
+    if not base.get("towers"):
+        raise FewshotError(f"{path} is on {base.get('backbone')}, which reads no names of classes.", hint)
+    try:
+        takes = parse_recipe(stated.get("recipe") or {}, f"in {path}").learner.text_scale is not None
+    except FewshotError:  # of another version, or composed of several
+        takes = False
+    if not takes or not provenance.get("texts"):
+        section = (stated.get("recipe") or {}).get("method") or (stated.get("recipe") or {}).get("head")
+        how = section.get("name") if isinstance(section, dict) else "its recipe"
+        raise FewshotError(
+            f"A name alone adds no class to {path}: by {how} its classes are more than what texts say of them.", hint
+        )

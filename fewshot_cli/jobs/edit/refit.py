@@ -154,6 +154,7 @@ def _header(file: DeltaFile, after: Fitted) -> Header:
             "learned_from": known.contents,
             "expected_accuracy": after.expected,
             "held_out": after.scores,
+            "texts": {name: said for name, said in file.header.provenance.texts.items() if name in known.classes},
             "versions": versions(),
             "parents": (file.digest,),
         }

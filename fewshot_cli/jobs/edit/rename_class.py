@@ -37,7 +37,8 @@ def rename_class(path: Path, old: str, new: str, output: Path) -> RenameClassRes
     names = [new if name == old else name for name in file.header.classes]
     order = sorted(range(len(names)), key=names.__getitem__)
     scores = None if UNKNOWN in (old, new) else _scores(file.header.provenance.held_out, order)
-    header = _header(file, [names[place] for place in order], scores)
+    texts = _texts(file.header.provenance.texts, old, new)
+    header = _header(file, [names[place] for place in order], scores, texts)
     head = _reordered(file.head, order) if isinstance(file.head, Head) else file.head
     support = file.support and replace(file.support, labels=_places(order)[file.support.labels])
     with staged(output) as draft:
@@ -55,10 +56,23 @@ def _scores(held_out: HeldOutScores | None, order: list[int]) -> HeldOutScores |
     return held_out.model_copy(update={"nonconformity": tuple(held_out.nonconformity[place] for place in order)})
 
 
-def _header(file: DeltaFile, names: list[str], scores: HeldOutScores | None) -> Header:
+def _texts(known: dict[str, tuple[str, ...]], old: str, new: str) -> dict[str, tuple[str, ...]]:
+    """What a text tower read of each class: the same of the one that is renamed, as that made its vector."""
+    return {new if name == old else name: texts for name, texts in known.items()}
+
+
+def _header(
+    file: DeltaFile, names: list[str], scores: HeldOutScores | None, texts: dict[str, tuple[str, ...]]
+) -> Header:
     data = data_hash(zip(names, [file.header.provenance.data] * len(names), strict=True))
     provenance = file.header.provenance.model_copy(
-        update={"data": data, "versions": versions(), "parents": (file.digest,), "held_out": scores}
+        update={
+            "data": data,
+            "versions": versions(),
+            "parents": (file.digest,),
+            "held_out": scores,
+            "texts": texts,
+        }
     )
     return file.header.model_copy(update={"classes": tuple(names), "provenance": provenance})
 

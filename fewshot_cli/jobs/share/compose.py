@@ -179,8 +179,18 @@ def _header(files: Sequence[DeltaFile], delta: Delta, head: JoinedHead, how: Com
             versions=versions(),
             bank=banks.pop() if len(banks) == 1 else None,
             parents=tuple(file.digest for file in files),
+            texts=_texts(provenances),
         ),
     )
+
+
+def _texts(provenances: Sequence[Provenance]) -> dict[str, tuple[str, ...]]:
+    """What a text tower was told of each class for any of the classifiers."""
+    found: dict[str, dict[str, None]] = {}
+    for provenance in provenances:
+        for name, said in provenance.texts.items():
+            found.setdefault(name, {}).update(dict.fromkeys(said))
+    return {name: tuple(said) for name, said in found.items()}
 
 
 def _narrowest(delta: Delta, kinds: Set[Values], seed: int) -> Values:

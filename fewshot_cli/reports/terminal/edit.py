@@ -34,7 +34,10 @@ def _done(result: EditResult) -> list[tuple[str, str | Text]]:
     """What was changed, a row for each kind."""
     rows: list[tuple[str, str | Text]] = []
     if isinstance(result, AddClassResult):
-        rows += [("added", f"{name} ({_images(count)})") for name, count in result.added.items()]
+        read = result.texts or {}
+        rows += [("added", f"{name} ({_images(n)})") for name, n in result.added.items() if name not in read]
+        rows += [("added", f"{name}, by its name alone") for name in read]
+        rows += [("read", f"{' | '.join(said)}, by the text tower of {result.backbone}") for said in read.values()]
         rows += [("more of", f"{name} ({_images(count)})") for name, count in result.more.items()]
     if isinstance(result, RemoveClassResult):
         rows += [("removed", f"{name} ({_images(count)})") for name, count in result.removed.items()]
