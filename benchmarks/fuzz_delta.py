@@ -30,7 +30,7 @@ def main() -> None:
     except ImportError:
         sys.exit("atheris is not installed: `pip install 'fewshot-cli[fuzz]'` (Linux on x86-64).")
     given.keep.mkdir(exist_ok=True)
-    with atheris.instrument_imports(include=["fewshot_cli.files"]):
+    with atheris.instrument_imports(include=["fewshot_cli.formats"]):
         from fewshot_cli.errors import FewshotError
         from fewshot_cli.formats import container as signed
         from fewshot_cli.formats.coding import position_codec as codec

@@ -90,7 +90,7 @@ def test_for_people_there_are_plain_lines(fewshot, call, command):
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["adapt", "predict", "eval", "compose", "doctor"])
 def test_quiet_prints_the_same_results_and_no_progress(fewshot, call, command, monkeypatch):
-    monkeypatch.setattr("fewshot_cli.reports.progress.Lines.EVERY", 0.0)
+    monkeypatch.setattr("fewshot_cli.reports.progress.ProgressLines.EVERY", 0.0)
     loud, quiet = fewshot(*call[command], *NO_CACHE.get(command, ())), fewshot(*call[command], "--quiet")
     assert quiet.exit_code == 0 and quiet.stderr == "" and loud.stderr != ""
     kept = [line for line in loud.stdout.splitlines() if not line.startswith("took")]
