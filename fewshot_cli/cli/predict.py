@@ -88,21 +88,15 @@ def predict(
     early.check_weights(weights)
     early.check_delta_files([file], several_labels=True)
     early.check_outputs([csv, jsonl])
-    from fewshot_cli.jobs.classify.prediction.inputs import (
-        Promises,
-        check_apart,
-        check_promises,
-        check_shares,
-        files_and_images,
-    )
+    from fewshot_cli.jobs.classify.prediction import inputs
 
-    files, images = files_and_images([file, *listed_on_standard_input(paths or [])], watch is not None)
+    files, images = inputs.files_and_images([file, *listed_on_standard_input(paths or [])], watch is not None)
     early.check_any_there(images)
-    check_shares(refuse, sets)
-    promises = Promises(refuse, sets)
-    check_promises(files, promises)
+    inputs.check_shares(refuse, sets)
+    promises = inputs.Promises(refuse, sets)
+    inputs.check_promises(files, promises)
     if sort_into is not None:
-        check_apart(sort_into, [*images, *([watch] if watch else [])])
+        inputs.check_apart(sort_into, [*images, *([watch] if watch else [])])
     progress = options.start(quiet, offline)
     means = options.means(weights, offline, device, no_cache, progress)
     from fewshot_cli.cli.terminal import show
