@@ -21,7 +21,7 @@ def meaning(result: ComparisonResult) -> str:
     episodes = result.episodes
     what = f"accuracy in %, mean ± 95 % interval (Student's t) over {counted(episodes, 'episode')} per data set"
     if is_shifted(result):
-        what += "; in distribution: images of what was learned from that it was not learned from"
+        what += "; in distribution: the other images of the data set that was learned from"
     elif result.protocol["name"] == BASE_TO_NEW:
         what += "; base classes and new ones among themselves, and the mean over episodes of their harmonic mean"
     names = result.transductive
@@ -38,14 +38,16 @@ def comparisons(result: ComparisonResult) -> str:
 
 def protocol(result: ComparisonResult) -> str:
     """How episodes were drawn, in words."""
-    settings = {key: value for key, value in result.protocol.items() if key != "name" and value is not None}
-    name = result.protocol["name"]
+    given = {key: value for key, value in result.protocol.items() if value is not None}
+    name = given.pop("name")
+    is_beside = given.pop("in_distribution", False)
     if name != "fixed":
-        listed = ", ".join(f"{key.replace('_', ' ')} {said(value)}" for key, value in settings.items())
+        words = [f"{key.replace('_', ' ')} {said(value)}" for key, value in given.items()]
+        listed = ", ".join([*words, *["in distribution beside"] * is_beside])
         return f"{name} ({listed})" if listed else str(name)
-    classes = "all classes" if settings["way"] == "all" else f"{settings['way']}-way"
-    shots = settings["shots"] if isinstance(settings["shots"], list | tuple) else [settings["shots"]]
-    queries = "all other images" if settings["queries"] == "all" else f"{settings['queries']} queries a class"
+    classes = "all classes" if given["way"] == "all" else f"{given['way']}-way"
+    shots = given["shots"] if isinstance(given["shots"], list | tuple) else [given["shots"]]
+    queries = "all other images" if given["queries"] == "all" else f"{given['queries']} queries a class"
     return f"{classes}, {said([f'{count}-' for count in shots])}shot, {queries}"
 
 
