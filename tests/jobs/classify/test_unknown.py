@@ -19,8 +19,8 @@ from fewshot_cli.jobs.classify.prediction.rules import Rules
 from fewshot_cli.jobs.classify.prediction.sorting import Sorting
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.edit.rename_class import rename_class
-from fewshot_cli.jobs.progress import Unseen
-from fewshot_cli.jobs.share.compose import How, compose
+from fewshot_cli.jobs.progress import NoProgress
+from fewshot_cli.jobs.share.compose import ComposeSettings, compose
 from fewshot_cli.reports.terminal.predict import Rows
 from fewshot_cli.storage.feature_cache import NoCache
 
@@ -28,7 +28,7 @@ from fewshot_cli.storage.feature_cache import NoCache
 @pytest.fixture
 def ask(source):
     def ask(file, *inputs, refuse=None, sets=None, sorting=None):
-        means = Means(source, torch.device("cpu"), NoCache(), Unseen())
+        means = Means(source, torch.device("cpu"), NoCache(), NoProgress())
         how = RowSettings(promises=Promises(refuse, sets))
         return predicting.predict([file], inputs, means, how=how, sorting=sorting)
 
@@ -121,7 +121,7 @@ def test_the_header_alone_tells_it(tmp_path, file):
 def test_a_file_without_held_out_answers_promises_nothing(tmp_path, many, learn, unseen, ask, file):
     learn(many, tmp_path / "y.fewshot", "cosine-ridge", seed=1)
     both = tmp_path / "both.fewshot"
-    compose([file, tmp_path / "y.fewshot"], both, How(merge_rule("add", None)), Unseen())
+    compose([file, tmp_path / "y.fewshot"], both, ComposeSettings(merge_rule("add", None)), NoProgress())
     with pytest.raises(FewshotError, match="has no answers about held-out images"):
         ask(both, unseen, refuse=0.5)
     with pytest.raises(FewshotError, match="has no answers about held-out images"):
