@@ -17,6 +17,7 @@ from fewshot_cli.cli.values import Command, Commands
 COMMANDS = {
     "adapt": "adapt.adapt",
     "choose": "choose.choose",
+    "plan": "plan.plan",
     "predict": "predict.predict",
     "eval": "evaluate.evaluate",
     "meta-tune": "meta_tune.meta_tune",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.kinds import Kind, check_kind, header_of, strict_json, unreadable
-from fewshot_cli.formats.tensors import bytes_of, write_safetensors
+from fewshot_cli.formats.tensors import bytes_of, safetensors_bytes, write_safetensors
 
 HeaderType = TypeVar("HeaderType", bound=BaseModel)
 OlderType = TypeVar("OlderType", bound=BaseModel)
@@ -32,9 +32,17 @@ def taken(tensors: dict[str, Tensor], name: str) -> Tensor:
 
 def write_signed(path: Path, kind: Kind, header: BaseModel, tensors: Mapping[str, Tensor]) -> int:
     """Writes the file of this kind with these tensors, the same for the same content, and gives its size in bytes."""
+    return write_safetensors(path, tensors, _metadata(kind, header, tensors))
+
+
+def signed_bytes(kind: Kind, header: BaseModel, tensors: Mapping[str, Tensor]) -> int:
+    """The size of the file that `write_signed` would write."""
+    return len(safetensors_bytes(tensors, _metadata(kind, header, tensors)))
+
+
+def _metadata(kind: Kind, header: BaseModel, tensors: Mapping[str, Tensor]) -> dict[str, str]:
     text = header.model_dump_json()
-    metadata = {"format": kind.format, "version": str(kind.version), "header": text, "sha256": _digest(text, tensors)}
-    return write_safetensors(path, tensors, metadata)
+    return {"format": kind.format, "version": str(kind.version), "header": text, "sha256": _digest(text, tensors)}
 
 
 def read_signed(

@@ -48,6 +48,7 @@ from fewshot_cli.results.edit import (
 from fewshot_cli.results.evaluate import ClassAccuracy, EvalResult, RecordedEvalResult
 from fewshot_cli.results.interop import ExportResult, ImportResult
 from fewshot_cli.results.meta import DomainSize, EpochFacts, MetaTuneResult, Validated, read_meta_tune
+from fewshot_cli.results.plan import PlannedRecipe, PlanResult
 from fewshot_cli.results.predict import ClassifierFile, Prediction, PredictResult, SortedInto
 from fewshot_cli.results.several_labels import LabelSetsResult, OfLabel, SeveralLabels
 from fewshot_cli.results.share import (
@@ -114,6 +115,8 @@ __all__ = [
     "OfLabel",
     "OldClasses",
     "Pair",
+    "PlanResult",
+    "PlannedRecipe",
     "PredictResult",
     "Prediction",
     "Problem",

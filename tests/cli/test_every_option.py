@@ -73,6 +73,7 @@ META = (
 BASES = {
     "adapt": ADAPT,
     "choose": "choose {drawn} {tiny} --json",
+    "plan": "plan {drawn} {tiny} --recipe ridge --json",
     "predict": "predict {file} {drawn} --weights {weights} --json",
     "eval": EVAL,
     "meta-tune": META,
@@ -260,6 +261,15 @@ EXPECTED: dict[str, dict[str, Expectation]] = {
         "--offline": Refused(OFFLINE, "--offline", base="choose {drawn}"),
         "--no-cache": NoCache(),
     },
+    "plan": {
+        "--recipe": Changes("--recipe lda"),
+        "--backbone": Refused("--backbone no_such_net", "no_such_net", base="plan {drawn}"),
+        "--weights": Refused("--weights nowhere.safetensors", "nowhere.safetensors", base="plan {drawn}"),
+        "--image-size": Refused("--image-size 47", "47 pixels"),
+        "--set": Refused("--set method.nothing=1", "method.nothing"),
+        "--device": Refused("--device tpu", "tpu"),
+        "--offline": Refused(OFFLINE, "--offline", base="plan {drawn}"),
+    },
     "doctor": {
         "--learn": Changes("--learn {tiny}"),
         "--backbone": Refused("--backbone no_such_net --learn", "no_such_net"),
@@ -409,15 +419,15 @@ def seen(fewshot, inputs, known, tmp_path, monkeypatch) -> Callable[..., Any]:
 def timeless(text: str) -> Any:
     """The text, or the JSON in it, without what a clock says."""
     try:
-        return without_seconds(json.loads(text))
+        return without_costs(json.loads(text))
     except ValueError:
         return re.sub(r"(took|<dt>took</dt><dd>)\s*[\d.]+ s[^\n]*", "", text)
 
 
-def without_seconds(found: Any) -> Any:
+def without_costs(found: Any) -> Any:
     if isinstance(found, dict):
-        return {key: without_seconds(value) for key, value in found.items() if "seconds" not in key}
-    return [without_seconds(item) for item in found] if isinstance(found, list) else found
+        return {key: without_costs(value) for key, value in found.items() if key != "memory" and "seconds" not in key}
+    return [without_costs(item) for item in found] if isinstance(found, list) else found
 
 
 CASES = [

@@ -12,6 +12,7 @@ COMMANDS = {
     "adapt": "--budget --output --recipe --method --bank --density --backbone --weights --image-size --set "
     "--device --seed --offline --json --quiet",
     "choose": "--backbone --backbones --budget --weights --image-size --device --seed --offline --json --quiet",
+    "plan": "--recipe --backbone --weights --image-size --set --device --offline --json --quiet",
     "predict": "--top --csv --jsonl --probabilities --sort-into --watch --weights --device --offline --json --quiet",
     "eval": "--data --bank --density --no-frozen --weights --device --offline --json --quiet",
     "export": "--output --format --weights --device --offline --json --quiet",

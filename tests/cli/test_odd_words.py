@@ -13,6 +13,7 @@ BASES = {
     "adapt": "adapt {drawn} -o x.fewshot --method ridge {tiny}",
     "predict": "predict {file} {drawn} --weights {weights}",
     "choose": "choose {drawn} {tiny}",
+    "plan": "plan {drawn} {tiny} --recipe ridge",
     "eval": "eval protonet --data {drawn} --way 2 --shots 1 --queries 1 --episodes 1 {tiny} -o r.json",
     "meta-tune": (
         "meta-tune dense --data {drawn} -o x.bank {tiny} --set training.protocol.way=2 --set training.protocol.shots=1 "

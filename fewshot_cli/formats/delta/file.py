@@ -17,7 +17,7 @@ from fewshot_cli.engine.delta.change import Delta
 from fewshot_cli.engine.head.linear import Head
 from fewshot_cli.engine.head.transductive import TransductiveHead
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.formats.container import Malformed, read_signed, write_signed
+from fewshot_cli.formats.container import Malformed, read_signed, signed_bytes, write_signed
 from fewshot_cli.formats.delta import legacy_v1 as delta_v1
 from fewshot_cli.formats.delta.changes import changes_in, coded_changes, touched_in
 from fewshot_cli.formats.delta.encoding import as_stored, delta_bytes, kind_of_factors
@@ -51,7 +51,7 @@ from fewshot_cli.formats.delta.sections import (
     support_in,
 )
 from fewshot_cli.formats.kinds import DELTA as KIND
-from fewshot_cli.formats.kinds import MARKING_DELTA, SECTIONED_DELTA, gives_several_labels
+from fewshot_cli.formats.kinds import MARKING_DELTA, SECTIONED_DELTA, Kind, gives_several_labels
 
 __all__ = [
     "HEAD_VALUES",
@@ -125,6 +125,33 @@ def write_delta_file(
     for a change that `values` can't hold. Not atomic: write into a `staged` file, so that it can be proved before it
     takes its place.
     """
+    return write_signed(path, *_content(header, delta, head, values, head_values, graft, support, thresholds))
+
+
+def delta_file_bytes(
+    header: Header,
+    delta: Delta,
+    head: FittedHead | KeptHead,
+    values: Values,
+    head_values: HeadValues,
+    graft: KeptGraft | None,
+    support: KeptSupport | None,
+) -> int:
+    """The size of the file that `write_delta_file` would write."""
+    return signed_bytes(*_content(header, delta, head, values, head_values, graft, support))
+
+
+def _content(
+    header: Header,
+    delta: Delta,
+    head: FittedHead | KeptHead,
+    values: Values,
+    head_values: HeadValues,
+    graft: KeptGraft | None,
+    support: KeptSupport | None,
+    thresholds: tuple[float, ...] | None = None,
+) -> tuple[Kind, Header, dict[str, Tensor]]:
+    """The kind of the file, its header and its tensors."""
     stored, tensors = coded_changes(header, delta, values)
     kept = KeptHead(head.method.model_dump(), head.factor) if isinstance(head, TransductiveHead) else head
     if isinstance(kept, Head):
@@ -132,13 +159,13 @@ def write_delta_file(
     if thresholds is not None:
         none = {"graft": None, "transductive": None, "support": False}
         marking = MarkingHeader.model_validate(dict(stored) | none | {"thresholds": thresholds})
-        return write_signed(path, MARKING_DELTA, marking, tensors)
+        return MARKING_DELTA, marking, tensors
     if graft is None and support is None:
-        return write_signed(path, KIND, stored, tensors)
+        return KIND, stored, tensors
     facts = _facts(kept) if isinstance(kept, KeptHead) else None
     sections = {"graft": graft and graft.facts, "transductive": facts, "support": support is not None}
     sectioned = SectionedHeader.model_validate(dict(stored) | sections)
-    return write_signed(path, SECTIONED_DELTA, sectioned, tensors | coded_sections(graft, support, values))
+    return SECTIONED_DELTA, sectioned, tensors | coded_sections(graft, support, values)
 
 
 def _facts(head: KeptHead) -> TransductiveFacts:

@@ -92,7 +92,7 @@ def adapt(
     known = begun.known or support_set(labelled, start.backbone, means, decode, templates)
     watch.lap("read")
     learned = learn(start, known.support, how, means.progress, begun.asked)
-    stored = _moves_as_stored(learned.adapted.after(start.delta), how)
+    stored = moves_as_stored(learned.adapted.after(start.delta), how)
     watch.lap("adapt")
     pruning = None
     if start.recipe.density is not None:
@@ -187,13 +187,13 @@ def _rounding(start: Start, how: AdaptSettings) -> Rounding | None:
         return None
 
     def rounding(learned: Adapted) -> Adapted:
-        stored = _moves_as_stored(learned.after(start.delta), how)
+        stored = moves_as_stored(learned.after(start.delta), how)
         return replace(stored, delta=plus(stored.delta, negated(start.delta))) if start.delta else stored
 
     return rounding
 
 
-def _moves_as_stored(adapted: Adapted, how: AdaptSettings) -> Adapted:
+def moves_as_stored(adapted: Adapted, how: AdaptSettings) -> Adapted:
     """What was learned with all but its head as it is read back from the file."""
     graft = graft_as_stored(adapted.graft, how.values)
     return replace(adapted, delta=as_stored(adapted.delta, how.values, how.seed), graft=graft)

@@ -6,12 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from fewshot_cli.engine.adaptation import Support
-from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.engine.model.clip.names import is_two_towers
-from fewshot_cli.engine.train.fine_tune import steps_of
 from fewshot_cli.engine.trust.choosing import chosen
 from fewshot_cli.formats.delta.rounding import Values
 from fewshot_cli.images.sources.class_folders import Folder
@@ -22,6 +17,7 @@ from fewshot_cli.jobs.classify.held_out import HeldOut
 from fewshot_cli.jobs.classify.support_set import SupportSet, check_names, support_set
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.initialisation import Start, Starts
+from fewshot_cli.jobs.plan.training import training_seconds
 from fewshot_cli.jobs.run_record import Stopwatch
 from fewshot_cli.methods.finetune import Finetune
 from fewshot_cli.recipe_files import DEFAULT_BUDGET, TRAINED
@@ -33,11 +29,8 @@ HEADS = ("cosine-ridge", "protonet", "gaussian", "ridge", "lda")
 """Compared on frozen features: the first is taken unless another is clearly better."""
 HEADS_WITH_TEXT = ("gda", "zero-shot", "cosine-ridge", "protonet")
 """The same on a backbone that knows the classes by their names."""
-PASSES = 2.6
-"""A step of training on an image takes so many times its frozen pass, by bitfit on EfficientNet-Lite0 on a CPU."""
 NEARLY_ALL = 0.97
 """Held-out accuracy from which on training has nothing to gain."""
-TIMED = 4  # pictures whose frozen pass is timed
 
 
 @dataclass(frozen=True)
@@ -179,7 +172,7 @@ def _trained(
     if isinstance(best.asked, str):
         return None, f"Nothing can be said of training: {best.asked}."
     reached = best.asked.accuracy.mean
-    seconds = training_seconds(recipe, best.start.backbone, best.known.support)
+    seconds = training_seconds(recipe.learner, best.start.backbone, best.known.support, DEFAULT_FOLDS)
     if reached >= NEARLY_ALL:
         return _not_tried(recipe, seconds, "there is next to nothing to gain"), "Training is not worth its time here."
     if spent + seconds > how.budget:
@@ -190,18 +183,6 @@ def _trained(
     start = starts.of(recipe)
     known = support_set(labelled, start.backbone, means, decode=True, templates=recipe.template)
     return _entry(start, known, how, means), "Training was tried."
-
-
-def training_seconds(recipe: Recipe, backbone: Backbone, support: Support, folds: int = DEFAULT_FOLDS) -> float:
-    """About how long training and its estimate in folds take here, by a timed pass of a few blank pictures."""
-    assert isinstance(recipe.method, Finetune)
-    optim = recipe.method.tuning.optim
-    seen = steps_of(optim, support) * min(len(support), optim.batch or len(support))
-    blank = torch.zeros(TIMED, 3, *backbone.preprocessing.size, dtype=torch.uint8)
-    begin = time.perf_counter()
-    backbone.frozen_features(blank)
-    a_pass = (time.perf_counter() - begin) / TIMED
-    return PASSES * a_pass * seen * folds  # each fold learns from all but its share, and one more from all
 
 
 # --- the table -----------------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ def write_proved(output: Path, header: Header, model: Rounded, support: Support,
 
     Raises CheckFailed where it does not, or where rounding changes answers; then nothing is left.
     """
-    section = _section(Model(model.base, model.adapted), support, keep_support)
+    section = section_of(Model(model.base, model.adapted), support, keep_support)
     adapted, graft = model.adapted, kept_graft(model.adapted.graft)
     sections = graft, section, model.thresholds
     with staged(output) as draft:
@@ -48,7 +48,7 @@ def write_proved(output: Path, header: Header, model: Rounded, support: Support,
     return Written(size, section.bytes if section else None, difference, cost)
 
 
-def _section(model: Model, support: Support, wanted: bool) -> KeptSupport | None:
+def section_of(model: Model, support: Support, wanted: bool) -> KeptSupport | None:
     """The support set as the file keeps it: where the head needs it, or where it is wanted."""
     head = model.adapted.head
     if isinstance(head, TransductiveHead):

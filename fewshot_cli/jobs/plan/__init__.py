@@ -1,0 +1,1 @@
+"""What a recipe would cost on a folder: seconds, memory, bytes."""
