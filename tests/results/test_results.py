@@ -15,7 +15,8 @@ KEYS = {
     "AdaptResult": "seed backbone method head classes images per_class skipped left_out folder file bytes graft "
     "support_bytes transductive density bank pruning seconds expected_accuracy doubts max_abs_diff values device "
     "recipe data versions expected_with_more labels several_labels candidates advice",
-    "PredictResult": "file backbone classes images unread transductive predictions files sorted_into unknown coverage coverage_by_class seconds",
+    "PredictResult": "file backbone classes images unread transductive predictions files sorted_into unknown "
+    "coverage coverage_by_class seconds",
     "EvalResult": "file sha256 folder backbone method transductive classes images skipped accuracy low high n "
     "learned_from balanced_accuracy per_class confusion ece expected_accuracy data versions seconds",
     "DoctorResult": "folder classes images left_out counts findings learned labels not_learned",
