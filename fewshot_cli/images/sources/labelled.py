@@ -20,7 +20,7 @@ from fewshot_cli.images.sources.class_folders import (
 )
 from fewshot_cli.images.sources.description import FoundDataset
 from fewshot_cli.images.sources.discovery import FolderTree, are_parts, data_sets_in, reading
-from fewshot_cli.images.sources.fixed_split.reading import coop_split
+from fewshot_cli.images.sources.fixed_split.reading import check_no_split, coop_split
 from fewshot_cli.images.sources.manifests import SUFFIXES as LISTS
 from fewshot_cli.images.sources.manifests import listed
 from fewshot_cli.images.sources.meta_dataset import meta_dataset
@@ -64,7 +64,9 @@ def read_labelled(path: Path, allow_empty: bool = False, several: bool = False) 
     """
     if path.is_dir() or not path.exists():
         return _with_unknown(read_folder(path, allow_empty))
-    is_list = several and path.suffix.lower() in LISTS
+    is_list = path.suffix.lower() in LISTS
+    if is_list:
+        check_no_split(path)
     (found,) = [listed(path, several)] if is_list else found_at(path)
     if found.parts:
         raise FewshotError(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from fewshot_cli.errors import FewshotError
+from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.images.sources.dataset import Dataset, read_datasets
 from fewshot_cli.images.sources.labelled import read_labelled
 
@@ -134,3 +135,17 @@ def test_a_list_without_a_split_is_read_as_before(home):
         '{"path": "images/a/1.jpg", "class": "apple"}\n{"path": "images/z/1.jpg", "class": "zebra"}\n'
     )
     assert {role for _, _, role in told(only(home / "list.jsonl"))} == {None}
+
+
+@pytest.mark.parametrize("parts", [("train", "test"), ("train", "Validation"), ("train",), ("a", "b")])
+def test_a_list_of_several_parts_is_not_learned_from_as_one(tmp_path, parts):
+    write_folder(tmp_path / "things", ("cat", "star"), 2, seed=0, size=8)
+    lines = ["path,label,split"]
+    for place, path in enumerate(sorted((tmp_path / "things").glob("*/*"))):
+        lines.append(f"{path.relative_to(tmp_path)},{path.parent.name},{parts[place % len(parts)]}")
+    (tmp_path / "list.csv").write_text("\n".join(lines) + "\n")
+    if len(parts) > 1 and "train" in parts:
+        with pytest.raises(FewshotError, match="holds parts of a data set"):
+            read_labelled(tmp_path / "list.csv")
+    else:
+        assert len(read_labelled(tmp_path / "list.csv").items) == 4

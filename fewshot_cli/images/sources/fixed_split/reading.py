@@ -55,6 +55,19 @@ def has_split(path: Path) -> bool:
     return COLUMN[0] in column_names(path)
 
 
+def check_no_split(path: Path) -> None:
+    """Raises FewshotError where a list says of its images that they are of several parts of a data set."""
+    if not has_split(path):
+        return
+    said = {said.casefold() for _, _, said in labelled_rows(path, COLUMN)}
+    parts = sorted({_ALIKE.get(part, part) for part in said} & set(PARTS))
+    if len(parts) > 1:
+        raise FewshotError(
+            f"{path} holds parts of a data set ({', '.join(parts)}), as its column split says.",
+            "Keep the lines of one part in a list of their own, or leave the column out.",
+        )
+
+
 def listed_split(path: Path) -> FoundDataset:
     """The split in a list of path, class and split, in JSON lines or CSV; classes are in the order of their names.
 
