@@ -70,7 +70,8 @@ def test_every_recipe_writes_a_file_that_gives_what_it_learned(
     assert [row["label"] for row in rows] == [report["classes"][i] for i in expected.indices.tolist()]
     assert [row["probability"] for row in rows] == pytest.approx(expected.values.tolist(), abs=2e-4)
     assert (report["density"] > 0) == bool(adapted.delta)
-    assert adapted.moves == (recipe.learner.head_only is None and name != "coop")  # which moves words, and no weight
+    heads = ("coop", "clap")  # methods that move words or a probe, and no weight
+    assert adapted.moves == (recipe.learner.head_only is None and name not in heads)
     assert report["max_abs_diff"] <= TOLERANCE * max(1.0, float(factor * logits.abs().max()))
     assert report["bytes"] == file.stat().st_size
 

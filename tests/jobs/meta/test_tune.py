@@ -197,7 +197,7 @@ def test_masks_that_are_compared_with_have_the_density_of_those_learned(tune, tm
 def test_each_task_of_mamf_takes_an_order_of_batches_of_its_own(tune, monkeypatch):
     seeds = []
     trained = mamf.trained_on_task
-    monkeypatch.setattr(mamf, "trained_on_task", lambda *args: seeds.append(args[-1].seed) or trained(*args))
+    monkeypatch.setattr(mamf, "trained_on_task", lambda *args: seeds.append(args[-2].seed) or trained(*args))
     tune("mamf", "method.tasks=3", "training.epochs=1")
     tune("mamf", "method.tasks=3", "training.epochs=1")
     assert len(set(seeds)) == 3 and seeds[:3] == seeds[3:]
