@@ -327,6 +327,7 @@ def test_any_text_for_any_setting_is_taken_or_refused_in_a_sentence(recipe, plac
         load_any_recipe(recipe, [f"{place}={text}"])
 
 
+@pytest.mark.slow
 @given(text=st.text(alphabet=st.sampled_from("abn: -[]{}!&*#?|>'\"%@`\n\t,01._~<\\"), max_size=60))
 @settings(max_examples=300, deadline=None, derandomize=True)
 def test_any_text_is_yaml_or_a_value_error(text):

@@ -25,13 +25,16 @@ EXPECTED_FAILED = {
 """By recipe, the checks that it is not to pass, and why."""
 
 
+TIM = FewshotClassifier("tim", set={"method.steps": 100})
+
+
 def expected_failed(estimator: FewshotClassifier) -> dict[str, str]:
     return EXPECTED_FAILED.get(str(estimator.recipe), {})
 
 
 @pytest.mark.slow
 @parametrize_with_checks(
-    [FewshotClassifier(name) for name in ("ridge", "lda", "logistic", "protonet", "tim")],
+    [*map(FewshotClassifier, ("ridge", "lda", "logistic", "protonet")), TIM],
     expected_failed_checks=expected_failed,
 )
 def test_it_keeps_scikit_learns_contract(estimator, check):
@@ -41,7 +44,7 @@ def test_it_keeps_scikit_learns_contract(estimator, check):
 @pytest.mark.slow
 def test_what_is_expected_to_fail_does_fail():
     with pytest.raises(AssertionError):
-        check_methods_subset_invariance("FewshotClassifier", FewshotClassifier("tim"))
+        check_methods_subset_invariance("FewshotClassifier", TIM)
 
 
 def test_the_example_runs():
@@ -56,6 +59,7 @@ def features() -> tuple[np.ndarray, np.ndarray]:
     return rng.normal(size=(60, 8)) + 3 * np.eye(3, 8)[np.arange(60) % 3], labels
 
 
+@pytest.mark.slow
 def test_it_goes_into_pipelines_and_searches(features):
     X, y = features
     assert cross_val_score(make_pipeline(StandardScaler(), FewshotClassifier("lda")), X, y).mean() > 0.9

@@ -275,6 +275,7 @@ def test_without_a_cache_nothing_is_remembered(pictures, adapt, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.slow
 def test_a_classifier_is_changed_without_a_word(pictures, adapt, folder, tmp_path, weights, capfd):
     file, output = tmp_path / "x.fewshot", tmp_path / "y.fewshot"
     adapt({label: pictures[label] for label in ("cat", "house")}, keep_support=True).save(file)

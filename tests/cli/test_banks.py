@@ -81,6 +81,7 @@ def test_mistakes_are_one_clear_message(command, fewshot, drawn, weights, banks,
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_bank_alone_is_asked_with_prototypes(fewshot, drawn, weights, banks, tmp_path):
     common = ["eval", "--data", drawn, *SMALL, "--weights", weights, "-o", tmp_path / "run.json"]
     found = json.loads(fewshot(*common, "--bank", banks["dense"], "--json").stdout)

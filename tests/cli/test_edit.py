@@ -17,6 +17,7 @@ def kept(fewshot, drawn, tiny, tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_a_class_comes_is_renamed_and_goes(fewshot, kept, weights, tmp_path):
     write_folder(tmp_path / "new", ("fish",), 3, seed=8, size=64)
     added = fewshot("add-class", kept, tmp_path / "new" / "fish", "--in-place", "--weights", weights)

@@ -60,6 +60,7 @@ def test_the_threshold_sets_the_exit_code(fewshot, tiny, sets, tmp_path):
     assert below.exit_code == 3 and "below the threshold" in below.stderr
 
 
+@pytest.mark.slow
 def test_base_and_new_classes_are_in_every_report(fewshot, write_towers, sets, tmp_path):
     out, page, table = tmp_path / "r.json", tmp_path / "r.html", tmp_path / "r.md"
     towers = ["--backbone", "clip:tiny", "--weights", write_towers(tmp_path / "towers")]
@@ -77,6 +78,7 @@ def test_base_and_new_classes_are_in_every_report(fewshot, write_towers, sets, t
     assert fewshot("eval", "--check", out, *towers[2:]).exit_code == 0
 
 
+@pytest.mark.slow
 def test_shifted_data_is_told_from_that_in_distribution(fewshot, tiny, sets, tmp_path):
     page, table = tmp_path / "r.html", tmp_path / "r.md"
     shifted = [
@@ -108,6 +110,7 @@ def test_the_smoke_test_of_the_readme_needs_no_data_and_no_network(fewshot, tmp_
     assert result.exit_code == 0, result.output
 
 
+@pytest.mark.slow
 def test_without_a_name_the_run_is_named_after_what_was_asked(fewshot, tiny, sets, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for seed in (0, 0, 1):

@@ -159,6 +159,7 @@ def test_a_damaged_download_leaves_nothing_behind(fewshot, hub, file, tmp_path, 
     assert (tmp_path / "mine.fewshot").read_bytes() == b"mine" and left(tmp_path) == ["mine.fewshot"]
 
 
+@pytest.mark.slow
 def test_what_is_there_already_is_not_lost(fewshot, hub, file, tmp_path):
     hub.add("ada/things", {"x.fewshot": file.read_bytes()})
     (tmp_path / "x.fewshot").write_bytes(b"mine")
@@ -188,6 +189,7 @@ def test_what_somebody_else_did_meanwhile_is_not_lost(fewshot, hub, file):
     assert hub.files("ada/things") == {"README.md": b"written by a person"}
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_not_pushed(fewshot, hub, file, tmp_path):
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
@@ -224,6 +226,7 @@ def test_what_is_wrong_with_the_hub_is_told(fewshot, hub, status, word):
     refused(fewshot("pull", "ada/things"), word)
 
 
+@pytest.mark.slow
 def test_without_a_network(fewshot, hub, file, monkeypatch, tmp_path):
     refused(fewshot("pull", "ada/things", "--offline"), "--offline")
     refused(fewshot("push", file, "ada/things", "--offline"), "--offline")

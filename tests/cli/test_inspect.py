@@ -80,6 +80,7 @@ def test_a_card_is_written_where_it_was_asked_for(fewshot, file, bank, tmp_path)
         assert result.exit_code == 2 and word in result.stderr and result.stdout == ""
 
 
+@pytest.mark.slow
 def test_a_card_never_replaces_what_a_person_wrote(fewshot, file, bank, tmp_path):
     readme = tmp_path / "README.md"
     for text in ("# Mine\n", "\xff no UTF-8"):

@@ -113,6 +113,7 @@ def test_several_classifiers_can_not_sort(fewshot, file, other, drawn, weights, 
     assert result.exit_code == 2 and "Several classifiers" in result.stderr and not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_what_can_not_be_watched(asked, drawn, tmp_path, fewshot, tiny, weights):
     assert "no folder to watch" in asked(drawn, "--watch", tmp_path / "none").stderr
     path = tmp_path / "tim.fewshot"

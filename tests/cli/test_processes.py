@@ -84,6 +84,7 @@ def test_a_bug_prints_its_traceback_and_exits_with_one(process, no_network, file
     assert result.returncode == 1 and "Traceback" in result.stderr and result.stdout == ""
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_seen_enough_is_no_error(cache):
     """Of a long output, which it breaks off, and of a short one, which waits in a buffer until the end."""
     environment = os.environ | {"FEWSHOT_CACHE": str(cache)}

@@ -143,6 +143,7 @@ def test_a_dense_bank_comes_back_exactly_in_the_smaller_form(path, density, valu
     assert count < SIZE * (4 if values == "float32" else 2) + 2000
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_gates_come_back_exactly(path, data):

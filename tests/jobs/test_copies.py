@@ -41,6 +41,7 @@ def run(weights, tmp_path) -> Callable[..., dict[str, Any]]:
     return run
 
 
+@pytest.mark.slow
 def test_copies_are_learned_from_or_asked_about_once(run, tmp_path):
     plain, doubled = tmp_path / "plain" / "mine", tmp_path / "doubled" / "mine"
     write_folder(plain, LABELS, 5, seed=0, size=64)

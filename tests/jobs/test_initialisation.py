@@ -57,6 +57,7 @@ def rewritten(bank: Path, path: Path, edit: Callable[[dict[str, Any]], object]) 
 # --- a classifier ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_bank_that_a_recipe_names_may_lie_in_the_home_folder(banks, drawn, tmp_path, learn, monkeypatch):
     monkeypatch.setenv("HOME", str(banks["dense"].parent))
     monkeypatch.setenv("USERPROFILE", str(banks["dense"].parent))
@@ -178,6 +179,7 @@ def test_a_density_of_all_changes_nothing(banks, drawn, tmp_path, learn):
     assert torch.equal(files[0].head.weight, files[1].head.weight)
 
 
+@pytest.mark.slow
 def test_where_no_accuracy_is_known_pruning_still_has_a_line(banks, drawn, tmp_path, learn_result):
     result = learn_result(drawn, tmp_path / "x.fewshot", "protonet", bank=banks["experts"], density=0.05, folds=0)
     assert result.pruning.accuracy is None
@@ -198,6 +200,7 @@ def from_file(path: Path, **given: Any) -> Recipe:
     return load_recipe("protonet", bank=str(path), **given)
 
 
+@pytest.mark.slow
 def test_the_bank_names_the_backbone_and_a_recipe_may_not_contradict_it(banks, source):
     start = Starts(source, CPU).of(from_file(banks["experts"]))
     assert (start.recipe.backbone, start.recipe.image_size) == ("test_vit", 64)
@@ -300,6 +303,7 @@ def figures(report: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_banks_are_compared_with_each_other_and_the_frozen_backbone(run, asked, banks):
     report = run(asked, episodes=4)
     found = figures(report)

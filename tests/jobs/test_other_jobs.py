@@ -25,6 +25,7 @@ CPU = torch.device("cpu")
 QUICK = "method.tuning.optim.steps=2"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["ridge", "lora", "saft", "bitfit"])
 def test_verify_accepts_what_adapt_wrote(recipe, drawn, tmp_path, learn, source):
     changes = [] if recipe == "ridge" else [QUICK]
@@ -117,6 +118,7 @@ def test_doctor_has_nothing_to_say_about_good_pictures(drawn):
     assert doctor(drawn, NoProgress()).report()["findings"] == []
 
 
+@pytest.mark.slow
 def test_what_doctor_calls_an_error_stops_adapt_and_nothing_else_does(photos, tmp_path, learn):
     (photos / "cat" / "cut.jpg").write_bytes(sorted((photos / "cat").iterdir())[0].read_bytes()[:400])
     assert "error" not in doctor(photos, NoProgress()).report()["counts"]

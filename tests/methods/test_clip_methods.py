@@ -371,6 +371,7 @@ def test_clip_lora_reaches_query_key_and_value_of_both_towers(clip, easy):
     assert method.factor == pytest.approx(1 / math.sqrt(2))
 
 
+@pytest.mark.slow
 def test_the_head_is_what_the_moved_text_tower_says(clip, easy):
     support = easy(clip)
     moved = Finetune(tuning=TEXT).move(clip, support, Run())

@@ -144,6 +144,7 @@ def test_the_delta_names_parameters_of_the_backbone_and_has_their_shapes(name, b
         assert change.added_to(backbone.params[parameter]).shape == backbone.params[parameter].shape
 
 
+@pytest.mark.slow
 @every_method
 def test_backbone_and_support_set_are_untouched(name, backbone, easy, first_answer):
     first_answer(name)  # skips what this backbone has not

@@ -203,6 +203,7 @@ def test_choosing_and_learning_leave_the_state_as_it_was(sampler):
     assert state.model_dump_json() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", [Exp3(), Exp3(turns="release"), Ucb1()], ids=repr)
 @given(st.integers(0, 4), st.integers(0, 1000))
 @settings(max_examples=10, deadline=None)

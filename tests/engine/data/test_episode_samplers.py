@@ -181,6 +181,7 @@ def test_fixed_episodes_hold_what_was_asked_for(task):
     assert np.bincount(session.query_labels).tolist() == [protocol.queries] * way
 
 
+@pytest.mark.slow
 @given(fixed_tasks(), st.data())
 def test_episodes_with_fewer_shots_queries_or_classes_are_part_of_those_with_more(task, data):
     protocol, pool, seed, index = task
@@ -480,6 +481,7 @@ def assert_across(episode: Episode, pool: Pool, way, shots, queries) -> None:
         assert asked == (len(pool.by_domain[target][c]) if queries == "all" else queries)
 
 
+@pytest.mark.slow
 @given(domain_tasks(domains=2))
 def test_across_learns_from_the_first_domain_and_asks_about_the_second(task):
     given, pool, seed = task
@@ -747,6 +749,7 @@ def test_a_node_or_class_that_is_never_drawn_may_be_small():
     MetaDataset().check(pool([9] * 5 + [1], nodes={"all": tuple(range(5)), "small": (4, 5)}))
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.lists(st.integers(0, 12), min_size=2, max_size=6), st.integers(2, 7), st.integers(1, 6), st.integers(1, 6))
 def test_following_the_hints_leads_to_an_episode(sizes, way, shots, queries):

@@ -223,6 +223,7 @@ def test_a_delta_and_its_negative_are_nothing(data):
     assert all(not values.any() for values in dense(plus(delta, back)).values())
 
 
+@pytest.mark.slow
 @given(st.data(), st.floats(0, 1))
 def test_interpolation_goes_from_the_first_to_the_second(data, share):
     first, second = several(data, 2)

@@ -234,6 +234,7 @@ def test_keys_are_where_a_constant_changes_nothing(name):
     assert all(change > 10 * changes["k"] for letter, change in changes.items() if letter != "k"), changes
 
 
+@pytest.mark.slow
 def test_shared_parameters_are_merged_by_each_of_their_names():
     weights = timm.create_model("coat_lite_tiny").state_dict()  # its class token hardly sees the picture yet
     weights = {name: 8 * values if values.ndim == 2 else values for name, values in weights.items()}

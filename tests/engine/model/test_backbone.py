@@ -99,6 +99,7 @@ def test_half_precision_weights_become_float32(random_weights):
     assert built.features(batch((160, 160))).dtype == torch.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "of"),
     [
@@ -262,6 +263,7 @@ def test_weights_with_and_without_their_classifier_are_one_body(name, random_wei
     assert moved.body_fingerprint != whole.body_fingerprint
 
 
+@pytest.mark.slow
 def test_a_network_of_convolutions_runs_with_channels_last_whatever_its_norms(random_weights):
     for name, expected in (("test_nfnet", True), ("test_efficientnet", True), ("test_vit", False)):
         backbone = build_backbone(name, random_weights(name))

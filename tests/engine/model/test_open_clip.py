@@ -214,6 +214,7 @@ def test_pictures_are_prepared_as_the_model_wants_them(published, towers, key, g
     assert (prepared - numbers[f"pp.{key}"]).abs().max() <= 1.01 * level
 
 
+@pytest.mark.slow
 def test_the_tokenizer_needs_no_network_and_says_what_it_would_cut(published):
     numbers, config, _ = published
     model = {"text_cfg": {"context_length": 77}}

@@ -299,6 +299,7 @@ def memory_for(backbone, pictures):
         hook.remove()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("augment", [0.0, 0.9])
 @pytest.mark.parametrize("head", ["cosine", "prototypes"])
 def test_too_little_memory_for_a_batch_takes_smaller_parts_to_the_same_end(backbone, support, head, augment):

@@ -15,6 +15,7 @@ def answers(n, factor):
     return right / factor, torch.multinomial(right.softmax(1), 1, generator=RNG).squeeze(1)
 
 
+@pytest.mark.slow
 def test_many_answers_outweigh_what_is_usual():
     logits, labels = answers(20_000, factor=3.0)
     assert sharpening(logits, labels, 20_000, usual=1.0) == pytest.approx(3.0, rel=0.05)

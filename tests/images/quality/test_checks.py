@@ -41,6 +41,7 @@ def test_clean_pictures_give_no_finding(tmp_path):
     assert checkup(read_labelled(tmp_path, allow_empty=True)) == []
 
 
+@pytest.mark.slow
 def test_progress_is_told(root):
     told = []
     checkup(read_labelled(root, allow_empty=True), lambda done, total: told.append((done, total)))

@@ -65,6 +65,7 @@ def test_the_harmonic_mean_is_that_of_two_speeds():
     assert harmonic_mean(0.7, 0.7) == pytest.approx(0.7)
 
 
+@pytest.mark.slow
 def test_base_new_and_their_harmonic_mean_are_rows(folder, means, tmp_path):
     report = asked(folder, means, tmp_path / "r.json", {"zero-shot": (), "coop": TRAINED["coop"]})
     assert tuple(row["name"] for row in report["rows"]) == ROWS
@@ -113,6 +114,7 @@ def task(clip, pictures) -> tuple[Support, Support, torch.Tensor]:
     return with_texts(clip, support, named[:2]), others, pictures((2, 2, 2), 5)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["zero-shot", "finetune-clip", "2sfs", "clip-adapter", "prolip"])
 def test_others_are_answered_by_what_the_moved_tower_reads(name, clip, pictures):
     support, others, queries = task(clip, pictures)

@@ -96,6 +96,7 @@ def test_too_few_to_learn_from_is_said(run, split):
 # --- ours, written as such -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["json", "jsonl"])
 def test_an_episode_written_as_a_split_is_that_episode(run, split, tmp_path, ending):
     report = run(split.parent / "images", shots=[1, 3])

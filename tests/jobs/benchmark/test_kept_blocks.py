@@ -148,6 +148,7 @@ def test_a_record_from_before_keys_had_two_parts_is_read_and_repeated(run, weigh
     assert len(read_run(path)["kept"]) == 3  # what cannot be gone on with is no reason to throw it away
 
 
+@pytest.mark.slow
 def test_recipes_of_other_sizes_are_each_told_with_their_own(weights, day, tmp_path):
     recipes = {f"at {size}": load_recipe("protonet", backbone="test_vit", image_size=size) for size in (64, 96)}
     asked = protocols({"name": "fixed", "way": 3, "shots": 2, "queries": 3})
@@ -193,6 +194,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_record_is_a_sentence(damage, run, source, tmp_path):
     run("protonet")

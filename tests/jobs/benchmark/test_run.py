@@ -107,6 +107,7 @@ def test_the_report_says_what_was_asked_and_found(run, sets, tmp_path):
     assert not list(tmp_path.glob("*.partial*"))
 
 
+@pytest.mark.slow
 def test_one_recipe_has_its_figures_at_the_top(run, sets):
     report = run(sets)
     assert report["method"] == "protonet"
@@ -116,6 +117,7 @@ def test_one_recipe_has_its_figures_at_the_top(run, sets):
     )
 
 
+@pytest.mark.slow
 def test_tasks_at_once_and_one_by_one_agree(vit, pictures, monkeypatch):
     images, labels = pictures((10, 10, 10), seed=3)
     pool = Pool("drawn", ("a", "b", "c"), labels.numpy(), np.zeros(30, np.int64), ("drawn",))
@@ -234,6 +236,7 @@ def test_features_are_computed_once_for_each_data_set(run, sets, passes):
     assert [number for number in passes if number > 1] == first
 
 
+@pytest.mark.slow
 def test_several_shots_are_rows_of_their_own(run, sets):
     report = run(sets / "day", "protonet", episodes=100, shots=[1, 4])
     assert [row["name"] for row in report["rows"]] == ["day, 1 shot", "day, 4 shots"]
@@ -289,6 +292,7 @@ def test_all_other_images_are_asked_about(run, sets):
     assert "all classes, 1- and 6-shot, all other images" in markdown(read_comparison(report))
 
 
+@pytest.mark.slow
 def test_all_images_of_all_classes_are_one_episode(run, sets):
     report = run(sets, "ridge", name="leave-one-out", way="all", shots="all", queries="all", episodes=60)
     for row in report["rows"]:
@@ -424,7 +428,7 @@ def test_transductive_recipes_are_marked_and_see_all_queries_of_a_task(run, sets
         return original(self, features, labels, way, queries)
 
     monkeypatch.setattr(TIM, "answers", counted)
-    report = run(sets, "tim", "protonet", episodes=2)
+    report = run(sets, "tim", changes=("method.steps=5",), episodes=2)
     assert report["transductive"] == ["tim"]
     assert set(seen) == {(6, 9)}  # three classes, two shots, three queries each
     assert "transductive, answering about all queries of a task at once: tim" in markdown(read_comparison(report))

@@ -76,6 +76,7 @@ def test_every_recipe_writes_a_file_that_gives_what_it_learned(
     assert report["bytes"] == file.stat().st_size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lora", "shira", "saft", "bitfit", "pmf", "lda"])
 def test_a_convolutional_backbone_works_too(name, drawn, tmp_path, learn, weights, predict):
     changes = [QUICK] if trained(name) else []
@@ -322,6 +323,7 @@ def test_positions_that_were_drawn_are_a_seed(drawn, tmp_path, learn):
     assert set(read_delta_file(tmp_path / "x.fewshot").stored.forms.values()) == {"drawn"}
 
 
+@pytest.mark.slow
 def test_a_base_that_is_another_where_the_file_changes_it_is_named(drawn, tmp_path, learn, weights, predict):
     learn(drawn, tmp_path / "x.fewshot", "bitfit", QUICK)
     name = next(iter(read_delta_file(tmp_path / "x.fewshot").header.touched))
@@ -339,6 +341,7 @@ def reasons(report) -> dict[str, str]:
     return {Path(item["path"]).name: item["reason"] for item in report["skipped"]}
 
 
+@pytest.mark.slow
 def test_copies_inside_a_class_are_left_out_and_reported(drawn, photos, tmp_path, learn):
     first = sorted((photos / "cat").iterdir())[0]
     shutil.copy(first, photos / "cat" / "zz.jpg")
@@ -358,6 +361,7 @@ def test_the_same_picture_in_two_classes_is_an_error(photos, tmp_path, learn):
     assert not (tmp_path / "x.fewshot").exists()
 
 
+@pytest.mark.slow
 def test_files_that_are_no_pictures_are_skipped_and_reported(drawn, photos, tmp_path, learn):
     (photos / "cat" / "broken.jpg").write_bytes(sorted((photos / "cat").iterdir())[0].read_bytes()[:600])
     (photos / "cat" / "notes.txt").write_text("a cat")

@@ -20,6 +20,7 @@ def asked() -> ChoiceSettings:
     return ChoiceSettings(TINY, budget=0)
 
 
+@pytest.mark.slow
 def test_the_file_is_that_of_the_recipe_which_was_taken(asked, drawn, tmp_path, source, learn):
     result = adapt_by_choice(drawn, tmp_path / "x.fewshot", asked, means(source))
     (taken,) = [candidate for candidate in result.candidates if candidate.chosen]

@@ -12,6 +12,7 @@ def file(drawn, tmp_path, learn):
     return tmp_path / "x.fewshot"
 
 
+@pytest.mark.slow
 def test_the_figures_follow_from_the_predictions(file, unseen, evaluate, predict):
     report = evaluate(file, unseen)
     names = report["classes"]
@@ -28,6 +29,7 @@ def test_the_figures_follow_from_the_predictions(file, unseen, evaluate, predict
     assert 0 <= report["ece"] <= 1
 
 
+@pytest.mark.slow
 def test_classes_are_matched_by_name_whatever_the_folders_hold(file, unseen, tmp_path, evaluate):
     """A subset of the classes, which shifts every number that goes by order."""
     whole = evaluate(file, unseen)
@@ -58,6 +60,7 @@ def test_images_that_were_learned_from_are_counted(file, drawn, unseen, tmp_path
     assert evaluate(file, tmp_path / "mixed")["learned_from"] == 1
 
 
+@pytest.mark.slow
 def test_unreadable_files_are_reported_and_not_counted(file, unseen, tmp_path, evaluate):
     shutil.copytree(unseen, tmp_path / "more")
     (tmp_path / "more" / "cat" / "cut.jpg").write_bytes(b"\xff\xd8\xff")
@@ -79,6 +82,7 @@ def test_a_folder_of_nothing_readable_is_an_error(file, tmp_path, evaluate):
     assert "doctor" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_a_corrupt_expectation_stays_with_the_file(file, drawn, evaluate, learn, tmp_path):
     learned = learn(drawn, tmp_path / "y.fewshot")
     assert evaluate(tmp_path / "y.fewshot", drawn)["expected_accuracy"] == learned["expected_accuracy"]

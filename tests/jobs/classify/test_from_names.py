@@ -74,6 +74,7 @@ def test_a_recipe_that_learns_from_images_is_refused(means, tmp_path):
         adapt_to_names(["cat", "dog"], tmp_path / "a.fewshot", AdaptSettings(recipe("gda")), means)
 
 
+@pytest.mark.slow
 def test_names_csv_says_more_than_the_folders(means, photos, tmp_path):
     (photos / "names.csv").write_text('class,description\ncat,"a small tiger"\ncat,a pet\nstar,a sun\n')
     known = descriptions(photos, ("cat", "house", "star"))

@@ -222,6 +222,7 @@ def test_every_picture_is_decoded_once_and_seen_once_by_each_change(
     assert sum(passes) < 2
 
 
+@pytest.mark.slow
 def test_files_on_different_bases_are_refused(drawn, tmp_path, learn, predict):
     learn(drawn, tmp_path / "vit.fewshot")
     learn(drawn, tmp_path / "conv.fewshot", backbone="test_efficientnet")
@@ -242,6 +243,7 @@ def test_delta_files_are_told_from_images_by_content(file, drawn, tmp_path, rand
         files_and_images([file, tmp_path / "classifier.jpg"])
 
 
+@pytest.mark.slow
 def test_rows_of_several_files_name_them_in_csv(file, drawn, tmp_path, learn, predict):
     learn(drawn, tmp_path / "y.fewshot", "protonet")
     report = predict([file, tmp_path / "y.fewshot"], drawn / "cat")

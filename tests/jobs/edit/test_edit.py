@@ -99,6 +99,7 @@ def test_a_class_added_is_as_if_learned_with_the_others(two, photos, kept, grow,
     assert report["expected_accuracy"] == json.loads(Path(f"{all_at_once}.run.json").read_text())["expected_accuracy"]
 
 
+@pytest.mark.slow
 def test_a_class_removed_is_as_if_never_learned(two, photos, kept, tmp_path):
     file = kept(photos, "all.fewshot")
     report = removed(file, "house", tmp_path / "less.fewshot")
@@ -128,6 +129,7 @@ def test_a_class_that_is_known_gets_more_images(photos, unseen, kept, grow, tmp_
     assert report["images"] == 17 and len(report["classes"]) == 3
 
 
+@pytest.mark.slow
 def test_what_the_old_classes_lose_is_told_as_held_out_answers_say(photos, kept, grow, tmp_path):
     write_folder(tmp_path / "new", ("fish",), 3, seed=4, size=64)
     file = kept(photos, "x.fewshot")
@@ -196,6 +198,7 @@ def test_a_label_corrected_is_as_if_it_had_been_right(photos, kept, told, tmp_pa
     same_answers(right, tmp_path / "y.fewshot")
 
 
+@pytest.mark.slow
 def test_new_pictures_in_a_list_are_learned_from(photos, unseen, kept, told, tmp_path):
     file = kept(photos, "x.fewshot")
     new = sorted((unseen / "cat").iterdir())[:2]
@@ -228,6 +231,7 @@ def test_a_moved_backbone_stays_and_its_head_is_fitted_anew(two, kept, grow, tmp
     assert (logits(back, features) - logits(file, features)).abs().max() < 0.02 * logits(file, features).abs().max()
 
 
+@pytest.mark.slow
 def test_the_file_names_what_it_comes_from(two, kept, grow, tmp_path):
     file = kept(two[0], "two.fewshot")
     grow(file, two[1], tmp_path / "grown.fewshot")
@@ -243,6 +247,7 @@ def test_the_file_names_what_it_comes_from(two, kept, grow, tmp_path):
     assert first["sha256"] == read_delta_file(file).digest and not first["parents"]
 
 
+@pytest.mark.slow
 def test_in_place_all_or_nothing(photos, kept, tmp_path, monkeypatch):
     file = kept(photos, "x.fewshot")
     before = file.read_bytes()

@@ -21,6 +21,7 @@ def asked(source):
     return asked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["ridge", "logistic", "bitfit"])
 def test_pictures_are_named_by_what_a_label_teaches(photos, unseen, learn, asked, predict, tmp_path, recipe):
     quick = ("method.tuning.optim.steps=2", "method.tuning.optim.epochs=0") if recipe == "bitfit" else ()
@@ -47,6 +48,7 @@ def test_what_is_known_or_there_twice_is_not_asked_about(photos, learn, asked, t
     assert [row["path"] for row in report["skipped"]] == [str(tmp_path / "new" / "bad.jpg")]
 
 
+@pytest.mark.slow
 def test_what_can_not_be_done_is_a_sentence(photos, learn, asked, tmp_path):
     learn(photos, tmp_path / "x.fewshot", keep_support=True)
     learn(photos, tmp_path / "plain.fewshot")

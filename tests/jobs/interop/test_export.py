@@ -171,6 +171,7 @@ def test_the_same_export_gives_the_same_bytes(drawn, tmp_path, learn, export):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_delta_file_itself_is_no_output(drawn, tmp_path, learn, export):
     learn(drawn, tmp_path / "x.fewshot", "lda")
     before = (tmp_path / "x.fewshot").read_bytes()

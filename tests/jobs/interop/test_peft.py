@@ -251,6 +251,7 @@ def test_classes_are_named_and_counted(trained, back, tmp_path):
     assert not (tmp_path / "x.fewshot").exists()
 
 
+@pytest.mark.slow
 def test_an_adapter_without_a_classifier_is_refused(trained, back, tmp_path):
     folder, _ = trained(peft.LoraConfig(r=1, target_modules=["qkv"]))
     with pytest.raises(FewshotError, match="no classifier") as caught:
@@ -258,6 +259,7 @@ def test_an_adapter_without_a_classifier_is_refused(trained, back, tmp_path):
     assert "modules_to_save=['head']" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_an_adapter_of_another_model_is_refused(trained, back, tmp_path):
     folder, _ = trained(peft.LoraConfig(r=1, **LINEAR))
     with pytest.raises(FewshotError, match="does not have"):

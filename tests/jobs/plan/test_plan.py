@@ -24,6 +24,7 @@ def recipe(name: str, *changes: str):
     return load_recipe(name, changes, **TINY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ridge", "protonet", "logistic", "lora", "saft", "norms", "tsa", "bitfit-ridge"])
 def test_a_file_has_about_as_many_bytes_as_planned(name, drawn, source, tmp_path, learn):
     few = ("method.tuning.optim.steps=2",) if name in ("lora", "saft", "norms", "tsa", "bitfit-ridge") else ()
@@ -88,6 +89,7 @@ def test_a_trial_makes_few_steps_whatever_the_recipe(easy, vit, monkeypatch):
         training_cost(recipe("ridge").learner, vit, easy(vit))
 
 
+@pytest.mark.slow
 def test_training_all_images_at_once_takes_memory_for_all(source, tmp_path):
     for shots in (4, 40):
         write_folder(tmp_path / str(shots), ("cat", "house"), shots, seed=0, size=64)

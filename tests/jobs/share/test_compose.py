@@ -215,6 +215,7 @@ def test_what_lies_in_few_bits_stays_in_few_bits_where_nothing_is_lost(kind, wri
         assert torch.equal(composed.delta[name].values, read_delta_file(path).delta[name].values)
 
 
+@pytest.mark.slow
 def test_values_asked_for_are_rounded_to_and_said_to_be(written, compose, vit, tmp_path):
     one, two = (written(f"user{i}", delta, (f"a{i}", f"b{i}")) for i, delta in enumerate(disjoint_deltas(vit, users=2)))
     exact, rounded = compose(one, two), compose(one, two, output=tmp_path / "small.fewshot", values="int8")

@@ -101,6 +101,7 @@ def test_pictures_are_written(which, request, tmp_path):
     assert "blocks.5" in (tmp_path / "deep/x.html").read_text()
 
 
+@pytest.mark.slow
 def test_what_can_not_be_drawn_is_told(drawn, tmp_path, learn):
     for name in ("x.gif", "x", ".svg"):
         with pytest.raises(FewshotError, match="no kind of picture"):

@@ -61,6 +61,7 @@ def test_what_a_file_knows_of_its_base_goes_with_it(weights, stated, drawn, tmp_
     assert read_delta_file(tmp_path / "ab.fewshot").header.base.licence == said
 
 
+@pytest.mark.slow
 def test_a_bank_passes_it_on(drawn, tmp_path, learn, random_bank, vit, source):
     bank = random_bank(tmp_path / "z.bank", vit, "dense", std=0.001)  # of a base under timm's word
     learn(drawn, tmp_path / "a.fewshot", "protonet", bank=bank)

@@ -64,6 +64,7 @@ def test_the_page_has_every_name_and_number(report, page):
         assert fact in text, fact
 
 
+@pytest.mark.slow
 def test_the_page_needs_nothing_else_and_runs_nothing(page):
     assert "http" not in page
     assert "@import" not in page
@@ -100,6 +101,7 @@ def test_pictures_are_xml_and_say_what_they_show(page):
         assert len(description.text) > 10
 
 
+@pytest.mark.slow
 def test_pictures_take_the_ink_of_the_page(case):
     text = html(case["three"])
     assert "currentColor" in text
@@ -150,6 +152,7 @@ def test_what_is_shown_is_said_first(case):
     assert answer(case["one"]).endswith("right on photo.")
 
 
+@pytest.mark.slow
 def test_skipped_files_are_listed(case):
     data = case["three"].data
     skipped = {"photo": replace(data["photo"], skipped=(Skipped("a<i>.jpg", "empty"),))}

@@ -125,6 +125,7 @@ def test_the_protocol_is_said_in_words(settings, words, case):
     assert protocol(replace(case["three"], protocol=settings)) == words
 
 
+@pytest.mark.slow
 def test_each_recipe_is_said_with_its_own_backbone_and_size(case):
     report = replace(
         case["three"],

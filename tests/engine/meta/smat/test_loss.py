@@ -383,6 +383,7 @@ def test_the_loss_changes_nothing_but_tells_the_new_state(net, task):
     assert all(values.requires_grad == (name in trained(bank)) for name, values in bank.items())
 
 
+@pytest.mark.slow
 def test_a_step_down_the_gradient_lowers_the_loss(net, task):
     settings = SMATSettings(experts=4)
     bank = leaves(moved_bank(net, settings))

@@ -308,6 +308,7 @@ def test_the_benchmark_says_that_there_is_no_gpu():
 # Memory.
 
 
+@pytest.mark.slow
 def test_a_task_too_large_for_memory_goes_through_in_chunks(net):
     """And nothing is left of what failed half-way."""
     options, task = VARIANTS["default"], random_task(net, 9, 12, 3)
