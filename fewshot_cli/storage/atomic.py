@@ -180,6 +180,8 @@ def as_bytes(text: str) -> bytes:
 
 def check_writable(path: Path) -> None:
     """Raises FewshotError where `path` can't become a file, before any work is done for it."""
+    if str(path) == "-":
+        raise FewshotError("The output is called -, which is no file.", "Standard output is /dev/stdout.")
     try:
         if path.is_dir():
             hint = f"For example: -o {path / 'my.fewshot'}"

@@ -156,6 +156,8 @@ def test_remembered_names_are_found_as_timm_finds_them(fewshot, pattern):
         (["plan", "DRAWN", "--weights", "words"], "not a safetensors file"),
         (["predict", "words", "DRAWN"], "not a delta file"),
         (["predict", "FILE", "DRAWN", "--csv", "empty"], "is a folder"),
+        (["predict", "FILE", "DRAWN", "--jsonl", "-"], "is called -"),
+        (["adapt", "DRAWN", "-o", "-"], "is called -"),
         (["predict", "FILE", "nowhere"], "There is no nowhere"),
         (["next", "FILE", "nowhere"], "There is no nowhere"),
         (["next", "FILE", "DRAWN"], "--keep-support"),
