@@ -6,6 +6,7 @@ A new picture of the classes scores like held-out ones. So the share that is ref
 
 from typing import Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,10 +35,6 @@ def refusal_threshold(held_out: Tensor, share: float) -> float:
     `held_out` `(n,)` are scores of held-out images. Between two of them the threshold is interpolated at share (n + 1).
     Raises ValueError where they are too few to tell.
     """
-    ordered = held_out.double().sort().values
-    place = share * (len(ordered) + 1)
-    if place < 1 - 1e-9:
-        raise ValueError(f"refusing {share:g} takes {images_to_refuse(share)} held-out images, not {len(ordered)}")
-    below = min(int(place + 1e-9), len(ordered)) - 1
-    above = min(below + 1, len(ordered) - 1)
-    return float(ordered[below] + (place - int(place + 1e-9)) * (ordered[above] - ordered[below]))
+    if len(held_out) < images_to_refuse(share):
+        raise ValueError(f"refusing {share:g} takes {images_to_refuse(share)} held-out images, not {len(held_out)}")
+    return float(np.quantile(held_out.cpu().numpy(), share, method="weibull"))

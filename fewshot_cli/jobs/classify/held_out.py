@@ -85,16 +85,15 @@ def scores_of(held: HeldOut, learner: Learner, factor: float, classes: Sequence[
     known, labels = held.parts.of_each_image(known_scores(logits, score, unknown))
     true_class = logits.softmax(1).gather(1, held.parts.labels[:, None]).squeeze(1)
     unlike, _ = held.parts.of_each_image(1 - true_class)
-    of_class = [unlike[labels == label].sort().values.tolist() for label in range(len(classes))]
     return HeldOutScores(
         score=score,
-        known=tuple(_digits(known[labels != unknown] if unknown is not None else known)),
-        nonconformity=tuple(tuple(round(value, 4) for value in values) for values in of_class),
+        known=_sorted(known if unknown is None else known[labels != unknown]),
+        nonconformity=tuple(_sorted(unlike[labels == label]) for label in range(len(classes))),
     )
 
 
-def _digits(scores: Tensor) -> list[float]:
-    return [round(value, 4) for value in scores.sort().values.tolist()]
+def _sorted(scores: Tensor) -> tuple[float, ...]:
+    return tuple(round(score, 4) for score in scores.sort().values.tolist())
 
 
 @dataclass(frozen=True)

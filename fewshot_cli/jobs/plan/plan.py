@@ -38,8 +38,8 @@ PROVED = 3
 
 
 @dataclass(frozen=True)
-class Ground:
-    """What every recipe stands on: the sample of the folder, and the seconds of reading folder and weights.
+class SampleCost:
+    """What every recipe costs alike: the sample of the folder, and the seconds of reading folder and weights.
 
     `memory` are the bytes that this process has needed to look at the sample, of which `passes` are of frozen passes.
     """
@@ -73,12 +73,12 @@ def plan(images: Path, recipes: Mapping[str, Recipe], means: Means) -> PlanResul
     with PeakMemory() as passes:
         backbone.frozen_features(sample.support.images[torch.arange(backbone.chunk)])
     weights = sum(values.nbytes for values in backbone.params.values())
-    ground = Ground(sample, watch.seconds["load"], resident or weights + passes.peak, passes.peak)
+    cost_of_sample = SampleCost(sample, watch.seconds["load"], resident or weights + passes.peak, passes.peak)
     watch.lap("look")
     planned = []
     with means.progress.track("trying recipes") as advance:
         for place, (name, start) in enumerate(begun.items()):
-            planned.append(_planned(name, start, ground))
+            planned.append(_planned(name, start, cost_of_sample))
             advance(place + 1, len(begun))
     watch.lap("try")
     return PlanResult(
@@ -91,25 +91,25 @@ def plan(images: Path, recipes: Mapping[str, Recipe], means: Means) -> PlanResul
     )
 
 
-def _planned(name: str, start: Start, ground: Ground) -> PlannedRecipe:
+def _planned(name: str, start: Start, cost_of_sample: SampleCost) -> PlannedRecipe:
     """The cost of one recipe: a head is fitted to the made features, and of training a few steps are made."""
-    support, how = ground.sample.support, AdaptSettings(start.recipe)
+    support, how = cost_of_sample.sample.support, AdaptSettings(start.recipe)
     if trained_by(start.learner) is None:
         begin = time.perf_counter()
         learned = learn(start, support, how, NoProgress())
-        content = _bytes(start, learned, ground, how)
+        content = _bytes(start, learned, cost_of_sample, how)
         seconds = time.perf_counter() - begin
         with PeakMemory() as fitting:
             learn(start, support, how, NoProgress())
-        memory = ground.with_work(fitting.peak)
+        memory = cost_of_sample.with_work(fitting.peak)
     else:
         cost = training_cost(start.learner, start.backbone, support)
         seconds = cost.with_estimate(support, how.folds) + PROVED * cost.frozen * len(support)
         with PeakMemory() as training:
             adapted = trial(start.learner, start.backbone, support, steps=1)
-        memory = ground.memory + _grown(start, training.peak, len(support)) + _pictures(start, len(support))
-        content = _bytes(start, _as_if_learned(start, adapted, ground), ground, how)
-    whole = ground.seconds + ground.sample.seconds + seconds
+        memory = cost_of_sample.memory + _grown(start, training.peak, len(support)) + _pictures(start, len(support))
+        content = _bytes(start, _as_if_learned(start, adapted, cost_of_sample), cost_of_sample, how)
+    whole = cost_of_sample.seconds + cost_of_sample.sample.seconds + seconds
     return PlannedRecipe(name, start.base.name, round(whole, 3), memory, content)
 
 
@@ -125,9 +125,9 @@ def _pictures(start: Start, images: int) -> int:
     return min(images * 3 * height * width, IN_MEMORY)
 
 
-def _as_if_learned(start: Start, adapted: Adapted, ground: Ground) -> Learned:
+def _as_if_learned(start: Start, adapted: Adapted, cost_of_sample: SampleCost) -> Learned:
     """What the trial moved, with a head for all classes and answers about all images, which only take room here."""
-    support = ground.sample.support
+    support = cost_of_sample.sample.support
     if isinstance(start.learner, MoveThenHead):
         head = start.learner.then.fitted(support)
     else:
@@ -137,9 +137,9 @@ def _as_if_learned(start: Start, adapted: Adapted, ground: Ground) -> Learned:
     return Learned(Adapted(adapted.delta, head, adapted.graft), asked, scores)
 
 
-def _bytes(start: Start, learned: Learned, ground: Ground, how: AdaptSettings) -> int:
+def _bytes(start: Start, learned: Learned, cost_of_sample: SampleCost, how: AdaptSettings) -> int:
     """The size of the file that holds what was learned."""
-    support = ground.sample.support
+    support = cost_of_sample.sample.support
     unknown = ["0" * 64] * len(support)
     known = SupportSet(support, tuple(support.classes[i] for i in support.labels.tolist()), tuple(unknown), (), ())
     stored = moves_as_stored(learned.adapted.after(start.delta), how)

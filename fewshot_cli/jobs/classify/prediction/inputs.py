@@ -1,4 +1,4 @@
-"""The delta files and the images among the arguments of `predict`, told apart before torch is imported."""
+"""What `predict` is given, checked before torch is imported: delta files, images, and what is to be promised."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
