@@ -1,6 +1,7 @@
 """What a command is about to write must not be what it reads: one rule, for every option of every command."""
 
 import inspect
+import os
 from collections.abc import Callable, Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
@@ -33,6 +34,8 @@ def check_outputs(command: Callable[..., None], given: Mapping[str, Any]) -> Non
     for name, path in [*outputs, *beside]:
         if any(_same(path, read) for read in inputs):
             raise FewshotError(f"{path} is read by this command, and can't be {name} too.", "Choose another file.")
+        if given.get("json") and _is_standard_output(path):
+            raise FewshotError(f"{name} and --json both go to standard output.", "Give one of them a file.")
     for name, path in outputs:
         _check_data(name, path, inputs, is_picture=name == called.get("picture"))
 
@@ -83,6 +86,15 @@ def _same(path: Path, other: Path) -> bool:
     try:
         return path.resolve() == other.resolve()
     except (OSError, RuntimeError):
+        return False
+
+
+def _is_standard_output(path: Path) -> bool:
+    """Whether what is written at a path joins what is printed; what is thrown away joins nothing."""
+    try:
+        status, printed = path.stat(), os.fstat(1)
+        return os.path.samestat(status, printed) and not path.samefile(os.devnull)
+    except (OSError, ValueError):
         return False
 
 

@@ -1,6 +1,6 @@
 """`fewshot predict FILE [FILE...] PATH...`"""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -97,6 +97,7 @@ def predict(
     inputs.check_promises(files, promises)
     if sort_into is not None:
         inputs.check_apart(sort_into, [*images, *([watch] if watch else [])])
+    coming, images = _from_now_on(watch, images)
     progress = options.start(quiet, offline)
     means = options.means(weights, offline, device, no_cache, progress)
     from fewshot_cli.cli.terminal import show
@@ -104,7 +105,6 @@ def predict(
     from fewshot_cli.jobs.classify.predict import predict as job
     from fewshot_cli.jobs.classify.prediction.rows import TOP, RowSettings
     from fewshot_cli.jobs.classify.prediction.sorting import Sorting
-    from fewshot_cli.jobs.classify.prediction.watch import new_pictures
     from fewshot_cli.reports.terminal.predict import labelled, predicted, watched
     from fewshot_cli.storage.atomic import is_stream
 
@@ -120,7 +120,7 @@ def predict(
             if json or (watch is None and not outputs.paths):
                 kept.extend(rows)
 
-        result = job(files, images, means, write, how, new_pictures(watch) if watch else (), sorting)
+        result = job(files, images, means, write, how, coming, sorting)
     if json or not outputs.paths:
         result = replace(result, predictions=tuple(kept))
     if json:
@@ -131,6 +131,16 @@ def predict(
         show(result, False, partial(labelled, paths=outputs.paths))
     if not result.images and watch is None:
         raise _none_read(images, result.unread)
+
+
+def _from_now_on(watch: Path | None, images: list[Path]) -> tuple[Iterable[Sequence[Path]], list[Path]]:
+    """The pictures that come into the folder, and the images that are there: none is missed while torch is imported."""
+    if watch is None:
+        return (), images
+    from fewshot_cli.images.sources.class_folders import find_images
+    from fewshot_cli.jobs.classify.prediction.watch import new_pictures
+
+    return new_pictures(watch), find_images(images)
 
 
 def _check_options(paths: Sequence[Path] | None, watch: Path | None, too_many: bool) -> None:

@@ -38,6 +38,7 @@ class Outputs:
         """
         from fewshot_cli.reports.terminal.predict import JsonLines, Rows, line_of
         from fewshot_cli.storage.atomic import growing, is_stream, partial_path
+        from fewshot_cli.storage.one_writer import one_writer
 
         def show(rows: Sequence["Prediction"]) -> None:
             sys.stdout.write("".join(f"{line_of(row)}\n" for row in rows))
@@ -45,6 +46,8 @@ class Outputs:
 
         try:
             with ExitStack() as stack:
+                for path in self.paths:
+                    stack.enter_context(one_writer(path))
                 sinks: list[Callable[[Sequence[Prediction]], None]] = [show] if shown else []
                 if self.csv is not None:
                     lines = stack.enter_context(growing(self.csv))

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import unicodedata
+from collections.abc import Iterable
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -28,6 +30,26 @@ def folder_name(name: str) -> str:
     if not plain or plain.split(".")[0].casefold() in RESERVED or plain.startswith("."):
         plain = f"_{plain.lstrip('.')}"
     return plain.encode()[:200].decode(errors="ignore")
+
+
+def folder_names(names: Iterable[str]) -> dict[str, str]:
+    """A name for the folder of each, no two of which are alike, also where a system ignores case or accents' spelling.
+
+    Names that stay as they are go before those that don't; what is alike then gets a number.
+    """
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in sorted(names, key=lambda name: (folder_name(name) != name, name)):
+        plain = folder_name(name)
+        numbered = (plain if number == 1 else f"{plain}-{number}" for number in count(1))
+        found[name] = next(each for each in numbered if _alike(each) not in taken)
+        taken.add(_alike(found[name]))
+    return found
+
+
+def _alike(name: str) -> str:
+    """What is the same of names that some file system takes for one."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def copied_into(folder: Path, file: Path) -> Copied:

@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fewshot_cli.cli.main import app
+from fewshot_cli.storage.one_writer import one_writer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -114,6 +115,25 @@ def test_several_classifiers_can_not_sort(fewshot, file, other, drawn, weights, 
 
 
 @pytest.mark.slow
+def test_classes_whose_names_a_folder_can_not_have_are_not_sorted_into_one(fewshot, file, weights, drawn, tmp_path):
+    other, third = tmp_path / "y.fewshot", tmp_path / "z.fewshot"
+    assert fewshot("rename-class", file, "cat", "a:b", "-o", other).exit_code == 0
+    assert fewshot("rename-class", other, "star", "a_b", "-o", third).exit_code == 0
+    words = ["predict", third, drawn, "--sort-into", tmp_path / "sorted", "--weights", weights, "--json"]
+    rows = json.loads(fewshot(*words).stdout)["predictions"]
+    assert {"a:b", "a_b"} <= {row["label"] for row in rows}
+    assert len({(row["label"], Path(row["copy"]).parent) for row in rows}) == len({row["label"] for row in rows})
+    assert len({Path(row["copy"]).parent for row in rows}) == len({row["label"] for row in rows})
+
+
+def test_two_commands_do_not_write_one_file_at_once(asked, drawn, tmp_path):
+    with one_writer(tmp_path / "x.csv"):
+        refused = asked(drawn, "--csv", tmp_path / "x.csv")
+    assert refused.exit_code == 2 and "Another command is writing x.csv" in refused.stderr
+    assert asked(drawn, "--csv", tmp_path / "x.csv").exit_code == 0
+    assert [path.name for path in tmp_path.glob("*x.csv*")] == ["x.csv"]
+
+
 def test_what_can_not_be_watched(asked, drawn, tmp_path, fewshot, tiny, weights):
     assert "no folder to watch" in asked(drawn, "--watch", tmp_path / "none").stderr
     path = tmp_path / "tim.fewshot"

@@ -2,8 +2,13 @@
 
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
 
@@ -31,3 +36,13 @@ def test_a_bank_is_no_stream(pipe, fewshot, drawn):
     result = fewshot("meta-tune", "smat", "--data", drawn, "-o", path)
     assert result.exit_code == 2 and "is a pipe or a device" in result.stderr
     assert [file.name for file in path.parent.iterdir()] == ["pipe"]
+
+
+@pytest.mark.parametrize("option", ["--csv", "--jsonl"])
+def test_rows_and_json_are_not_mixed_on_standard_output(file, drawn, option):
+    words = ["predict", str(file), str(drawn), option, "/dev/stdout", "--json"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "fewshot_cli", *words], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 2 and not ended.stdout
+    assert f"{option} and --json both go to standard output" in ended.stderr

@@ -2,7 +2,7 @@ import pytest
 
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.storage import copying
-from fewshot_cli.storage.copying import copied_into, folder_name
+from fewshot_cli.storage.copying import copied_into, folder_name, folder_names
 
 
 def test_nothing_is_written_over_and_the_same_is_not_copied_twice(tmp_path):
@@ -55,3 +55,11 @@ def test_half_a_copy_is_taken_away(tmp_path, monkeypatch):
 def test_names_of_folders_are_names_everywhere(name, folder):
     assert folder_name(name) == folder
     assert len(folder_name("ß" * 300).encode()) <= 200
+
+
+def test_no_two_names_share_a_folder():
+    names = ["a:b", "a_b", "a?b", "Cat", "cat", "cafe\u0301", "café", "x" * 300, "x" * 301, "a_b-2"]
+    folders = folder_names(names)
+    assert len({folder.casefold() for folder in folders.values()}) == len(names) == len(folders)
+    assert folders["a_b"] == "a_b" and folders["a_b-2"] == "a_b-2" and folders["a:b"] == "a_b-3"
+    assert folder_names(reversed(names)) == folders

@@ -49,6 +49,7 @@ def predict(
     group = Predictors.of(files, means, how)
     if sorting:
         group.check_one_label()
+        sorting.name_folders(group.classes)
     kept: list[Prediction] = []
     count = Count()
 

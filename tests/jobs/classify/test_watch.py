@@ -66,3 +66,14 @@ def test_a_folder_that_goes_away_may_come_back(tmp_path):
     folder.mkdir()
     gone = lambda: shutil.rmtree(folder)  # noqa: E731
     assert seen(folder, gone, nothing, written(folder / "a.jpg", "a"), nothing) == [["a.jpg"]]
+
+
+def test_what_comes_before_the_first_look_is_new_too(tmp_path):
+    written(tmp_path / "old.jpg", "old")()
+    coming = new_pictures(tmp_path, Ticks(nothing, nothing))
+    written(tmp_path / "a.jpg", "a")()  # while what is there already is being labelled
+    found = []
+    with pytest.raises(KeyboardInterrupt):
+        for paths in coming:
+            found += paths
+    assert found == [tmp_path / "a.jpg"]

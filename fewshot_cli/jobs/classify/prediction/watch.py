@@ -15,12 +15,16 @@ Stamp = tuple[int, int]
 
 
 def new_pictures(folder: Path, sleep: Callable[[float], object] = time.sleep) -> Iterator[list[Path]]:
-    """The pictures that come into the folder or below, each once it is whole, some at a time; it never ends.
+    """The pictures that come into the folder or below from now on, once they are whole, some at a time, without end.
 
     One is whole when nothing was written to it for a second. One that is written anew comes again. What lies there at
     first is not new; a folder that goes away may come back.
     """
-    known = _stamps(folder)
+    return _after(_stamps(folder), folder, sleep)
+
+
+def _after(known: dict[Path, Stamp], folder: Path, sleep: Callable[[float], object]) -> Iterator[list[Path]]:
+    """The pictures that are not `known`, or no longer of that stamp."""
     last = dict(known)
     while True:
         sleep(EVERY)
