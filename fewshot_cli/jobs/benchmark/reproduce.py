@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -13,12 +14,17 @@ from fewshot_cli.images.sources.dataset import Dataset, read_datasets
 from fewshot_cli.jobs.benchmark.protocols import protocols
 from fewshot_cli.jobs.benchmark.run import ComparisonSettings, answered_again
 from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.run_record import versions
 from fewshot_cli.recipes import parse_recipe
 from fewshot_cli.results import ComparisonResult, RepeatedResult
 from fewshot_cli.storage.episode_journal import read_run
 
-TOLERANCE = {"accuracy": 0.0, "balanced_accuracy": 0.0, "bytes": 0.0, "ece": 1e-4, "nll": 1e-4}
-"""How far a repeated figure may be off: answers are counted, probabilities depend on a machine's last bits."""
+TOLERANCE = {"accuracy": 0.0, "balanced_accuracy": 0.0, "bytes": 0.0, "nll": 1e-4}
+"""How far a repeated figure may be off: answers are counted, probabilities depend on a machine's last bits. Above 1 it
+is a share of the figure."""
+ECE_TOLERANCE = 0.01
+"""How far the mean expected calibration error of all episodes may be off. That of one episode jumps where the last bits
+of a probability put it on the other side of a bin's edge; the same probabilities are compared by their `nll`."""
 
 FIRST = 10  # differences to name
 
@@ -48,12 +54,13 @@ def repeat(path: Path, data: Sequence[Path], means: Means) -> RepeatedResult:
     if means.device.type == "cpu":
         torch.set_num_threads(threads)  # the last bits of what a method trains depend on it
     again = answered_again(recipes, question, means)
-    differences = [*_facts(run, again), *_figures(run, again)]
+    differences = [*_facts(run, again), *figures_that_differ(run, again)]
     if differences:
         more = f"\n  and {len(differences) - FIRST} more" if len(differences) > FIRST else ""
         raise CheckFailed(
             f"{path} could not be repeated:\n" + "\n".join(f"  {each}" for each in differences[:FIRST]) + more,
-            "Trained methods repeat to the last answer only on the same device, with the versions the file names.",
+            "Trained methods repeat to the last answer only on the same device, with the versions the file names."
+            + _other_versions(run),
         )
     facts = {each.name: getattr(again, each.name) for each in fields(again)}
     return RepeatedResult(**facts, checked=str(path), differences=0)
@@ -75,6 +82,15 @@ def _datasets(paths: Sequence[Path], split: str | None) -> Iterator[Dataset]:
         yield from read_datasets(path, split)
 
 
+def _other_versions(run: Mapping[str, Any]) -> str:
+    """A sentence of the packages that are of another version than the record names, or nothing."""
+    now = versions()
+    other = [
+        f"{name} {was} (now {now[name]})" for name, was in run.get("versions", {}).items() if now.get(name, was) != was
+    ]
+    return f" It was made with {', '.join(other)}." if other else ""
+
+
 def _facts(run: Mapping[str, Any], again: ComparisonResult) -> Iterator[str]:
     """What differs in the data and the weights."""
     for name, facts in run["data"].items():
@@ -87,7 +103,8 @@ def _facts(run: Mapping[str, Any], again: ComparisonResult) -> Iterator[str]:
             yield f"{name}: these are other weights"
 
 
-def _figures(run: Mapping[str, Any], again: ComparisonResult) -> Iterator[str]:
+def figures_that_differ(run: Mapping[str, Any], again: ComparisonResult) -> Iterator[str]:
+    """A sentence for each metric of a recipe and row of the record `run` that `again` has not found."""
     for name, rows in run["results"].items():
         for row, metrics in rows.items():
             found = again.results.get(name, {}).get(row, {})
@@ -95,10 +112,14 @@ def _figures(run: Mapping[str, Any], again: ComparisonResult) -> Iterator[str]:
                 if metric == "bytes" and run.get("delta_format") != again.delta_format:
                     continue  # a file of another version has another size
                 pairs = zip(metrics[metric], found.get(metric, []), strict=False)
-                off = [(i, a, b) for i, (a, b) in enumerate(pairs) if abs(a - b) > tolerance]
+                off = [(i, a, b) for i, (a, b) in enumerate(pairs) if abs(a - b) > tolerance * max(1.0, abs(a))]
                 if len(metrics[metric]) != len(found.get(metric, [])):
                     yield f"{name} on {row}: {metric} of another number of episodes"
                 elif off:
                     episode, was, now = off[0]
                     which = f"in {len(off)} episodes, first in {episode}"
                     yield f"{name} on {row}: {metric} differs {which}: {was}, now {now}"
+            if found.get("ece"):
+                was, now = fmean(metrics["ece"]), fmean(found["ece"])
+                if abs(was - now) > ECE_TOLERANCE:
+                    yield f"{name} on {row}: the mean ece differs: {was:.6g}, now {now:.6g}"

@@ -23,7 +23,7 @@ from fewshot_cli.jobs.benchmark import blocks
 from fewshot_cli.jobs.benchmark import episode_runner as answering
 from fewshot_cli.jobs.benchmark.episode_runner import EpisodeSource, answer_block
 from fewshot_cli.jobs.benchmark.protocols import protocols
-from fewshot_cli.jobs.benchmark.reproduce import repeat
+from fewshot_cli.jobs.benchmark.reproduce import figures_that_differ, repeat
 from fewshot_cli.jobs.benchmark.run import ComparisonSettings, compare
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.models.backbones import Source
@@ -367,9 +367,31 @@ def test_a_run_can_be_repeated(run, sets, weights, tmp_path):
 
     record = json.loads(before)
     record["results"]["ridge"]["day"]["accuracy"][1] += 1 / 9
+    record["versions"]["torch"] = "1.0"
     path.write_text(json.dumps(record))
-    with pytest.raises(CheckFailed, match="ridge on day: accuracy differs in 1 episodes, first in 1"):
+    with pytest.raises(CheckFailed, match="ridge on day: accuracy differs in 1 episodes, first in 1") as caught:
         again()
+    assert "It was made with torch 1.0 (now " in caught.value.hint
+
+
+def test_a_repeated_figure_may_be_off_by_the_last_bits(run, sets, weights, tmp_path):
+    """A large `nll` by its rounding, one `ece` by an answer on the other side of a bin's edge; nothing else."""
+    run(sets, "ridge", episodes=4)
+    path, where = tmp_path / "run.json", Source(weights["test_vit"], offline=True)
+    record = json.loads(path.read_text())
+    found = record["results"]["ridge"]["day"]
+
+    def differences(metric: str, change: float) -> list[str]:
+        values = [*found[metric][:-1], found[metric][-1] + change]
+        changed = {"ridge": {"day": found | {metric: values}}}
+        again = repeat(path, (), Means(where, CPU, NoCache(), NoProgress(), Processes()))
+        return list(figures_that_differ(record | {"results": changed}, again))
+
+    assert not differences("nll", 5e-5)
+    assert differences("nll", 1e-3)
+    assert not differences("ece", 0.03)
+    assert differences("ece", 0.1)
+    assert differences("accuracy", 1e-9)
 
 
 def test_repeating_notices_other_data(run, weights, tmp_path):
