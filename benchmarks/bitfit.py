@@ -84,9 +84,9 @@ def main() -> None:
 
 
 def task(
-    backbone: Backbone, name: str, number: int, way: int, shots: int
+    backbone: Backbone, name: str, number: int, way: int, shots: int, most: int = QUERIES
 ) -> tuple[Support, torch.Tensor, torch.Tensor]:
-    """The support set of a task, and pictures and labels of its queries."""
+    """The support set of a task, and pictures and labels of its queries, at most so many of a class."""
     folder = read_labelled(SHARED / "data" / SETS[name])
     rng = torch.Generator().manual_seed(1000 * number + sum(map(ord, name)))
     classes = [folder.classes[i] for i in torch.randperm(len(folder.classes), generator=rng)[:way].tolist()]
@@ -95,7 +95,7 @@ def task(
         members = [item.stored for item in folder.items if item.label == wanted]
         order = torch.randperm(len(members), generator=rng).tolist()
         known += [(members[i], label) for i in order[:shots]]
-        asked += [(members[i], label) for i in order[shots : shots + QUERIES]]
+        asked += [(members[i], label) for i in order[shots : shots + most]]
     seen = embed(backbone, [stored for stored, _ in known + asked], FeatureCache(), NoProgress(), decode=True)
     labels = torch.tensor([label for _, label in known + asked])
     pictures = seen.pictures[torch.arange(len(labels))]

@@ -173,7 +173,8 @@ def check_reads(recipe: Recipe | MetaRecipe) -> None:
         )
 
 
-DEFAULT_FOLDS = 5
+DEFAULT_FOLDS = 2
+"""Halves: the learning curve makes up for what the other half would have taught (`benchmarks/budget.py`)."""
 
 
 def folds_asked(recipe: Recipe, folds: int | None, kind_of_bank: str | None = None) -> int:

@@ -72,7 +72,7 @@ def adapt(
             "--folds",
             metavar="N",
             min=0,
-            help="Folds to estimate a trained method's accuracy in, 5 if not given; 0 doesn't.",
+            help="Folds to estimate a trained method's accuracy in, 2 if not given; 0 doesn't.",
         ),
     ] = None,
     values: Annotated[

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import field_validator
 
+from fewshot_cli.engine.defaults import COSINE_SCALE
 from fewshot_cli.engine.train.settings import Tuning
 from fewshot_cli.methods.base import Method
 from fewshot_cli.methods.targets import check_pattern, targeted
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from fewshot_cli.engine.adaptation import Moved, Run, Support
     from fewshot_cli.engine.model.backbone import Backbone
     from fewshot_cli.engine.params import Params
+
+
+BIASES = "bias$"
+USUAL_SHARPENING = 1.35
 
 
 class Finetune(Method):
@@ -33,6 +38,12 @@ class Finetune(Method):
     tuning: Tuning = Tuning()
 
     _pattern = field_validator("targets")(check_pattern)
+
+    def usual_sharpening(self, images: int, way: int, dim: int) -> float | None:
+        """That of trained biases, a little more than 1 since held-out answers know less (`benchmarks/budget.py`)."""
+        if self.targets != BIASES or self.tuning.head != "cosine":
+            return None
+        return USUAL_SHARPENING * COSINE_SCALE / self.tuning.scale
 
     def move(self, backbone: Backbone, support: Support, run: Run) -> Moved:
         from fewshot_cli.engine.adaptation import Moved

@@ -13,11 +13,12 @@ from fewshot_cli.images.sources.class_folders import Folder
 from fewshot_cli.images.sources.label_sets import Labels
 from fewshot_cli.images.sources.labelled import read_labelled
 from fewshot_cli.jobs.classify.adapt import AdaptSettings, Preparation, adapt, estimated
-from fewshot_cli.jobs.classify.held_out import HeldOut
+from fewshot_cli.jobs.classify.held_out import Adaptation, HeldOut, in_folds
 from fewshot_cli.jobs.classify.support_set import SupportSet, check_names, support_set
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.initialisation import Start, Starts
 from fewshot_cli.jobs.plan.training import training_seconds
+from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.jobs.run_record import Stopwatch
 from fewshot_cli.methods.finetune import Finetune
 from fewshot_cli.recipe_files import DEFAULT_BUDGET, TRAINED
@@ -126,7 +127,7 @@ def chosen_recipe(
     taken = _taken(entries)
     tried, advice = _trained(entries[taken], labelled, how, means, starts, sum(watch.seconds.values()))
     if isinstance(tried, _Entry):
-        better = _taken([tried, entries[taken]]) == 0  # on past tasks training pays as a rule, so it comes first
+        better = _pays(tried, entries[taken], how.seed)
         entries.append(tried)
         taken = len(entries) - 1 if better else taken
     watch.lap("choose")
@@ -183,6 +184,17 @@ def _trained(
     start = starts.of(recipe)
     known = support_set(labelled, start.backbone, means, decode=True, templates=recipe.template)
     return _entry(start, known, how, means), "Training was tried."
+
+
+def _pays(tried: _Entry, best: _Entry, seed: int) -> bool:
+    """Whether to take what was trained: it is, unless the head is clearly better in the same folds.
+
+    As a rule training pays on past tasks. A head that learned from all images but one would be at an advantage.
+    """
+    assert isinstance(tried.asked, HeldOut)
+    adaptation = Adaptation(best.start.learner, best.start.backbone, best.known.support, seed)
+    same = in_folds(adaptation, DEFAULT_FOLDS, NoProgress())
+    return chosen([tried.asked.logits.cpu(), same.logits.cpu()], tried.asked.labels.cpu()) == 0
 
 
 # --- the table -----------------------------------------------------------------------------------------------------

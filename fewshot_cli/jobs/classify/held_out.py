@@ -124,12 +124,11 @@ def held_out(adaptation: Adaptation, folds: int, progress: Progress, rounding: R
         stored = Model(adaptation.backbone, rounding(adaptation.learned()))
         kept = left_out_one_by_one(closed_form, stored.features_of(support), support.labels, support.way)
         return replace(found, kept=kept.logits) if isinstance(kept, HeldOut) else found
-    count = torch.bincount(support.labels, minlength=support.way)[support.labels]
-    if int(count.max()) < 2:
+    if int(torch.bincount(support.labels).max()) < 2:
         return ALONE
     if folds < 2:
         return "no images were left out to ask about (--folds 0)"
-    return _k_fold(adaptation, min(folds, int(count.max())), progress, rounding)
+    return in_folds(adaptation, folds, progress, rounding)
 
 
 def left_out_one_by_one(method: ClosedFormMethod, features: Tensor, labels: Tensor, way: int) -> HeldOut | str:
@@ -172,8 +171,13 @@ def _promised(most: Measured, fewer: Measured | None, labels: Tensor) -> tuple[I
     return expected(most, now, most.full_size), expected(most, ahead, float((counts + MORE).log().mean()))
 
 
-def _k_fold(adaptation: Adaptation, folds: int, progress: Progress, rounding: Rounding | None) -> HeldOut:
+def in_folds(adaptation: Adaptation, folds: int, progress: Progress, rounding: Rounding | None = None) -> HeldOut:
+    """Answers about each fold by what was learned from the others, also where a formula could leave out single images.
+
+    `folds`, two or more, are no more than the largest class has images; some class has two. The seed decides them.
+    """
     support = adaptation.support
+    folds = min(folds, int(torch.bincount(support.labels).max()))
     fold_of = _fold_of_each(support, folds, adaptation.seed)
     logits = support.features.new_zeros(len(support), support.way)
     kept = logits.clone()

@@ -5,6 +5,7 @@ import torch
 
 from fewshot_cli.engine.trust.metrics import best_sharpening
 from fewshot_cli.engine.trust.sharpening import SPREAD, sharpening
+from fewshot_cli.recipes import load_recipe
 
 RNG = torch.Generator().manual_seed(0)
 
@@ -50,3 +51,12 @@ def test_it_follows_the_scale_of_the_logits():
 def test_without_a_usual_factor_it_is_the_temperature_of_the_answers_alone():
     logits, labels = answers(30, factor=1.0)
     assert sharpening(logits, labels, 30, usual=None) == best_sharpening(logits, labels)
+
+
+def test_trained_biases_have_a_usual_factor_and_other_weights_none():
+    biases = load_recipe("bitfit").learner
+    usual = biases.usual_sharpening(25, 5, 1280)
+    assert usual is not None and usual > 1
+    half = load_recipe("bitfit", ("method.tuning.scale=5",)).learner
+    assert half.usual_sharpening(25, 5, 1280) == pytest.approx(2 * usual)
+    assert load_recipe("finetune").learner.usual_sharpening(25, 5, 1280) is None

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from fewshot_cli.formats.delta.file import read_delta_file
 from fewshot_cli.images.drawing import write_folder
@@ -58,6 +59,22 @@ def test_training_is_tried_where_there_is_room_and_advised_where_not(asked, draw
     )
     tried = choose(drawn, ChoiceSettings(TINY, budget=1000), means(source))
     assert tried.candidates[-1].recipe == "bitfit" and tried.candidates[-1].accuracy is not None
+
+
+@pytest.mark.slow
+def test_training_is_compared_with_a_head_that_learned_from_as_few(drawn, source, monkeypatch):
+    monkeypatch.setattr(choosing, "NEARLY_ALL", 2.0)
+    quick = ("method.tuning.optim.steps=1", "method.tuning.optim.epochs=0")
+    whole = choosing.load_recipe
+    monkeypatch.setattr(
+        choosing, "load_recipe", lambda name, **given: whole(name, quick if name == "bitfit" else (), **given)
+    )
+    raced = []
+    monkeypatch.setattr(choosing, "chosen", lambda logits, labels: raced.append(logits) or 0)
+    table = choose(drawn, ChoiceSettings(TINY, budget=1000), means(source))
+    one_by_one, (_, in_halves) = raced[0][0], raced[-1]
+    assert table.candidates[-1].chosen
+    assert in_halves.shape == one_by_one.shape and not torch.allclose(in_halves, one_by_one)
 
 
 def test_with_one_image_of_each_class_the_best_as_a_rule_is_taken(asked, tmp_path, source):

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fewshot_cli.engine.adaptation import Support
 from fewshot_cli.engine.head.linear import Head, class_means
-from fewshot_cli.jobs.classify.held_out import Adaptation, HeldOut, held_out
+from fewshot_cli.jobs.classify.held_out import Adaptation, HeldOut, held_out, in_folds
 from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.methods.base import HeadMethod
 from fewshot_cli.recipes import load_recipe
@@ -77,3 +77,16 @@ def test_where_nothing_can_be_held_out_there_is_a_reason(vit):
     assert "one image per class" in asked(task([0, 1, 2]), 5, backbone=vit)
     for folds in (0, 1):
         assert "--folds" in asked(task([0, 0, 1, 1]), folds, backbone=vit)
+
+
+@pytest.mark.parametrize("recipe", ["ridge", "protonet"])
+def test_a_formula_is_judged_in_folds_where_it_is_to_be_compared_so(recipe, vit):
+    """In halves of two images a class, each answer is that of the head which knows the other image of each."""
+    support = task([0, 1, 2] * 2, torch.randn(6, 16, generator=torch.Generator().manual_seed(0)))
+    method = load_recipe(recipe).method
+    found = in_folds(Adaptation(method, vit, support, seed=0), 5, NoProgress())
+    assert found.how == "2-fold, 6 images"
+    for row in range(6):
+        others = [torch.tensor([a, b, c]) for a in (0, 3) for b in (1, 4) for c in (2, 5) if row not in (a, b, c)]
+        answers = [method.head(support.features[o], support.labels[o], 3).logits(support.features) for o in others]
+        assert any(torch.allclose(found.logits[row], each[row], atol=1e-5) for each in answers)
