@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fewshot_cli.cli import options
+from fewshot_cli.cli import early, options
 from fewshot_cli.cli.edit_options import InPlace, Output, Working, output_of
 from fewshot_cli.errors import FewshotError
 
@@ -52,6 +52,9 @@ def add_class(
     working = Working(file, weights, device, offline, no_cache, quiet)
     working.check(folder)
     target = output_of(file, output, in_place)
+    if folder is not None:
+        early.check_keeps_images(file)
+        early.check_new_images(folder, class_name)
     means = working.means(target, by_name=class_name if folder is None else None)
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.jobs.edit.add_class import add_class as job

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fewshot_cli.cli import options
+from fewshot_cli.cli import early, options
 from fewshot_cli.cli.edit_options import InPlace, Output, Working, output_of
 
 
@@ -36,6 +36,8 @@ def correct(
     working = Working(file, weights, device, offline, no_cache, quiet)
     working.check(listed)
     target = output_of(file, output, in_place)
+    early.check_keeps_images(file)
+    early.check_corrections(listed)
     means = working.means(target)
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.jobs.edit.correct import correct as job

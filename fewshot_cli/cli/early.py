@@ -97,6 +97,36 @@ def check_has_class(path: Path, name: str) -> None:
     check_has_class(path, name)
 
 
+def check_loses_class(path: Path, name: str) -> None:
+    """Raises FewshotError where the header of a delta file names other classes only, or just one more."""
+    from fewshot_cli.jobs.edit.checks import check_can_lose, classes_in
+
+    if classes := classes_in(path):
+        check_can_lose(path, name, classes)
+
+
+def check_new_name(path: Path, name: str) -> None:
+    """Raises FewshotError for a name that no class can have, or that the header of a delta file has."""
+    from fewshot_cli.images.sources.class_folders import class_name
+    from fewshot_cli.jobs.edit.checks import check_new_name, classes_in
+
+    check_new_name(path, class_name(name), classes_in(path))
+
+
+def check_new_images(folder: Path, name: str | None) -> None:
+    """Raises FewshotError for a folder that does not say of which classes its images are, or has none."""
+    from fewshot_cli.jobs.edit.new_images import labelled_images
+
+    labelled_images(folder, name)
+
+
+def check_corrections(listed: Path) -> None:
+    """Raises FewshotError for what is no list of pictures and their classes."""
+    from fewshot_cli.images.sources.corrections import corrections
+
+    corrections(listed)
+
+
 def check_takes_names(path: Path, name: str) -> None:
     """Raises FewshotError where the header of a delta file says that no class can be added to it by a name alone."""
     from fewshot_cli.jobs.edit.checks import check_takes_names

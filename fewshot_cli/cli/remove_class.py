@@ -22,7 +22,7 @@ def remove_class(
     """
     early.check_delta_files([file])
     target = output_of(file, output, in_place)
-    early.check_has_class(file, class_name)
+    early.check_loses_class(file, class_name)
     early.check_keeps_images(file)
     early.check_outputs([target])
     from fewshot_cli.cli.terminal import show

@@ -21,6 +21,7 @@ def rename_class(
     early.check_delta_files([file])
     target = output_of(file, output, in_place)
     early.check_has_class(file, old)
+    early.check_new_name(file, new)
     early.check_outputs([target])
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.jobs.edit.rename_class import rename_class as job

@@ -1,12 +1,19 @@
 """Growing and shrinking a classifier on the command line."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from fewshot_cli.formats.delta.file import read_delta_file
 from fewshot_cli.images.drawing import write_folder
+from fewshot_cli.storage.one_writer import one_writer
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -75,3 +82,62 @@ def test_pictures_to_label_next_are_a_list_that_is_learned_from(fewshot, kept, w
     listed.write_text("\n".join([header, *(row + ("cat" if "/cat/" in row else "star") for row in rows)]))
     learned = fewshot("correct", kept, listed, "--in-place", "--weights", weights, "--json")
     assert learned.exit_code == 0 and json.loads(learned.stdout)["learned"] == 3
+
+
+def test_negatives_that_are_added_are_the_class_unknown(fewshot, kept, weights, tmp_path):
+    write_folder(tmp_path / "more", ("fish",), 3, seed=8, size=64)
+    (tmp_path / "more" / "fish").rename(tmp_path / "more" / "_unknown")
+    for folder in (tmp_path / "more" / "_unknown", tmp_path / "more"):
+        added = fewshot("add-class", kept, folder, "-o", tmp_path / "y.fewshot", "--weights", weights, "--json")
+        assert json.loads(added.stdout)["added"] == {"unknown": 3}
+    assert fewshot("rename-class", kept, "cat", "_unknown", "-o", tmp_path / "z.fewshot").exit_code == 0
+    assert read_delta_file(tmp_path / "z.fewshot").header.classes == ("house", "star", "unknown")
+    write_folder(tmp_path / "new", ("fish",), 1, seed=9, size=64)
+    (picture,) = (tmp_path / "new" / "fish").iterdir()
+    (tmp_path / "said.csv").write_text(f"path,correct\n{picture},_unknown\n", encoding="utf-8")
+    words = ["correct", tmp_path / "y.fewshot", tmp_path / "said.csv", "--in-place", "--weights", weights]
+    assert fewshot(*words).exit_code == 0
+    assert read_delta_file(tmp_path / "y.fewshot").support.labels.tolist().count(3) == 4
+
+
+def test_of_two_changes_at_once_none_is_lost(fewshot, kept, weights, drawn, tmp_path):
+    before = kept.read_bytes()
+    (tmp_path / "said.csv").write_text("path,correct\nx.jpg,cat\n", encoding="utf-8")
+    with one_writer(kept):
+        for words in (
+            ["add-class", kept, drawn / "cat", "--name", "dog", "--weights", weights],
+            ["remove-class", kept, "cat"],
+            ["rename-class", kept, "cat", "dog"],
+            ["correct", kept, tmp_path / "said.csv", "--weights", weights],
+        ):
+            refused = fewshot(*words, "--in-place")
+            assert refused.exit_code == 2 and "Another command is writing x.fewshot" in refused.stderr
+    assert kept.read_bytes() == before and not [*tmp_path.glob("*.lock")]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["add-class", "FILE", "mixed"], "has both images"),
+        (["add-class", "FILE", "holds-empty"], "There is no image in"),
+        (["correct", "FILE", "answers.csv"], "are no truth"),
+        (["rename-class", "FILE", "cat", "star"], "has a class 'star' already"),
+        (["rename-class", "FILE", "cat", " "], "can't be called"),
+        (["remove-class", "TWO", "star"], "nothing to tell apart"),
+    ],
+)
+def test_what_can_not_be_changed_is_told_before_torch_is_imported(fewshot, kept, drawn, tmp_path, words, said):
+    shutil.copytree(drawn / "cat", tmp_path / "mixed")
+    shutil.copytree(drawn / "cat", tmp_path / "mixed" / "inside")
+    shutil.copytree(drawn / "cat", tmp_path / "holds-empty" / "one")
+    (tmp_path / "holds-empty" / "two").mkdir()
+    (tmp_path / "answers.csv").write_text("path,label,probability\nx.jpg,cat,1\n", encoding="utf-8")
+    assert fewshot("remove-class", kept, "cat", "-o", tmp_path / "TWO").exit_code == 0
+    shutil.copy(kept, tmp_path / "FILE")
+    code = f"import sys; from fewshot_cli.cli.main import main; sys.argv[1:] = {[*words, '-o', 'out']!r}\ntry: main()\n"
+    code += "finally: assert 'torch' not in sys.modules"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True,
+        text=True, timeout=60,
+    )  # fmt: skip
+    assert ended.returncode == 2 and said in ended.stderr and "Traceback" not in ended.stderr

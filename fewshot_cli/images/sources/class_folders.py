@@ -157,6 +157,11 @@ def nfc(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def class_name(name: str) -> str:
+    """The class that a folder or a label of this name stands for: in NFC, and `unknown` for `_unknown`."""
+    return UNKNOWN if nfc(name) == UNKNOWN_FOLDER else nfc(name)
+
+
 def order(path: Path) -> tuple[str, str]:
     """Sorts by characters, not by how a file system spells them; the spelling decides between equals."""
     return nfc(path.as_posix()), path.as_posix()

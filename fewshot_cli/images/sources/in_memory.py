@@ -15,7 +15,7 @@ from fewshot_cli.images.decode import upright_rgb
 from fewshot_cli.images.image_error import DAMAGE, ImageError
 from fewshot_cli.images.image_ref import Stored, StoredFile, StoredPixels
 from fewshot_cli.images.resize import Pixels
-from fewshot_cli.images.sources.class_folders import Folder, Item, find_images, nfc
+from fewshot_cli.images.sources.class_folders import Folder, Item, class_name, find_images
 from fewshot_cli.images.sources.labelled import read_labelled
 
 Picture: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[Any]
@@ -104,7 +104,7 @@ def _pairs(pictures: Any) -> tuple[list[Stored], list[str]]:
 
 
 def _class_name(label: Any) -> str:
-    return nfc(str(label))
+    return class_name(str(label))
 
 
 def _check(by_class: Mapping[str, Sequence[Stored]]) -> None:

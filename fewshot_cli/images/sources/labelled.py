@@ -13,6 +13,7 @@ from fewshot_cli.images.sources.class_folders import (
     UNKNOWN_FOLDER,
     Folder,
     Item,
+    class_name,
     entries,
     identity,
     nfc,
@@ -85,7 +86,7 @@ def _with_unknown(labelled: Folder) -> Folder:
     """The images with those of the class _unknown in the class unknown."""
     if UNKNOWN_FOLDER not in labelled.classes:
         return labelled
-    renamed = [Item(item.stored, UNKNOWN if item.label == UNKNOWN_FOLDER else item.label) for item in labelled.items]
+    renamed = [Item(item.stored, class_name(item.label)) for item in labelled.items]
     classes = sorted({*labelled.classes, UNKNOWN} - {UNKNOWN_FOLDER})
     items = sorted(renamed, key=lambda item: item.label)
     return replace(labelled, classes=tuple(classes), items=tuple(items))

@@ -19,15 +19,14 @@ from fewshot_cli.formats.delta.file import DeltaFile, Expected, Header, HeadValu
 from fewshot_cli.formats.delta.head import HEAD_VALUES, MOST_DRIFT, head_bytes
 from fewshot_cli.images.sources.class_folders import nfc
 from fewshot_cli.jobs.context import Means
-from fewshot_cli.jobs.edit.add_class import check_names
-from fewshot_cli.jobs.edit.checks import check_takes_names
+from fewshot_cli.jobs.edit.checks import changing, check_new_name, check_takes_names
 from fewshot_cli.jobs.edit.refit import edited, with_record, write_changed
 from fewshot_cli.jobs.models.classifiers import load_model
 from fewshot_cli.jobs.proofs.contents import check_contents
 from fewshot_cli.jobs.run_record import versions
 from fewshot_cli.recipes import parse_recipe
 from fewshot_cli.results import AddClassResult
-from fewshot_cli.storage.atomic import check_writable, staged
+from fewshot_cli.storage.atomic import staged
 
 NEAR = 1e-4
 """How far a class vector that a file keeps may be from what its texts give, as 1 - cosine."""
@@ -43,30 +42,28 @@ def add_name(path: Path, name: str, output: Path, means: Means) -> AddClassResul
     FewshotError where the file's class vectors are not what its texts give, and for a class that it has already.
     """
     start = time.perf_counter()
-    check_writable(output)
-    name = nfc(name.strip())
-    check_names({name})
-    check_takes_names(path, name)
-    loaded = load_model(path, means.source, means.device)
-    file, head = loaded.file, loaded.head
-    if name in file.header.classes:
-        raise FewshotError(f"{path} has a class '{name}' already.", "Give another name.")
-    recipe = parse_recipe(file.header.recipe, f"in {path}")
-    (said,) = class_texts((name,), recipe.template)
-    assert isinstance(loaded.backbone, TwoTowers)  # as check_takes_names saw
-    row = _row(loaded.backbone, file, head, said, path)
-    names = sorted([*file.header.classes, name])
-    grown = _grown(head, row, names.index(name))
-    values = _kept_as(grown, names.index(name), file.stored.head)
-    others = torch.tensor([names.index(each) for each in file.header.classes])
-    support = file.support and replace(file.support, labels=others[file.support.labels])
-    header = _header(file, names, {**file.header.provenance.texts, name: said})
-    with staged(output) as draft:
-        size = write_changed(draft, file, header, grown, values, support)
-        check_contents(draft, file.delta, file.graft, head_as_stored(grown, values), "made")
-    result = edited(path, file, output, header, size)
-    facts = {"folder": None, "added": {name: 0}, "more": {}, "skipped": (), "texts": {name: said}}
-    return with_record(result, AddClassResult, output, start, **facts)
+    with changing(output):
+        name = nfc(name.strip())
+        check_takes_names(path, name)
+        loaded = load_model(path, means.source, means.device)
+        file, head = loaded.file, loaded.head
+        check_new_name(path, name, file.header.classes)
+        recipe = parse_recipe(file.header.recipe, f"in {path}")
+        (said,) = class_texts((name,), recipe.template)
+        assert isinstance(loaded.backbone, TwoTowers)  # as check_takes_names saw
+        row = _row(loaded.backbone, file, head, said, path)
+        names = sorted([*file.header.classes, name])
+        grown = _grown(head, row, names.index(name))
+        values = _kept_as(grown, names.index(name), file.stored.head)
+        others = torch.tensor([names.index(each) for each in file.header.classes])
+        support = file.support and replace(file.support, labels=others[file.support.labels])
+        header = _header(file, names, {**file.header.provenance.texts, name: said})
+        with staged(output) as draft:
+            size = write_changed(draft, file, header, grown, values, support)
+            check_contents(draft, file.delta, file.graft, head_as_stored(grown, values), "made")
+        result = edited(path, file, output, header, size)
+        facts = {"folder": None, "added": {name: 0}, "more": {}, "skipped": (), "texts": {name: said}}
+        return with_record(result, AddClassResult, output, start, **facts)
 
 
 @torch.no_grad()

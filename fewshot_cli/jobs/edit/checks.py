@@ -1,18 +1,56 @@
 """Whether a classifier can be changed, as far as its header says it: checked before torch is imported."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.kinds import stated_in
+from fewshot_cli.jobs.edit.new_images import check_names
+from fewshot_cli.storage.atomic import check_writable
+
+
+@contextmanager
+def changing(output: Path) -> Iterator[None]:
+    """Held by the one command that writes the output, from before it reads what it changes.
+
+    Raises FewshotError where it can't be written, or another command writes it: of two changes one would be lost.
+    """
+    from fewshot_cli.storage.one_writer import one_writer
+
+    check_writable(output)
+    with one_writer(output):
+        yield
 
 
 def check_has_class(path: Path, name: str) -> None:
     """Raises FewshotError where the file's header names other classes only."""
-    classes = stated_in(path).get("classes")
-    if isinstance(classes, list) and all(isinstance(each, str) for each in classes):
+    if classes := classes_in(path):
         check_known(name, classes, path)
+
+
+def classes_in(path: Path) -> list[str]:
+    """The classes that the file's header names; none where it is damaged, which is said when the file is read."""
+    classes = stated_in(path).get("classes")
+    return classes if isinstance(classes, list) and all(isinstance(each, str) for each in classes) else []
+
+
+def check_can_lose(path: Path, name: str, classes: Sequence[str]) -> None:
+    """Raises FewshotError where the class is none of the file's, or one of only two."""
+    check_known(name, classes, path)
+    if len(classes) < 3:
+        raise FewshotError(
+            f"{path} has {len(classes)} classes; without '{name}' there is nothing to tell apart.",
+            "Add another class first, with `fewshot add-class`.",
+        )
+
+
+def check_new_name(path: Path, name: str, classes: Sequence[str]) -> None:
+    """Raises FewshotError for a name that no class can have, or that one of the file's has."""
+    check_names({name})
+    if name in classes:
+        raise FewshotError(f"{path} has a class '{name}' already.", "Give another name.")
 
 
 def check_keeps_images(path: Path) -> None:

@@ -7,16 +7,15 @@ from pathlib import Path
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.images.image_error import ImageError
 from fewshot_cli.images.image_ref import StoredFile
-from fewshot_cli.images.sources.class_folders import Item
+from fewshot_cli.images.sources.class_folders import Item, class_name
 from fewshot_cli.images.sources.corrections import Correction, corrections
 from fewshot_cli.jobs.context import Means
 from fewshot_cli.jobs.edit.add_class import new_features
-from fewshot_cli.jobs.edit.checks import check_known
+from fewshot_cli.jobs.edit.checks import changing, check_known
 from fewshot_cli.jobs.edit.editable_file import EditableFile, kept_in
 from fewshot_cli.jobs.edit.refit import refit, with_record
 from fewshot_cli.jobs.run_record import SHORT_HASH
 from fewshot_cli.results import Corrected, CorrectResult, Skipped
-from fewshot_cli.storage.atomic import check_writable
 
 
 def correct(path: Path, listed: Path, output: Path, means: Means) -> CorrectResult:
@@ -26,42 +25,42 @@ def correct(path: Path, listed: Path, output: Path, means: Means) -> CorrectResu
     that the file lacks, for a list that says nothing new, and where a class would lose its last image.
     """
     start = time.perf_counter()
-    check_writable(output)
-    rows = corrections(listed)
-    kept = kept_in(path)
-    for row in rows:
-        check_known(_label(row, kept), kept.file.header.classes, path)
-    said, skipped = _said(rows, kept, listed)
-    before = dict(zip(kept.known.contents, kept.known.names, strict=True))
-    wrong = {content: item.label for content, item in said.items() if before.get(content, item.label) != item.label}
-    new = [item for content, item in said.items() if content not in before]
-    if not wrong and not new:
-        raise FewshotError(
-            f"{listed} says nothing that {path} doesn't know: {len(said)} of its rows name pictures that it was "
-            f"learned from, under the label that they have; {len(skipped)} can't be read.",
-            "Give the pictures whose class is another, or that are new.",
+    with changing(output):
+        rows = corrections(listed)
+        kept = kept_in(path)
+        for row in rows:
+            check_known(_label(row, kept), kept.file.header.classes, path)
+        said, skipped = _said(rows, kept, listed)
+        before = dict(zip(kept.known.contents, kept.known.names, strict=True))
+        wrong = {content: item.label for content, item in said.items() if before.get(content, item.label) != item.label}
+        new = [item for content, item in said.items() if content not in before]
+        if not wrong and not new:
+            raise FewshotError(
+                f"{listed} says nothing that {path} doesn't know: {len(said)} of its rows name pictures that it was "
+                f"learned from, under the label that they have; {len(skipped)} can't be read.",
+                "Give the pictures whose class is another, or that are new.",
+            )
+        known = kept.known.relabelled(wrong)
+        _check_classes(kept, known.classes)
+        if new:
+            found, others = new_features(kept, new, means)
+            known, skipped = known.joined(found), [*skipped, *others]
+        return with_record(
+            refit(kept, known, range(len(kept.known)), output),
+            CorrectResult,
+            output,
+            start,
+            list=str(listed),
+            corrected=tuple(Corrected(str(said[each].path), before[each], label) for each, label in wrong.items()),
+            learned=len(known) - len(kept.known),
+            skipped=tuple(skipped),
         )
-    known = kept.known.relabelled(wrong)
-    _check_classes(kept, known.classes)
-    if new:
-        found, others = new_features(kept, new, means)
-        known, skipped = known.joined(found), [*skipped, *others]
-    return with_record(
-        refit(kept, known, range(len(kept.known)), output),
-        CorrectResult,
-        output,
-        start,
-        list=str(listed),
-        corrected=tuple(Corrected(str(said[each].path), before[each], label) for each, label in wrong.items()),
-        learned=len(known) - len(kept.known),
-        skipped=tuple(skipped),
-    )
 
 
 def _label(row: Correction, kept: EditableFile) -> str:
     """The class; without the apostrophe that a spreadsheet wants in front of what looks like a formula."""
-    bare = row.label.removeprefix("'")
-    return bare if row.label not in kept.file.header.classes and bare in kept.file.header.classes else row.label
+    spelled = (row.label, row.label.removeprefix("'"), class_name(row.label))
+    return next((name for name in spelled if name in kept.file.header.classes), row.label)
 
 
 def _said(rows: Sequence[Correction], kept: EditableFile, listed: Path) -> tuple[dict[str, Item], list[Skipped]]:

@@ -8,16 +8,14 @@ import torch
 from torch import Tensor
 
 from fewshot_cli.engine.head.linear import Head
-from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.delta.file import DeltaFile, Header, HeldOutScores, read_delta_file
-from fewshot_cli.images.sources.class_folders import UNKNOWN, nfc
-from fewshot_cli.jobs.edit.add_class import check_names
-from fewshot_cli.jobs.edit.checks import check_known
+from fewshot_cli.images.sources.class_folders import UNKNOWN, class_name
+from fewshot_cli.jobs.edit.checks import changing, check_known, check_new_name
 from fewshot_cli.jobs.edit.refit import edited, with_record, write_changed
 from fewshot_cli.jobs.proofs.contents import check_contents
 from fewshot_cli.jobs.run_record import data_hash, versions
 from fewshot_cli.results import RenameClassResult
-from fewshot_cli.storage.atomic import check_writable, staged
+from fewshot_cli.storage.atomic import staged
 
 
 def rename_class(path: Path, old: str, new: str, output: Path) -> RenameClassResult:
@@ -27,26 +25,24 @@ def rename_class(path: Path, old: str, new: str, output: Path) -> RenameClassRes
     Raises FewshotError where there is no class `old`, or already one called `new`.
     """
     start = time.perf_counter()
-    check_writable(output)
-    file = read_delta_file(path)
-    check_known(old, file.header.classes, path)
-    new = nfc(new)
-    check_names({new})
-    if new in file.header.classes:
-        raise FewshotError(f"{path} has a class '{new}' already.", "Give another name.")
-    names = [new if name == old else name for name in file.header.classes]
-    order = sorted(range(len(names)), key=names.__getitem__)
-    scores = None if UNKNOWN in (old, new) else _scores(file.header.provenance.held_out, order)
-    texts = _texts(file.header.provenance.texts, old, new)
-    header = _header(file, [names[place] for place in order], scores, texts)
-    head = _reordered(file.head, order) if isinstance(file.head, Head) else file.head
-    support = file.support and replace(file.support, labels=_places(order)[file.support.labels])
-    with staged(output) as draft:
-        size = write_changed(draft, file, header, head, file.stored.head, support)
-        check_contents(draft, file.delta, file.graft, head, "renamed")
-    accuracy = file.header.provenance.expected_accuracy.mean
-    result = replace(edited(path, file, output, header, size), accuracy_before=accuracy, accuracy_after=accuracy)
-    return with_record(result, RenameClassResult, output, start, renamed={old: new})
+    with changing(output):
+        file = read_delta_file(path)
+        check_known(old, file.header.classes, path)
+        new = class_name(new)
+        check_new_name(path, new, file.header.classes)
+        names = [new if name == old else name for name in file.header.classes]
+        order = sorted(range(len(names)), key=names.__getitem__)
+        scores = None if UNKNOWN in (old, new) else _scores(file.header.provenance.held_out, order)
+        texts = _texts(file.header.provenance.texts, old, new)
+        header = _header(file, [names[place] for place in order], scores, texts)
+        head = _reordered(file.head, order) if isinstance(file.head, Head) else file.head
+        support = file.support and replace(file.support, labels=_places(order)[file.support.labels])
+        with staged(output) as draft:
+            size = write_changed(draft, file, header, head, file.stored.head, support)
+            check_contents(draft, file.delta, file.graft, head, "renamed")
+        accuracy = file.header.provenance.expected_accuracy.mean
+        result = replace(edited(path, file, output, header, size), accuracy_before=accuracy, accuracy_after=accuracy)
+        return with_record(result, RenameClassResult, output, start, renamed={old: new})
 
 
 def _scores(held_out: HeldOutScores | None, order: list[int]) -> HeldOutScores | None:
