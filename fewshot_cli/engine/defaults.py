@@ -8,6 +8,7 @@ TEXT_SCALE = 100.0
 """Of cosines between images and texts: what CLIP's own scale is after its training."""
 RIDGE_STRENGTH = 0.3
 COSINE_RIDGE_STRENGTH = 0.03  # of features of length 1; chosen on art_painting, cartoon, cifar10 and omniglot
+COSINE_RIDGE_BALANCE = 0.6  # the power of the numbers of images; chosen on the same sets
 RIDGE_SCALE = 10.0
 TRAINING_BETA = 2 / 3
 """β of the experts' gates while they are trained."""

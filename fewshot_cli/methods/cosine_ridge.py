@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 class CosineRidge(ClosedFormMethod):
     """The linear layer with the least |U W - Y|² + strength |W|², Y one-hot labels, U features of length 1 each.
 
-    It is `ridge` but that only directions count and there is no intercept, so that uneven classes don't pull. Weak
-    ridges lie between the nearest direction, as `protonet` has it, and plain least squares.
+    It is `ridge` but that only directions count and there is no intercept. Scores of a class with fewer images than the
+    mean are raised, so that uneven classes don't pull (`engine/head/cosine_ridge.py`). Weak ridges lie between the
+    nearest direction, as `protonet` has it, and plain least squares.
     """
 
     name: Literal["cosine-ridge"] = "cosine-ridge"

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from sklearn import kernel_ridge, linear_model
 
+from fewshot_cli.engine.defaults import COSINE_RIDGE_BALANCE
 from fewshot_cli.engine.head.linear import class_means, typical_norm
 from fewshot_cli.methods.cosine_ridge import CosineRidge
 from fewshot_cli.methods.gaussian import Gaussian
@@ -58,12 +59,13 @@ def test_logistic_regression_is_scikit_learns(strength, dim):
 
 @pytest.mark.parametrize("shots", [UNEVEN, (1, 1), (30, 30, 30)])
 @pytest.mark.parametrize("dim", [6, 60])
-def test_cosine_ridge_is_scikit_learns_kernel_ridge(shots, dim):
+def test_cosine_ridge_is_scikit_learns_kernel_ridge_and_classes_of_few_images_count_for_more(shots, dim):
     features, labels, queries = task(shots, dim)
+    more = (torch.tensor(shots).double().mean() / torch.tensor(shots)) ** COSINE_RIDGE_BALANCE
     oracle = kernel_ridge.KernelRidge(alpha=0.2, kernel="cosine").fit(
         features.double().numpy(), one_hot(labels, len(shots))
     )
-    expected = torch.from_numpy(4.0 * oracle.predict(queries.double().numpy())).float()
+    expected = (4.0 * more * torch.from_numpy(oracle.predict(queries.double().numpy()))).float()
     head = CosineRidge(strength=0.2, scale=4.0).head(features, labels, len(shots))
     assert not head.bias.any()
     torch.testing.assert_close(head.logits(queries), expected, rtol=1e-4, atol=1e-5)
