@@ -61,8 +61,7 @@ class Task:
     @property
     def reached(self) -> float:
         """The share of images that the head answers right with each left out in turn."""
-        held = torch.tensor(self.row["heads"][self.head]["held"])
-        return float((held.argmax(1) == self.labels).double().mean())
+        return _share(self, self.row["heads"][self.head]["held"])
 
     def in_folds(self, folds: int) -> Tensor:
         return torch.tensor(self.row["folds"][str(folds)])
@@ -90,25 +89,13 @@ def rules(folds: int) -> Mapping[str, Rule]:
         other = torch.tensor(head["held"] if held == "one by one" else head["folds"][str(folds)])
         return task.reached < NEARLY_ALL and chosen([task.in_folds(folds), other], task.labels) == 0
 
-    def first(task: Task) -> bool:
-        """By answers after a few steps, in halves."""
-        right = (torch.tensor(task.row["first"]).argmax(1) == task.labels).double().mean()
-        head = torch.tensor(task.row["heads"][task.head]["folds"]["2"])
-        return bool(right > (head.argmax(1) == task.labels).double().mean())
-
     return {
         "the head's images left out one by one": lambda task: against(task, "one by one"),
         "the head's in the same folds": lambda task: against(task, "folds"),
         "whenever the head has less than 97 %": lambda task: task.reached < NEARLY_ALL,
-        "more right in folds": lambda task: _more_right(task, folds),
-        "the first eight steps gain": first,
+        "more right in folds": lambda task: _share(task, task.row["folds"][str(folds)]) > _of_head(task, folds),
+        "the first eight steps gain": lambda task: _share(task, task.row["first"]) > _of_head(task, 2),
     }
-
-
-def _more_right(task: Task, folds: int) -> bool:
-    head = torch.tensor(task.row["heads"][task.head]["folds"][str(folds)])
-    mine, others = ((held.argmax(1) == task.labels).double().mean() for held in (task.in_folds(folds), head))
-    return bool(mine > others)
 
 
 def tables(rows: Sequence[Mapping[str, Any]]) -> str:

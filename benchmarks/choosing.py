@@ -5,7 +5,7 @@
 
 Tasks have 5 or 20 classes of each set in ../shared/data, from 1 to 20 images a class, as many of each or uneven, and
 are asked about 15 other images of each class. `auto` takes the head that `fewshot adapt` takes without a recipe and
-without time to train. Its rule, and the strength of `cosine-ridge`, were chosen on four of the sets.
+without time to train. Its rule, and the strength and balance of `cosine-ridge`, were chosen on four of the sets.
 """
 
 import argparse
