@@ -98,11 +98,11 @@ def template_of(name: str) -> str:
 
 # --- the table -----------------------------------------------------------------------------------------------------
 
-Means = dict[str, dict[str, Mean]]
+JobContext = dict[str, dict[str, Mean]]
 """By recipe and column the mean over data sets."""
 
 
-def averages(results: Sequence[ComparisonResult]) -> Means:
+def averages(results: Sequence[ComparisonResult]) -> JobContext:
     """The plain mean over data sets in each column, its interval from the episodes of each.
 
     Where base and new classes are told apart, a column more has the harmonic mean of both means, as papers have it;
@@ -112,7 +112,7 @@ def averages(results: Sequence[ComparisonResult]) -> Means:
     for result in results:
         for row in result.rows:
             columns.setdefault(column(row, result), []).append((result, row.name))
-    found: Means = {}
+    found: JobContext = {}
     for recipe in results[0].methods:
         accuracies = {
             name: mean_over([result.results[recipe][row]["accuracy"] for result, row in rows])

@@ -39,7 +39,7 @@ from fewshot_cli.engine.meta.smat.flat_backbone import FlatBackbone
 from fewshot_cli.engine.meta.task_source import TaskSource
 from fewshot_cli.formats.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from fewshot_cli.images.sources.dataset import read_datasets
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.data import Data, load_data
 from fewshot_cli.jobs.meta.tasks import arithmetic, task_source
 from fewshot_cli.jobs.models.backbones import Source, load_backbone
@@ -136,7 +136,7 @@ def tune(tasks: int, place: Path, names: Sequence[str]) -> None:
     place.mkdir(parents=True, exist_ok=True)
     source = Source(meta.SHARED / "weights" / "vit_tiny_patch16_224.fp16.safetensors", offline=True)
     backbone = load_backbone("vit_tiny_patch16_224", source, SIZE, CPU)
-    means = Means(source, CPU, FeatureCache(), NoProgress(), Processes())
+    context = JobContext(source, CPU, FeatureCache(), NoProgress(), Processes())
     exact = FlatBackbone.of(backbone)
 
     @cache
@@ -144,11 +144,11 @@ def tune(tasks: int, place: Path, names: Sequence[str]) -> None:
         folders = {"train": meta.TRAINING, "test": meta.UNSEEN_CLASSES + meta.UNSEEN_DOMAINS}.get(part)
         paths = [meta.DOMAINS / part / name for name in folders] if folders else sorted((meta.DOMAINS / part).iterdir())
         sets = [dataset for path in paths for dataset in read_datasets(path)]
-        return [load_data(dataset, backbone, means.cache, True, means.progress) for dataset in sets]
+        return [load_data(dataset, backbone, context.cache, True, context.progress) for dataset in sets]
 
     def source_of(name: str, part: str) -> TaskSource:
         recipe = recipe_of(WAYS[name])
-        return task_source(recipe, backbone, domains(part), [], 0, means, arithmetic(recipe, means.device, print))
+        return task_source(recipe, backbone, domains(part), [], 0, context, arithmetic(recipe, context.device, print))
 
     sources = {name: source_of(name, WAYS[name].sources) for name in names}
     asked = source_of("dense-1e-3", "test").domains
@@ -170,8 +170,8 @@ def practised(way: Way, source: TaskSource, end: int, path: Path) -> Practice:
     asked = {"settings": way.settings}
     if path.exists():
         found = read_checkpoint(path)
-        if found.facts.asked != asked:
-            raise SystemExit(f"{path} is of other settings: {found.facts.asked}, now {asked}.")
+        if found.facts.identity != asked:
+            raise SystemExit(f"{path} is of other settings: {found.facts.identity}, now {asked}.")
         if found.facts.step > end:
             raise SystemExit(f"{path} is after {found.facts.step} tasks, and {RECORD} has nothing after {end}.")
         practice.restore(PracticeState(found.facts.step, found.bank, found.memory, found.facts.sampler))
@@ -180,7 +180,7 @@ def practised(way: Way, source: TaskSource, end: int, path: Path) -> Practice:
         practice.read()
     state = practice.state()
     facts = Checkpoint(
-        asked=asked, circumstances={}, step=state.step, sampler=state.sampler, epochs=(), recent=(), seconds=0.0
+        identity=asked, circumstances={}, step=state.step, sampler=state.sampler, epochs=(), recent=(), seconds=0.0
     )
     write_checkpoint(path, facts, state.bank, state.memory)
     return practice
@@ -188,7 +188,7 @@ def practised(way: Way, source: TaskSource, end: int, path: Path) -> Practice:
 
 def mean_weights(way: Way, practice: Practice, exact: FlatBackbone) -> Tensor:
     """The flat weights that new tasks are answered with: of experts their mean, without the router."""
-    kept = recipe_of(way).method.kept(practice.bank, exact.backbone, practice.tasks)
+    kept = recipe_of(way).method.saved_bank(practice.bank, exact.backbone, practice.tasks)
     assert kept.delta is not None
     change = kept.delta if kept.gates is None else kept.delta * kept.gates.mean(0)
     return (exact.base + change).detach()

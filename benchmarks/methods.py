@@ -23,7 +23,7 @@ from fewshot_cli.engine.device import choose_device
 from fewshot_cli.images.sources.class_folders import read_folder
 from fewshot_cli.jobs.classify.adapt import AdaptSettings, adapt
 from fewshot_cli.jobs.classify.evaluate import evaluate
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.models.backbones import Source
 from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.methods.base import Learner
@@ -60,12 +60,12 @@ def measure(name: str, support: Path, query: Path, folder: Path, options: argpar
     """What `fewshot adapt` and `fewshot eval` report for one recipe."""
     file = folder / f"{name}.fewshot"
     where, device = Source(options.weights, offline=True), choose_device(options.device)
-    means = Means(where, device, FeatureCache(), NoProgress())
+    context = JobContext(where, device, FeatureCache(), NoProgress())
     recipe = load_recipe(name, options.set, backbone=options.backbone, image_size=options.image_size)
     start = time.perf_counter()
-    learned = adapt(support, file, AdaptSettings(recipe, folds=0 if trains(recipe.learner) else 5), means).report()
+    learned = adapt(support, file, AdaptSettings(recipe, folds=0 if trains(recipe.learner) else 5), context).report()
     seconds = time.perf_counter() - start
-    found = evaluate(file, query, means).report()
+    found = evaluate(file, query, context).report()
     file.unlink()
     return {
         "backbone": learned["backbone"],

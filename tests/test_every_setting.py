@@ -417,7 +417,7 @@ def practised(content: dict[str, Any], vit: Any, whole: dict[str, Domain]) -> An
     asked: list[Any] = []
     learner = method.learner(practice.bank, source.passes, practice.tasks)
     accuracies = validated(learner, source, training, lambda done, of: asked.append(of))
-    kept = method.kept(practice.bank, vit, practice.tasks)
+    kept = method.saved_bank(practice.bank, vit, practice.tasks)
     known = (0.5, 0.9, 0.7)
     chosen = best(known, training.validation), is_out_of_patience(known, training.validation)
     state = practice.trainer.sampler

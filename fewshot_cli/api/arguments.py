@@ -1,4 +1,4 @@
-"""From keyword arguments to what jobs take: recipes, and the means to work with."""
+"""From keyword arguments to what jobs take: recipes, and the context of a job."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from fewshot_cli.engine.device import choose_device
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.jobs.classify.choose import ChoiceSettings, choice_settings
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.models.backbones import Source
 from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.recipe_files import DEFAULT_RECIPE_FROM_BANK
@@ -22,10 +22,10 @@ Settings: TypeAlias = Mapping[str, Any]
 """Settings of a recipe by their dotted paths, as `--set` takes them, or nested as in its file."""
 
 
-def means_of(weights: AnyPath | None, device: str, offline: bool, no_cache: bool) -> Means:
+def context_of(weights: AnyPath | None, device: str, offline: bool, no_cache: bool) -> JobContext:
     """What a job works with. Nothing is shown, and no other process helps."""
     source = Source(None if weights is None else Path(weights), offline)
-    return Means(source, choose_device(device), NoCache() if no_cache else FeatureCache(), NoProgress())
+    return JobContext(source, choose_device(device), NoCache() if no_cache else FeatureCache(), NoProgress())
 
 
 def recipe_of(

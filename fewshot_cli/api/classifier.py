@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fewshot_cli.api.arguments import AnyPath, means_of
+from fewshot_cli.api.arguments import AnyPath, context_of
 from fewshot_cli.images.sources.in_memory import Labelled, Picture, labelled_pictures, stored_pictures
 from fewshot_cli.jobs.classify.evaluate import evaluated
 from fewshot_cli.jobs.classify.predict import answered
 from fewshot_cli.jobs.classify.prediction.extractors import probabilities_of
 from fewshot_cli.jobs.classify.prediction.inputs import Promises, check_shares
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.interop.export import Format
 from fewshot_cli.jobs.interop.export import export as export_job
 from fewshot_cli.jobs.models.classifiers import Loaded, load_model
@@ -36,7 +36,7 @@ class Classifier:
 
     content: bytes = field(repr=False)
     loaded: Loaded = field(repr=False)
-    means: Means = field(repr=False)
+    context: JobContext = field(repr=False)
     file: str | None = None
     result: AdaptResult | None = field(default=None, repr=False)
 
@@ -66,12 +66,12 @@ class Classifier:
         where too few images were learned from for such a promise.
         """
         check_shares(refuse, sets)
-        return answered(self.loaded, self._called, stored_pictures(images), self.means, Promises(refuse, sets))
+        return answered(self.loaded, self._called, stored_pictures(images), self.context, Promises(refuse, sets))
 
     def predict_proba(self, images: Picture | Iterable[Picture]) -> npt.NDArray[np.float32]:
         """The probability of each class `(n, classes)` for each image; a row of NaN where one can't be read."""
         stored = stored_pictures(images)
-        found, embedded = probabilities_of(self.loaded, stored, self.means)
+        found, embedded = probabilities_of(self.loaded, stored, self.context)
         probabilities = np.full((len(stored), len(self.classes)), np.nan, dtype=np.float32)
         probabilities[embedded.readable] = found.numpy()
         return probabilities
@@ -81,7 +81,7 @@ class Classifier:
 
         Raises FewshotError where they have a class that it does not know.
         """
-        return evaluated(self.loaded, self._called, labelled_pictures(images), self.means)
+        return evaluated(self.loaded, self._called, labelled_pictures(images), self.context)
 
     def save(self, path: AnyPath) -> Path:
         """Writes the delta file, and beside it the record of the run that learned it; gives its path.
@@ -103,7 +103,7 @@ class Classifier:
         with tempfile.TemporaryDirectory() as folder:
             file = self.save(Path(folder) / "classifier.fewshot") if self.file is None else Path(self.file)
             found = None if images is None else Path(images)
-            result = export_job(file, Path(output), format, found, self.means)
+            result = export_job(file, Path(output), format, found, self.context)
         return result if self.file is not None else replace(result, source=IN_MEMORY)
 
     @property
@@ -112,8 +112,8 @@ class Classifier:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For copies and for other processes: the file, and where its backbone comes from."""
-        source, no_cache = self.means.source, isinstance(self.means.cache, NoCache)
-        given = (source.weights, str(self.means.device), source.offline, no_cache)
+        source, no_cache = self.context.source, isinstance(self.context.cache, NoCache)
+        given = (source.weights, str(self.context.device), source.offline, no_cache)
         return restored, (self.content, self.file, self.result, *given)
 
 
@@ -127,8 +127,8 @@ def restored(
     no_cache: bool,
 ) -> Classifier:
     """The classifier that the content of a delta file is, its backbone read again."""
-    means = means_of(weights, device, offline, no_cache)
+    context = context_of(weights, device, offline, no_cache)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "classifier.fewshot"
         path.write_bytes(content)
-        return Classifier(content, load_model(path, means.source, means.device), means, file, result)
+        return Classifier(content, load_model(path, context.source, context.device), context, file, result)

@@ -30,7 +30,7 @@ Each reads a delta file and writes another; `output` may be the same path, which
 
 from pathlib import Path
 
-from fewshot_cli.api.arguments import AnyPath, means_of
+from fewshot_cli.api.arguments import AnyPath, context_of
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.jobs.edit.add_class import add_class as add_class_job
 from fewshot_cli.jobs.edit.add_name import add_name
@@ -58,12 +58,12 @@ def add_class(
     None adds a class by its `name` alone, where classes are what CLIP's text tower makes of names. Raises FewshotError
     where the file keeps no features, for a picture that it knows in another class, and where names make no classes.
     """
-    means = means_of(weights, device, offline, no_cache)
+    context = context_of(weights, device, offline, no_cache)
     if folder is None:
         if name is None:
             raise FewshotError("There is nothing to add.", "Give a folder of images, or a name.")
-        return add_name(Path(file), name, Path(output), means)
-    return add_class_job(Path(file), Path(folder), name, Path(output), means)
+        return add_name(Path(file), name, Path(output), context)
+    return add_class_job(Path(file), Path(folder), name, Path(output), context)
 
 
 def remove_class(file: AnyPath, name: str, output: AnyPath) -> RemoveClassResult:
@@ -97,7 +97,7 @@ def correct(
     The file has the columns path and label. Raises FewshotError for a class that the classifier lacks, for a list that
     says nothing new, and where a class would lose its last image.
     """
-    return correct_job(Path(file), Path(csv), Path(output), means_of(weights, device, offline, no_cache))
+    return correct_job(Path(file), Path(csv), Path(output), context_of(weights, device, offline, no_cache))
 
 
 def next(  # as the command is called
@@ -114,4 +114,4 @@ def next(  # as the command is called
 
     Each is chosen as if those before it had their labels. Raises FewshotError where no picture is new.
     """
-    return next_job(Path(file), Path(folder), count, means_of(weights, device, offline, no_cache))
+    return next_job(Path(file), Path(folder), count, context_of(weights, device, offline, no_cache))

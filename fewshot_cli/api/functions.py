@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
-from fewshot_cli.api.arguments import AnyPath, Settings, changes_of, choice_of, means_of, recipe_of
+from fewshot_cli.api.arguments import AnyPath, Settings, changes_of, choice_of, context_of, recipe_of
 from fewshot_cli.api.classifier import Classifier
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.delta.rounding import Values
@@ -82,16 +82,16 @@ def adapt(
         kind = kind_of_bank(Path(what.bank)) if what.bank else None
         how = AdaptSettings(what, seed, folds_asked(what, folds, kind), values, keep_support)
     labelled = labelled_pictures(images)
-    means = means_of(weights, device, offline, no_cache)
-    starts = Starts(means.source, means.device)
+    context = context_of(weights, device, offline, no_cache)
+    starts = Starts(context.source, context.device)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "classifier.fewshot"
         if choice is not None:
-            result = adapt_by_choice(labelled, path, choice, means, starts)
+            result = adapt_by_choice(labelled, path, choice, context, starts)
         elif how is not None:
-            result = adapt_job(labelled, path, how, means, Preparation(starts))
+            result = adapt_job(labelled, path, how, context, Preparation(starts))
         loaded = loaded_on(starts.of(parse_recipe(result.recipe, "chosen")).base, path)
-        return Classifier(path.read_bytes(), loaded, means, result=replace(result, file=None))
+        return Classifier(path.read_bytes(), loaded, context, result=replace(result, file=None))
 
 
 def load(
@@ -106,10 +106,10 @@ def load(
 
     Raises FewshotError for a damaged file, and for a backbone that can't be had or is another than it was made for.
     """
-    means = means_of(weights, device, offline, no_cache)
+    context = context_of(weights, device, offline, no_cache)
     path = Path(file)
-    loaded = load_model(path, means.source, means.device)
-    return Classifier(path.read_bytes(), loaded, means, file=str(path))
+    loaded = load_model(path, context.source, context.device)
+    return Classifier(path.read_bytes(), loaded, context, file=str(path))
 
 
 def predict(
@@ -203,10 +203,10 @@ def compare(
     question = ComparisonSettings(
         _datasets(paths, split), protocols(facts), episodes, seed, tuple(target), tuple(map(str, paths)), split
     )
-    means = means_of(weights, device, offline, no_cache)
+    context = context_of(weights, device, offline, no_cache)
     if output is None:
-        return answered_again(asked, question, means)
-    return compare_job(asked, question, means, Path(output))[0]
+        return answered_again(asked, question, context)
+    return compare_job(asked, question, context, Path(output))[0]
 
 
 def meta_tune(
@@ -242,8 +242,8 @@ def meta_tune(
         tuple(map(str, validated)),
         validation_split,
     )
-    means = means_of(weights, device, offline, no_cache)
-    return meta_tune_job(what, material, Output(Path(output), values, None, resume), seed, means)
+    context = context_of(weights, device, offline, no_cache)
+    return meta_tune_job(what, material, Output(Path(output), values, None, resume), seed, context)
 
 
 PROTOCOL = "protocol."

@@ -152,11 +152,11 @@ def adapt(
         from fewshot_cli.jobs.classify.adapt import AdaptSettings
 
         job = partial(_job(folder, names, several), output, AdaptSettings(what, seed, asked, **kept))
-    means = options.means(weights, offline, device, no_cache, progress)
+    context = options.context(weights, offline, device, no_cache, progress)
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.reports.terminal.adapt import adapted
 
-    show(job(means), json, adapted)
+    show(job(context), json, adapted)
 
 
 def _folds_asked(what: "Recipe", folds: int | None) -> int:

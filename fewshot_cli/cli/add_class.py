@@ -55,7 +55,7 @@ def add_class(
     if folder is not None:
         early.check_keeps_images(file)
         early.check_new_images(folder, class_name)
-    means = working.means(target, by_name=class_name if folder is None else None)
+    context = working.context(target, by_name=class_name if folder is None else None)
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.jobs.edit.add_class import add_class as job
     from fewshot_cli.reports.terminal.edit import edited
@@ -64,6 +64,6 @@ def add_class(
         from fewshot_cli.jobs.edit.add_name import add_name
 
         assert class_name is not None
-        show(add_name(file, class_name, target, means), json, edited)
+        show(add_name(file, class_name, target, context), json, edited)
     else:
-        show(job(file, folder, class_name, target, means), json, edited)
+        show(job(file, folder, class_name, target, context), json, edited)

@@ -48,12 +48,12 @@ def choose(
     early.check_labelled(folder)
     progress = options.start(quiet, offline)  # before a library is imported that asks the network
     asked = choice_asked(backbone, image_size, None, budget, seed, several)
-    means = options.means(weights, offline, device, no_cache, progress)
+    context = options.context(weights, offline, device, no_cache, progress)
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.jobs.classify.choose import choose as job
     from fewshot_cli.reports.terminal.choose import compared
 
-    show(job(folder, asked, means), json, compared)
+    show(job(folder, asked, context), json, compared)
 
 
 def choice_asked(

@@ -38,9 +38,9 @@ def correct(
     target = output_of(file, output, in_place)
     early.check_keeps_images(file)
     early.check_corrections(listed)
-    means = working.means(target)
+    context = working.context(target)
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.jobs.edit.correct import correct as job
     from fewshot_cli.reports.terminal.edit import edited
 
-    show(job(file, listed, target, means), json, edited)
+    show(job(file, listed, target, context), json, edited)

@@ -55,7 +55,7 @@ def doctor(
 
     recipe = load_recipe("ridge", backbone=backbone, image_size=image_size)
     progress = options.start(quiet, offline)
-    means = options.means(weights, offline, device, no_cache, progress)
+    context = options.context(weights, offline, device, no_cache, progress)
     from fewshot_cli.jobs.classify.learned_doctor import learned_doctor
 
-    show(learned_doctor(folder, recipe, means), json, examined)
+    show(learned_doctor(folder, recipe, context), json, examined)

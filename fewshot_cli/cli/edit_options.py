@@ -10,7 +10,7 @@ from fewshot_cli.cli import early, options
 from fewshot_cli.errors import FewshotError
 
 if TYPE_CHECKING:
-    from fewshot_cli.jobs.context import Means
+    from fewshot_cli.jobs.context import JobContext
 
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="FILE", help="The delta file to write; or give --in-place.")
@@ -46,7 +46,7 @@ class Working:
         early.check_delta_files([self.file])
         early.check_there([pictures] if pictures else [])
 
-    def means(self, output: Path | None, by_name: str | None = None) -> "Means":
+    def context(self, output: Path | None, by_name: str | None = None) -> "JobContext":
         """What the job works with. Raises FewshotError for a file that can't be changed, or an output as little.
 
         `by_name` is a class to be added by its name alone, for which the file needs no features.
@@ -57,4 +57,4 @@ class Working:
             early.check_takes_names(self.file, by_name)
         early.check_outputs([output])
         progress = options.start(self.quiet, self.offline)
-        return options.means(self.weights, self.offline, self.device, self.no_cache, progress)
+        return options.context(self.weights, self.offline, self.device, self.no_cache, progress)

@@ -208,11 +208,11 @@ def _file(
     from fewshot_cli.errors import CheckFailed
     from fewshot_cli.jobs.classify.evaluate import evaluate as job
     from fewshot_cli.jobs.classify.evaluate import leave_record
-    from fewshot_cli.jobs.context import Means
+    from fewshot_cli.jobs.context import JobContext
     from fewshot_cli.reports.terminal.evaluate import evaluated
 
-    means = Means(where, device, options.feature_cache(no_cache), progress)
-    result = leave_record(job(file, folder, means), output)
+    context = JobContext(where, device, options.feature_cache(no_cache), progress)
+    result = leave_record(job(file, folder, context), output)
     if html is not None:
         from fewshot_cli.reports.documents.page import evaluation_page
         from fewshot_cli.storage.atomic import write_atomically

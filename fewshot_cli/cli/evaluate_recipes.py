@@ -34,14 +34,14 @@ def compare(
     from fewshot_cli.engine.distributed import joined
     from fewshot_cli.errors import CheckFailed
     from fewshot_cli.jobs.benchmark.run import compare as job
-    from fewshot_cli.jobs.context import Means
+    from fewshot_cli.jobs.context import JobContext
     from fewshot_cli.reports.terminal.comparison import compared
     from fewshot_cli.storage.atomic import is_stream, write_atomically
 
     with joined() as processes:
         try:
-            means = Means(where, device, options.feature_cache(no_cache), progress, processes)
-            result, written = job(recipes, question, means, output, splits)
+            context = JobContext(where, device, options.feature_cache(no_cache), progress, processes)
+            result, written = job(recipes, question, context, output, splits)
         except KeyboardInterrupt as stop:
             if output is not None and is_stream(output):  # no journal lies beside it
                 raise
@@ -78,10 +78,10 @@ def again(
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.engine.distributed import joined
     from fewshot_cli.jobs.benchmark.reproduce import repeat
-    from fewshot_cli.jobs.context import Means
+    from fewshot_cli.jobs.context import JobContext
     from fewshot_cli.reports.terminal.evaluate import repeated
 
     with joined() as processes:
-        result = repeat(run, data, Means(where, device, options.feature_cache(no_cache), progress, processes))
+        result = repeat(run, data, JobContext(where, device, options.feature_cache(no_cache), progress, processes))
     if processes.is_first:
         show(result, json, repeated)

@@ -40,12 +40,12 @@ def evaluate(
     check_pages(file, html, markdown)
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.errors import CheckFailed
-    from fewshot_cli.jobs.context import Means
+    from fewshot_cli.jobs.context import JobContext
     from fewshot_cli.jobs.several_labels.evaluate import evaluate_label_sets, leave_record_of_sets
     from fewshot_cli.reports.terminal.label_sets import evaluated_sets
 
-    means = Means(where, device, options.feature_cache(no_cache), progress)
-    result = leave_record_of_sets(evaluate_label_sets(file, folder, means), output)
+    context = JobContext(where, device, options.feature_cache(no_cache), progress)
+    result = leave_record_of_sets(evaluate_label_sets(file, folder, context), output)
     show(result, json, evaluated_sets)
     if threshold is not None and result.accuracy < threshold:
         raise CheckFailed(

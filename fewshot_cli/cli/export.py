@@ -42,9 +42,9 @@ def export(
     early.check_export(output, format_)
     early.check_there([images] if images else [])
     progress = options.start(quiet, offline)
-    means = options.means(weights, offline, device, True, progress)
+    context = options.context(weights, offline, device, True, progress)
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.jobs.interop.export import export as job
     from fewshot_cli.reports.terminal.export import exported
 
-    show(job(file, output, format_, images, means), json, exported)
+    show(job(file, output, format_, images, context), json, exported)

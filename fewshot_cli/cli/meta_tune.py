@@ -104,7 +104,7 @@ def meta_tune(
     from fewshot_cli.engine.device import choose_device
     from fewshot_cli.engine.distributed import joined
     from fewshot_cli.jobs.claim import claimed
-    from fewshot_cli.jobs.context import Means
+    from fewshot_cli.jobs.context import JobContext
     from fewshot_cli.jobs.meta.results import MetaTuningData, Output
     from fewshot_cli.jobs.meta.tune import meta_tune as job
     from fewshot_cli.reports.terminal.meta_tune import meta_tuned
@@ -118,8 +118,8 @@ def meta_tune(
         validation_split,
     )
     with joined(device) as processes, claimed(output, processes):
-        means = Means(where, choose_device(device), options.feature_cache(no_cache), progress, processes)
-        result = job(what, material, Output(output, values, tensorboard, resume), seed, means)  # type: ignore[arg-type]
+        context = JobContext(where, choose_device(device), options.feature_cache(no_cache), progress, processes)
+        result = job(what, material, Output(output, values, tensorboard, resume), seed, context)  # type: ignore[arg-type]
     if processes.is_first:
         show(result, json, meta_tuned)
 

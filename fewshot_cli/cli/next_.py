@@ -35,13 +35,13 @@ def next_(
     """
     working = Working(file, weights, device, offline, no_cache, quiet)
     working.check(folder)
-    means = working.means(csv)
+    context = working.context(csv)
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.jobs.edit.next_ import next_ as job
     from fewshot_cli.reports.terminal.next_ import to_fill_in, to_label
     from fewshot_cli.storage.atomic import growing
 
-    result = job(file, folder, count, means)
+    result = job(file, folder, count, context)
     if csv is not None:
         with growing(csv) as lines:
             to_fill_in(result, lines)

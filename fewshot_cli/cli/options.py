@@ -13,7 +13,7 @@ import typer
 from fewshot_cli.cli.values import DEVICES
 
 if TYPE_CHECKING:
-    from fewshot_cli.jobs.context import Means
+    from fewshot_cli.jobs.context import JobContext
     from fewshot_cli.jobs.models.backbones import Source
     from fewshot_cli.jobs.progress import Progress
     from fewshot_cli.storage.feature_cache import FeatureCache
@@ -200,13 +200,13 @@ def source(weights: Path | None, offline: bool) -> "Source":
     return Source(weights, offline)
 
 
-def means(weights: Path | None, offline: bool, device: str, no_cache: bool, progress: "Progress") -> "Means":
+def context(weights: Path | None, offline: bool, device: str, no_cache: bool, progress: "Progress") -> "JobContext":
     """What a job of one process works with."""
     from fewshot_cli.engine.device import choose_device
-    from fewshot_cli.jobs.context import Means
+    from fewshot_cli.jobs.context import JobContext
 
     where = source(weights, offline)
-    return Means(where, choose_device(device), feature_cache(no_cache), progress)
+    return JobContext(where, choose_device(device), feature_cache(no_cache), progress)
 
 
 def feature_cache(no_cache: bool) -> "FeatureCache":

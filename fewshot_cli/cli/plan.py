@@ -50,12 +50,12 @@ def plan(
         early.check_backbone(one.backbone)
     early.check_labelled(folder)
     progress = options.start(quiet, offline)
-    means = options.means(weights, offline, device, True, progress)
+    context = options.context(weights, offline, device, True, progress)
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.jobs.plan.plan import plan as job
     from fewshot_cli.reports.terminal.plan import planned
 
-    show(job(folder, recipes, means), json, planned)
+    show(job(folder, recipes, context), json, planned)
 
 
 def _recipes(

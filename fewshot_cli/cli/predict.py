@@ -99,7 +99,7 @@ def predict(
         inputs.check_apart(sort_into, [*images, *([watch] if watch else [])])
     coming, images = _from_now_on(watch, images)
     progress = options.start(quiet, offline)
-    means = options.means(weights, offline, device, no_cache, progress)
+    context = options.context(weights, offline, device, no_cache, progress)
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.formats.delta.file import read_any_delta_file
     from fewshot_cli.jobs.classify.predict import predict as job
@@ -120,7 +120,7 @@ def predict(
             if json or (watch is None and not outputs.paths):
                 kept.extend(rows)
 
-        result = job(files, images, means, write, how, coming, sorting)
+        result = job(files, images, context, write, how, coming, sorting)
     if json or not outputs.paths:
         result = replace(result, predictions=tuple(kept))
     if json:

@@ -24,7 +24,7 @@ class Checkpoint(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    asked: dict[str, Any]
+    identity: dict[str, Any]
     """All that decides what comes out: recipe, seed, data, weights."""
     circumstances: dict[str, str]
     """What may move its last bits: our code, others' versions, the device, threads and processes."""

@@ -13,8 +13,8 @@ from fewshot_cli.storage.feature_cache import FeatureCache
 
 
 @dataclass(frozen=True)
-class Means:
-    """What a run works with: where weights come from, where it computes, what it remembers, who watches, who helps."""
+class JobContext:
+    """What a job works with: where weights come from, where it computes, what it remembers, who watches, who helps."""
 
     source: Source
     device: torch.device
@@ -23,8 +23,8 @@ class Means:
     processes: Processes = field(default_factory=Processes)
 
 
-def circumstances(means: Means) -> dict[str, Any]:
+def circumstances(context: JobContext) -> dict[str, Any]:
     """What may move the last bits of a result: our code, others' versions, the device and, on a CPU, its threads."""
     packages = {name: number for name, number in versions().items() if name not in ("fewshot-cli", "python")}
-    threads = sorted(set(means.processes.gather(torch.get_num_threads()))) if means.device.type == "cpu" else None
-    return {"code": code_digest(), "packages": packages, "device": means.device.type, "threads": threads}
+    threads = sorted(set(context.processes.gather(torch.get_num_threads()))) if context.device.type == "cpu" else None
+    return {"code": code_digest(), "packages": packages, "device": context.device.type, "threads": threads}

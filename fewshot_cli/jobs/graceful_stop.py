@@ -9,7 +9,7 @@ from fewshot_cli.errors import Terminated
 
 
 class Interrupts:
-    """A context in which the first signal only sets `asked`; the second interrupts at once."""
+    """A context in which the first signal only sets `received`; the second interrupts at once."""
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -18,7 +18,7 @@ class Interrupts:
         self._before: dict[int, Any] = {}
 
     @property
-    def asked(self) -> bool:
+    def received(self) -> bool:
         """Whether a signal has come."""
         return self.heard is not None
 
@@ -36,6 +36,6 @@ class Interrupts:
             signal.signal(number, handler)
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
-        again, self.heard = self.asked, number
+        again, self.heard = self.received, number
         if again:
             raise Terminated if number == signal.SIGTERM else KeyboardInterrupt

@@ -89,7 +89,7 @@ class DenseMetaTuning(MetaMethod):
         weights = weights_of(bank)
         return prototypes_under(passes, lambda task: weights)
 
-    def kept(self, bank: Params, backbone: Backbone, tasks: int) -> SavedBank:
+    def saved_bank(self, bank: Params, backbone: Backbone, tasks: int) -> SavedBank:
         return moved_weights(bank, backbone)
 
 

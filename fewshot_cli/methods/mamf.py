@@ -96,5 +96,5 @@ class MAMF(MetaMethod):
             return texts_under(passes, two_towers(passes.backbone), bank)
         return prototypes_under(passes, lambda task: bank)
 
-    def kept(self, bank: Params, backbone: Backbone, tasks: int) -> SavedBank:
+    def saved_bank(self, bank: Params, backbone: Backbone, tasks: int) -> SavedBank:
         return moved_weights(bank, backbone)

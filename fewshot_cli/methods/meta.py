@@ -64,7 +64,7 @@ class MetaMethod(Settings):
         """
 
     @abstractmethod
-    def kept(self, bank: Params, backbone: Backbone, tasks: int) -> SavedBank:
+    def saved_bank(self, bank: Params, backbone: Backbone, tasks: int) -> SavedBank:
         """What to keep of the bank after so many tasks of practice."""
 
     @property
@@ -82,11 +82,11 @@ class MetaMethod(Settings):
         return ("fast_path",)
 
     def fast_path(
-        self, wanted: FastPathChoice, device: torch.device, told: Callable[[str], None]
+        self, wanted: FastPathChoice, device: torch.device, warn: Callable[[str], None]
     ) -> FastPath[Any] | None:
         """What takes this method's steps on a device sooner than the plain way, proved; None where nothing does.
 
-        `told` hears in a sentence where it should and can't. Raises FewshotError where it is wanted and can't.
+        `warn` hears in a sentence where it should and can't. Raises FewshotError where it is wanted and can't.
         """
         return None
 

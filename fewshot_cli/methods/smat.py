@@ -138,11 +138,11 @@ class SMAT(SMATSettings, MetaMethod):
         return ()
 
     def fast_path(
-        self, wanted: FastPathChoice, device: torch.device, told: Callable[[str], None]
+        self, wanted: FastPathChoice, device: torch.device, warn: Callable[[str], None]
     ) -> FastPath[GatePasses] | None:
         from fewshot_cli.engine.meta.smat.fast_path import fast_path
 
-        return fast_path(wanted, device, self.experts, told)
+        return fast_path(wanted, device, self.experts, warn)
 
     def step(self, bank: Params, net: FlatBackbone, fast: FastPath[GatePasses] | None = None) -> TaskStep:
         """What adds the gradients of tasks' losses to those of the bank."""
@@ -171,7 +171,7 @@ class SMAT(SMATSettings, MetaMethod):
 
         return prototypes_under(passes, weights)
 
-    def kept(self, bank: Params, backbone: Backbone, tasks: int) -> SavedBank:
+    def saved_bank(self, bank: Params, backbone: Backbone, tasks: int) -> SavedBank:
         from fewshot_cli.engine.meta.smat.gates import gates
         from fewshot_cli.engine.meta.smat.loss import DELTA, LOGITS
 

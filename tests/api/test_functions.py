@@ -149,7 +149,7 @@ def test_export_writes_the_same_as_the_command_and_says_so(pictures, adapt, tmp_
     assert result.source == "a classifier in memory"
     file = classifier.save(tmp_path / "x.fewshot")
     with pytest.raises(fewshot.FewshotError, match="is the delta file itself"):
-        fewshot.export(file, file, "safetensors", weights=classifier.means.source.weights, offline=True)
+        fewshot.export(file, file, "safetensors", weights=classifier.context.source.weights, offline=True)
 
 
 @pytest.mark.slow
@@ -258,7 +258,7 @@ def test_nothing_is_printed_and_no_global_state_changes(recipe, folder, pictures
     classifier.predict(pictures["cat"])
     classifier.evaluate(pictures)
     file = classifier.save(tmp_path / "x.fewshot")
-    fewshot.load(file, weights=classifier.means.source.weights, offline=True)
+    fewshot.load(file, weights=classifier.context.source.weights, offline=True)
     if recipe == "ridge":
         classifier.export(tmp_path / "x.safetensors", "safetensors")
     after = state()

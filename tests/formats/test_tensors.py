@@ -51,7 +51,7 @@ from pathlib import Path
 import torch
 from fewshot_cli.formats.checkpoint import Checkpoint, write_checkpoint
 
-facts = Checkpoint(asked={}, circumstances={}, step=0, sampler="", epochs=(), recent=(), seconds=0)
+facts = Checkpoint(identity={}, circumstances={}, step=0, sampler="", epochs=(), recent=(), seconds=0)
 write_checkpoint(Path(sys.argv[1]), facts, {"x": torch.ones(3)}, {})  # what is imported and made on first use
 bank = {str(i): torch.ones(4 << 20) for i in range(16)}  # 256 MB
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -15,7 +15,7 @@ from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.jobs.classify import adapt as adapting
 from fewshot_cli.jobs.classify import evaluate as evaluating
 from fewshot_cli.jobs.classify import predict as predicting
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.models.backbones import Source
 from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.recipes import load_recipe
@@ -27,8 +27,8 @@ LABELS = ("cat", "house", "star")
 SIZE = 64
 
 
-def means(source: Source, cache: FeatureCache | None = None) -> Means:
-    return Means(source, CPU, cache or NoCache(), NoProgress())
+def context(source: Source, cache: FeatureCache | None = None) -> JobContext:
+    return JobContext(source, CPU, cache or NoCache(), NoProgress())
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +103,7 @@ def learn_result(weights) -> Callable[..., AdaptResult]:
         what = load_recipe(recipe, changes, **given, density=density)
         where = Source(weights_file or weights.get(backbone), offline=True)
         how = adapting.AdaptSettings(what, seed, folds, values, keep_support)
-        return adapting.adapt(folder, output, how, means(where, cache))
+        return adapting.adapt(folder, output, how, context(where, cache))
 
     return learn_result
 
@@ -120,7 +120,7 @@ def predict(source) -> Callable[..., dict[str, Any]]:
         file: Path | list[Path], *inputs: Path, where: Source = source, cache: FeatureCache | None = None
     ) -> dict[str, Any]:
         files = [file] if isinstance(file, Path) else file
-        return predicting.predict(files, inputs, means(where, cache)).report()
+        return predicting.predict(files, inputs, context(where, cache)).report()
 
     return predict
 
@@ -128,7 +128,7 @@ def predict(source) -> Callable[..., dict[str, Any]]:
 @pytest.fixture
 def evaluate(source) -> Callable[..., dict[str, Any]]:
     def evaluate(file: Path, folder: Path) -> dict[str, Any]:
-        return evaluating.evaluate(file, folder, means(source)).report()
+        return evaluating.evaluate(file, folder, context(source)).report()
 
     return evaluate
 

@@ -14,7 +14,7 @@ from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.images.sources.dataset import read_datasets
 from fewshot_cli.jobs.benchmark.protocols import protocols
 from fewshot_cli.jobs.benchmark.run import ComparisonSettings, compare
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.copies import copies
 from fewshot_cli.jobs.models.backbones import Source
 from fewshot_cli.jobs.progress import NoProgress
@@ -35,8 +35,8 @@ def run(weights, tmp_path) -> Callable[..., dict[str, Any]]:
             for name in names or ["protonet"]
         }
         source = Source(weights["test_vit"], offline=True)
-        means = Means(source, torch.device("cpu"), cache or FeatureCache(), NoProgress(), Processes())
-        return compare(recipes, question, means, tmp_path / f"{folder.name}.json")[0].report()
+        context = JobContext(source, torch.device("cpu"), cache or FeatureCache(), NoProgress(), Processes())
+        return compare(recipes, question, context, tmp_path / f"{folder.name}.json")[0].report()
 
     return run
 

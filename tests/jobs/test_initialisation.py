@@ -20,7 +20,7 @@ from fewshot_cli.jobs.benchmark.episode_runner import answer_block
 from fewshot_cli.jobs.benchmark.protocols import protocols
 from fewshot_cli.jobs.benchmark.reproduce import repeat
 from fewshot_cli.jobs.benchmark.run import ComparisonSettings, compare
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.initialisation import Starts, agreeing, common_base
 from fewshot_cli.jobs.interop.export import export
 from fewshot_cli.jobs.models.backbones import Source
@@ -95,7 +95,9 @@ def test_a_file_made_from_a_bank_is_complete_on_the_original_base(
 def test_a_file_made_from_a_bank_is_exported_like_any_other(banks, drawn, tmp_path, learn, source):
     learn(drawn, tmp_path / "x.fewshot", "ridge", bank=banks["experts"])
     output = tmp_path / "x.safetensors"
-    report = export(tmp_path / "x.fewshot", output, "safetensors", None, Means(source, CPU, NoCache(), NoProgress()))
+    report = export(
+        tmp_path / "x.fewshot", output, "safetensors", None, JobContext(source, CPU, NoCache(), NoProgress())
+    )
     assert report.top1_agreement == 1
 
 
@@ -283,8 +285,8 @@ def run(source, day, tmp_path) -> Callable[..., dict[str, Any]]:
     def run(recipes: dict[str, Recipe], episodes: int = 2, cache: FeatureCache | None = None, **protocol: Any):
         facts = {"name": "fixed", "way": 3, "shots": 2, "queries": 3} | protocol
         question = ComparisonSettings(tuple(read_datasets(day)), protocols(facts), episodes, 0, (), (str(day),))
-        means = Means(source, CPU, cache or FeatureCache(), NoProgress(), Processes())
-        return compare(recipes, question, means, tmp_path / "run.json")[0].report()
+        context = JobContext(source, CPU, cache or FeatureCache(), NoProgress(), Processes())
+        return compare(recipes, question, context, tmp_path / "run.json")[0].report()
 
     return run
 
@@ -331,7 +333,7 @@ def test_an_episode_is_what_adapting_to_it_gives(kind, banks, asked, run, source
     question = ComparisonSettings(
         tuple(read_datasets(day)), protocols({"name": "fixed", "way": 3, "shots": 2, "queries": 3}), 2, 0
     )
-    (job,), _ = _jobs({"only": recipe}, question, Means(source, CPU, NoCache(), NoProgress(), Processes()))
+    (job,), _ = _jobs({"only": recipe}, question, JobContext(source, CPU, NoCache(), NoProgress(), Processes()))
     source, start = job.source, job.start
     for number in range(2):
         (session,) = source.episodes(0, [number])[0].sessions
@@ -394,14 +396,14 @@ def test_results_belong_to_the_content_of_a_bank_whatever_its_name(run, asked, b
 def test_a_run_with_banks_can_be_repeated(run, asked, source, tmp_path, vit, random_bank):
     bank = random_bank(tmp_path / "mine.bank", vit)
     run(asked | {"mine": load_recipe("finetune", QUICK, bank=str(bank), density=0.1)})
-    means = Means(source, CPU, NoCache(), NoProgress(), Processes())
-    assert repeat(tmp_path / "run.json", (), means).differences == 0
+    context = JobContext(source, CPU, NoCache(), NoProgress(), Processes())
+    assert repeat(tmp_path / "run.json", (), context).differences == 0
     random_bank(bank, vit, seed=1)
     with pytest.raises(CheckFailed, match="another bank"):
-        repeat(tmp_path / "run.json", (), means)
+        repeat(tmp_path / "run.json", (), context)
     bank.unlink()
     with pytest.raises(FewshotError, match=r"mine\.bank"):
-        repeat(tmp_path / "run.json", (), means)
+        repeat(tmp_path / "run.json", (), context)
 
 
 def test_a_record_of_before_there_were_banks_can_be_repeated(run, asked, source, tmp_path):
@@ -410,7 +412,7 @@ def test_a_record_of_before_there_were_banks_can_be_repeated(run, asked, source,
     record = json.loads(path.read_text())
     del record["banks"], record["recipes"]["protonet"]["bank"], record["recipes"]["protonet"]["density"]
     path.write_text(json.dumps(record))
-    assert repeat(path, (), Means(source, CPU, NoCache(), NoProgress(), Processes())).differences == 0
+    assert repeat(path, (), JobContext(source, CPU, NoCache(), NoProgress(), Processes())).differences == 0
 
 
 def test_classes_are_added_on_a_dense_bank_only(run, asked):

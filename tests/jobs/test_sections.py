@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.formats.delta.file import read_delta_file, write_delta_file
 from fewshot_cli.formats.delta.sections import KeptGraft
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.interop.export import export
 from fewshot_cli.jobs.models.classifiers import load_model
 from fewshot_cli.jobs.progress import NoProgress
@@ -69,7 +69,7 @@ def test_a_graft_is_not_merged_and_the_reason_is_given(grafted, tmp_path, source
     if format_ == "peft":
         pytest.importorskip("peft")
     with pytest.raises(FewshotError, match="each token chooses its own adapter") as caught:
-        export(grafted, tmp_path / "out", format_, None, Means(source, CPU, NoCache(), NoProgress()))
+        export(grafted, tmp_path / "out", format_, None, JobContext(source, CPU, NoCache(), NoProgress()))
     assert "onnx" in caught.value.hint
     assert not (tmp_path / "out").exists()
 
@@ -78,7 +78,7 @@ def test_a_graft_is_not_merged_and_the_reason_is_given(grafted, tmp_path, source
 def test_a_graft_goes_to_onnx(grafted, tmp_path, source, unseen):
     pytest.importorskip("onnxruntime")
     report = export(
-        grafted, tmp_path / "out.onnx", "onnx", unseen, Means(source, CPU, NoCache(), NoProgress())
+        grafted, tmp_path / "out.onnx", "onnx", unseen, JobContext(source, CPU, NoCache(), NoProgress())
     ).report()
     assert report["top1_agreement"] == 1
     assert report["max_abs_diff"] < 1e-3
@@ -89,12 +89,20 @@ def test_a_map_of_features_is_not_merged_and_goes_without(drawn, tmp_path, learn
     learn(drawn, tmp_path / "map.fewshot", "tsa", *QUICK)
     with pytest.raises(FewshotError, match=r"method\.map=false"):
         export(
-            tmp_path / "map.fewshot", tmp_path / "out", "safetensors", None, Means(source, CPU, NoCache(), NoProgress())
+            tmp_path / "map.fewshot",
+            tmp_path / "out",
+            "safetensors",
+            None,
+            JobContext(source, CPU, NoCache(), NoProgress()),
         )
     learn(drawn, tmp_path / "none.fewshot", "tsa", *QUICK, "method.map=false")
     assert version(tmp_path / "none.fewshot") == "2"
     assert export(
-        tmp_path / "none.fewshot", tmp_path / "out", "safetensors", None, Means(source, CPU, NoCache(), NoProgress())
+        tmp_path / "none.fewshot",
+        tmp_path / "out",
+        "safetensors",
+        None,
+        JobContext(source, CPU, NoCache(), NoProgress()),
     ).bytes
 
 
@@ -143,7 +151,7 @@ def test_a_transductive_file_holds_the_support_set_and_says_so(transductive, sou
 @pytest.mark.parametrize("format_", ["safetensors", "onnx"])
 def test_a_transductive_head_is_not_exported(transductive, tmp_path, source, format_):
     with pytest.raises(FewshotError, match="transductive"):
-        export(transductive, tmp_path / "out", format_, None, Means(source, CPU, NoCache(), NoProgress()))
+        export(transductive, tmp_path / "out", format_, None, JobContext(source, CPU, NoCache(), NoProgress()))
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.delta.file import read_delta_file
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.interop.export import export
 from fewshot_cli.jobs.models.backbones import Source, load_backbone, parameter_shapes_of, shapes_of
 from fewshot_cli.jobs.models.classifiers import load_model
@@ -123,7 +123,7 @@ def test_onnx_has_the_image_tower_with_the_class_vectors(learn_clip, drawn, tmp_
     learn_clip(drawn, tmp_path / "a.fewshot", "bitfit", "method.tuning.optim.steps=2")
     where = Source(towers_file, offline=True)
     report = export(
-        tmp_path / "a.fewshot", tmp_path / "a.onnx", "onnx", drawn, Means(where, CPU, NoCache(), NoProgress())
+        tmp_path / "a.fewshot", tmp_path / "a.onnx", "onnx", drawn, JobContext(where, CPU, NoCache(), NoProgress())
     ).report()
     assert report["max_abs_diff"] < 1e-3
     assert report["bytes"] < towers_file.stat().st_size / 4  # the text tower stays out
@@ -138,7 +138,7 @@ def test_safetensors_are_plain_timms(learn_clip, drawn, tmp_path, towers_file):
         tmp_path / "a.safetensors",
         "safetensors",
         drawn,
-        Means(where, CPU, NoCache(), NoProgress()),
+        JobContext(where, CPU, NoCache(), NoProgress()),
     ).report()
     assert report["top1_agreement"] == 1.0
     merged = load_file(tmp_path / "a.safetensors")
@@ -150,8 +150,8 @@ def test_safetensors_are_plain_timms(learn_clip, drawn, tmp_path, towers_file):
 def test_an_adapter_of_peft_is_refused_with_what_works(learn_clip, drawn, tmp_path, towers_file):
     learn_clip(drawn, tmp_path / "a.fewshot", "lora", "method.tuning.optim.steps=2")
     with pytest.raises(FewshotError, match="two towers"):
-        means = Means(Source(towers_file, offline=True), CPU, NoCache(), NoProgress())
-        export(tmp_path / "a.fewshot", tmp_path / "a", "peft", drawn, means)
+        context = JobContext(Source(towers_file, offline=True), CPU, NoCache(), NoProgress())
+        export(tmp_path / "a.fewshot", tmp_path / "a", "peft", drawn, context)
 
 
 @pytest.mark.slow

@@ -15,4 +15,4 @@ class FastPath(Generic[Kernels]):
 
     kernels: Kernels
     recorder: Recorder
-    told: Callable[[str], None]
+    warn: Callable[[str], None]

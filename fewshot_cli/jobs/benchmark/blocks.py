@@ -25,12 +25,12 @@ class Job:
     source: EpisodeSource
     key: str
     seed: int
-    asked: int
+    episodes_asked: int
 
     @property
     def episodes(self) -> int:
         """How many episodes; one where all hold the same images, of which more would say no more."""
-        return 1 if all_alike(self.source.protocol, self.source.pool) else self.asked
+        return 1 if all_alike(self.source.protocol, self.source.pool) else self.episodes_asked
 
     @property
     def size(self) -> int:
@@ -90,7 +90,7 @@ def episode_results(job: Job, found: Known) -> Results:
     ]
 
 
-def kept(jobs: Sequence[Job], found: Known, former: Mapping[str, Any] | None) -> dict[str, Any]:
+def other_blocks(jobs: Sequence[Job], found: Known, former: Mapping[str, Any] | None) -> dict[str, Any]:
     """What the record keeps of `found` beside what the jobs tell, by key: of whom it is, and its blocks.
 
     It holds the episodes of recipes, data sets and protocols that are not asked for now, and those beyond the number

@@ -10,7 +10,7 @@ from fewshot_cli.engine.data.episode_samplers import query_groups
 from fewshot_cli.formats.kinds import DELTA as DELTA_FILE
 from fewshot_cli.jobs.benchmark.aggregate import summarised
 from fewshot_cli.jobs.benchmark.blocks import Job, episode_results
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.data import Data
 from fewshot_cli.jobs.run_record import code_digest, versions
 from fewshot_cli.results import ComparisonResult, DataFacts, Metrics, Row, Skipped
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def compared(
-    jobs: Sequence[Job], data: Mapping[str, Data], question: "ComparisonSettings", found: Known, means: Means
+    jobs: Sequence[Job], data: Mapping[str, Data], question: "ComparisonSettings", found: Known, context: JobContext
 ) -> ComparisonResult:
     """The result of all jobs: the settings, the circumstances, and the figures."""
     recipes = {job.name: job.start.recipe for job in jobs}
@@ -31,7 +31,7 @@ def compared(
         seed=question.seed,
         backbone=_one_or_each({name: recipe.backbone for name, recipe in recipes.items()}),
         image_size=_one_or_each({job.name: _pixels(job) for job in jobs}),
-        device=str(means.device),
+        device=str(context.device),
         threads=torch.get_num_threads(),
         delta_format=DELTA_FILE.version,
         code=code_digest(),

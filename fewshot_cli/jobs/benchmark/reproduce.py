@@ -13,7 +13,7 @@ from fewshot_cli.formats.bank import read_bank_header
 from fewshot_cli.images.sources.dataset import Dataset, read_datasets
 from fewshot_cli.jobs.benchmark.protocols import protocols
 from fewshot_cli.jobs.benchmark.run import ComparisonSettings, answered_again
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.run_record import versions
 from fewshot_cli.recipes import parse_recipe
 from fewshot_cli.results import ComparisonResult, RepeatedResult
@@ -29,7 +29,7 @@ of a probability put it on the other side of a bin's edge; the same probabilitie
 FIRST = 10  # differences to name
 
 
-def repeat(path: Path, data: Sequence[Path], means: Means) -> RepeatedResult:
+def repeat(path: Path, data: Sequence[Path], context: JobContext) -> RepeatedResult:
     """How many figures of the run in `path` were found again. Raises CheckFailed where one differs.
 
     `data` says where the data sets lie now, if no longer where the run read them.
@@ -51,9 +51,9 @@ def repeat(path: Path, data: Sequence[Path], means: Means) -> RepeatedResult:
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise FewshotError(f"{path} is damaged: {error!r}.", "Run `fewshot eval` again to make a new one.") from None
     _check_banks(banks, path)
-    if means.device.type == "cpu":
+    if context.device.type == "cpu":
         torch.set_num_threads(threads)  # the last bits of what a method trains depend on it
-    again = answered_again(recipes, question, means)
+    again = answered_again(recipes, question, context)
     differences = [*_facts(run, again), *figures_that_differ(run, again)]
     if differences:
         more = f"\n  and {len(differences) - FIRST} more" if len(differences) > FIRST else ""

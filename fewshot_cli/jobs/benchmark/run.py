@@ -20,13 +20,13 @@ from fewshot_cli.engine.model.clip.towers import TwoTowers
 from fewshot_cli.formats.kinds import DELTA as DELTA_FILE
 from fewshot_cli.images.sources.class_names import joined_descriptions
 from fewshot_cli.images.sources.dataset import Dataset
-from fewshot_cli.jobs.benchmark.blocks import Job, kept, known_blocks, worked
+from fewshot_cli.jobs.benchmark.blocks import Job, known_blocks, other_blocks, worked
 from fewshot_cli.jobs.benchmark.episode_runner import EpisodeSource
 from fewshot_cli.jobs.benchmark.episode_splits import write_splits
 from fewshot_cli.jobs.benchmark.protocols import check_data, check_learner, pool_of
 from fewshot_cli.jobs.benchmark.report import compared
 from fewshot_cli.jobs.claim import claimed
-from fewshot_cli.jobs.context import Means, circumstances
+from fewshot_cli.jobs.context import JobContext, circumstances
 from fewshot_cli.jobs.copies import apart
 from fewshot_cli.jobs.data import Data, load_data
 from fewshot_cli.jobs.features import model_key
@@ -59,7 +59,7 @@ class ComparisonSettings:
 def compare(
     recipes: Mapping[str, Recipe],
     question: ComparisonSettings,
-    means: Means,
+    context: JobContext,
     output: Path | None,
     splits: Path | None = None,
 ) -> tuple[ComparisonResult, Path]:
@@ -75,29 +75,31 @@ def compare(
     check_data(question.datasets, question.protocols, question.targets)
     with ExitStack() as stack:
         if output is not None:
-            stack.enter_context(claimed(output, means.processes, _check_output))
-        jobs, data = _jobs(recipes, question, means)
-        if splits is not None and means.processes.is_first:
+            stack.enter_context(claimed(output, context.processes, _check_output))
+        jobs, data = _jobs(recipes, question, context)
+        if splits is not None and context.processes.is_first:
             write_splits(splits, jobs, data)
         if output is None:
             output = Path(f"eval-{digest([job.key for job in jobs])[:8]}.run.json")
-            stack.enter_context(claimed(output, means.processes, _check_output))
-        journal = Journal(output, means.processes.rank)
-        found = worked(jobs, known_blocks(output, means.processes), journal, means.progress, means.processes)
-        result = replace(compared(jobs, data, question, found, means), seconds=seconds_since(begin))
-        if means.processes.is_first:
+            stack.enter_context(claimed(output, context.processes, _check_output))
+        journal = Journal(output, context.processes.rank)
+        found = worked(jobs, known_blocks(output, context.processes), journal, context.progress, context.processes)
+        result = replace(compared(jobs, data, question, found, context), seconds=seconds_since(begin))
+        if context.processes.is_first:
             former = read_run(output) if output.is_file() and output.stat().st_size else None
-            record = result.report() | {"kept": kept(jobs, found, former)}
+            record = result.report() | {"kept": other_blocks(jobs, found, former)}
             write_atomically(output, json.dumps(record, ensure_ascii=False) + "\n")
             journal.remove()
     return result, output
 
 
-def answered_again(recipes: Mapping[str, Recipe], question: ComparisonSettings, means: Means) -> ComparisonResult:
+def answered_again(
+    recipes: Mapping[str, Recipe], question: ComparisonSettings, context: JobContext
+) -> ComparisonResult:
     """What `compare` finds, with nothing taken from earlier runs and nothing written."""
     check_data(question.datasets, question.protocols, question.targets)
-    jobs, data = _jobs(recipes, question, means)
-    return compared(jobs, data, question, worked(jobs, {}, None, means.progress, means.processes), means)
+    jobs, data = _jobs(recipes, question, context)
+    return compared(jobs, data, question, worked(jobs, {}, None, context.progress, context.processes), context)
 
 
 # --- before the first episode --------------------------------------------------------------------------------------
@@ -109,13 +111,13 @@ def _check_output(output: Path) -> None:
 
 
 def _jobs(
-    recipes: Mapping[str, Recipe], question: ComparisonSettings, means: Means
+    recipes: Mapping[str, Recipe], question: ComparisonSettings, context: JobContext
 ) -> tuple[list[Job], dict[str, Data]]:
     """Each recipe on the episodes of each source, and the data sets as the last backbone sees them."""
-    starts = Starts(means.source, means.device)
+    starts = Starts(context.source, context.device)
     begun = {name: starts.of(recipe) for name, recipe in recipes.items()}
     pictures = any(start.learner.head_only is None for start in begun.values())
-    circumstances = _circumstances(means)
+    circumstances = _circumstances(context)
     sources: dict[str, list[EpisodeSource]] = {}
     data: dict[str, Data] = {}
     jobs = []
@@ -123,7 +125,7 @@ def _jobs(
         which = f"{model_key(start.backbone, '')} {start.recipe.template}"
         if which not in sources:
             data = {
-                dataset.name: load_data(dataset, start.backbone, means.cache, pictures, means.progress)
+                dataset.name: load_data(dataset, start.backbone, context.cache, pictures, context.progress)
                 for dataset in question.datasets
             }
             sources[which] = list(_sources(question, data, start))
@@ -188,9 +190,9 @@ def _key(start: Start, source: EpisodeSource, seed: int, circumstances: str) -> 
     return f"{digest(asked)}.{circumstances}"
 
 
-def _circumstances(means: Means) -> str:
+def _circumstances(context: JobContext) -> str:
     """A digest of what may move the last bits of a result: our code, others' versions, the device and its threads."""
-    return digest([*circumstances(means).values(), DELTA_FILE.version])[:16]
+    return digest([*circumstances(context).values(), DELTA_FILE.version])[:16]
 
 
 def digest(facts: Any) -> str:

@@ -18,7 +18,7 @@ from fewshot_cli.images.sources.labelled import read_labelled
 from fewshot_cli.jobs.classify.held_out import MORE, Adaptation, HeldOut, Rounding, held_out, scores_of, sharpening_of
 from fewshot_cli.jobs.classify.support_set import SupportSet, check_names, support_set
 from fewshot_cli.jobs.classify.suspects import doubts
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.initialisation import Start, Starts
 from fewshot_cli.jobs.models.backbones import facts_of
 from fewshot_cli.jobs.progress import Progress
@@ -60,19 +60,19 @@ class AdaptSettings:
 class Preparation:
     """What was done before learning: backbones were read, and where the recipe was chosen, much more.
 
-    `known` is the support set and `asked` the held-out answers of this very recipe; `choice` has the candidates that it
-    was chosen from, and the advice.
+    `known` is the support set and `held_out` the held-out answers of this very recipe; `choice` has the candidates that
+    it was chosen from, and the advice.
     """
 
     starts: Starts
     known: SupportSet | None = None
-    asked: HeldOut | str | None = None
+    held_out: HeldOut | str | None = None
     watch: Stopwatch = field(default_factory=Stopwatch)
     choice: tuple[tuple[Candidate, ...], str] | None = None
 
 
 def adapt(
-    images: Path | Folder, output: Path, how: AdaptSettings, means: Means, begun: Preparation | None = None
+    images: Path | Folder, output: Path, how: AdaptSettings, context: JobContext, begun: Preparation | None = None
 ) -> AdaptResult:
     """Learns a classifier from a folder, a zip or a list of labelled images, writes it, and proves what it wrote.
 
@@ -80,7 +80,7 @@ def adapt(
     Raises FewshotError for bad input before anything slow is done, and CheckFailed where the file, read back and
     merged, does not give the logits of the live model with rounded changes, or where rounding changes answers.
     """
-    begun = begun or Preparation(Starts(means.source, means.device))
+    begun = begun or Preparation(Starts(context.source, context.device))
     starts, watch = begun.starts, begun.watch
     check_writable(output)
     labelled = read_labelled(images) if isinstance(images, Path) else images
@@ -89,14 +89,14 @@ def adapt(
     start = starts.of(how.recipe)
     watch.lap("load")
     decode, templates = not start.learner.head_only, how.recipe.template
-    known = begun.known or support_set(labelled, start.backbone, means, decode, templates)
+    known = begun.known or support_set(labelled, start.backbone, context, decode, templates)
     watch.lap("read")
-    learned = learn(start, known.support, how, means.progress, begun.asked)
+    learned = learn(start, known.support, how, context.progress, begun.held_out)
     stored = moves_as_stored(learned.adapted.after(start.delta), how)
     watch.lap("adapt")
     pruning = None
     if start.recipe.density is not None:
-        pruning = _pruning(starts, start, stored, learned, known, how, means)
+        pruning = _pruning(starts, start, stored, learned, known, how, context)
         watch.lap("pruning")
     live = Model(start.backbone, learned.adapted).logits_of(known.support)
     model = rounded(start.base, stored, live, how.values, known.support)
@@ -114,7 +114,7 @@ def adapt(
         pruning=pruning,
         expected_with_more=learned.with_more,
         seconds=watch.rounded(),
-        device=str(means.device),
+        device=str(context.device),
         candidates=begun.choice and begun.choice[0],
         advice=begun.choice and begun.choice[1],
     )
@@ -127,46 +127,46 @@ class Learned:
     """What was learned of a task, and what it answers about images held out, or why there is none."""
 
     adapted: Adapted
-    asked: HeldOut | str
+    held_out: HeldOut | str
     scores: HeldOutScores | None = None
     """What a file keeps of these answers."""
 
     @property
     def expected(self) -> Expected:
         """The accuracy to expect on new images."""
-        if isinstance(self.asked, str):
-            return Expected(mean=None, low=None, high=None, how=self.asked)
-        found = self.asked.expected
-        return Expected(mean=found.mean, low=found.low, high=found.high, how=self.asked.how)
+        if isinstance(self.held_out, str):
+            return Expected(mean=None, low=None, high=None, how=self.held_out)
+        found = self.held_out.expected
+        return Expected(mean=found.mean, low=found.low, high=found.high, how=self.held_out.how)
 
     @property
     def with_more(self) -> ForetoldAccuracy | None:
         """The accuracy to expect of a classifier that has more images, where that can be known."""
-        if isinstance(self.asked, str):
+        if isinstance(self.held_out, str):
             return None
-        found = self.asked.with_more
+        found = self.held_out.with_more
         return ForetoldAccuracy(more=MORE, mean=found.mean, low=found.low, high=found.high)
 
     def cost(self, rounding: RoundingCost) -> RoundingCost:
         """The cost of rounding with the held-out accuracy after and before it, where these are known."""
-        if isinstance(self.asked, str) or (kept := self.asked.accuracy_kept) is None:
+        if isinstance(self.held_out, str) or (kept := self.held_out.accuracy_kept) is None:
             return rounding
-        return replace(rounding, accuracy=kept.mean, accuracy_before=self.asked.accuracy.mean)
+        return replace(rounding, accuracy=kept.mean, accuracy_before=self.held_out.accuracy.mean)
 
 
 def learn(
-    start: Start, support: Support, how: AdaptSettings, progress: Progress, asked: HeldOut | str | None = None
+    start: Start, support: Support, how: AdaptSettings, progress: Progress, held_out: HeldOut | str | None = None
 ) -> Learned:
-    """What is learned from where the recipe starts, its head as sharp as held-out answers say, `asked` if known."""
+    """What is learned from where the recipe starts, its head as sharp as held-out answers say, `held_out` if known."""
     adapted = _adapted(start, support, how, progress)
-    learned = Learned(adapted, estimated(start, support, how, progress) if asked is None else asked)
-    if isinstance(learned.asked, str):
+    learned = Learned(adapted, estimated(start, support, how, progress) if held_out is None else held_out)
+    if isinstance(learned.held_out, str):
         return learned
-    factor = sharpening_of(learned.asked, start.learner, support.features.shape[1])
+    factor = sharpening_of(learned.held_out, start.learner, support.features.shape[1])
     sharpened = replace(learned.adapted, head=learned.adapted.head.sharpened(factor))
     if isinstance(sharpened.head, TransductiveHead):
         return replace(learned, adapted=sharpened)
-    return Learned(sharpened, learned.asked, scores_of(learned.asked, start.learner, factor, support.classes))
+    return Learned(sharpened, learned.held_out, scores_of(learned.held_out, start.learner, factor, support.classes))
 
 
 def estimated(start: Start, support: Support, how: AdaptSettings, progress: Progress) -> HeldOut | str:
@@ -200,13 +200,19 @@ def moves_as_stored(adapted: Adapted, how: AdaptSettings) -> Adapted:
 
 
 def _pruning(
-    starts: Starts, start: Start, stored: Adapted, learned: Learned, known: SupportSet, how: AdaptSettings, means: Means
+    starts: Starts,
+    start: Start,
+    stored: Adapted,
+    learned: Learned,
+    known: SupportSet,
+    how: AdaptSettings,
+    context: JobContext,
 ) -> Pruning:
     """What it costs that the bank moves fewer weights than it would: the same is learned once more without pruning."""
     whole = starts.of(start.recipe.model_copy(update={"density": None}))
-    support = known.seen_by(whole.backbone, means)
+    support = known.seen_by(whole.backbone, context)
     adaptation = Adaptation(whole.learner, whole.backbone, support, how.seed)
-    before = Learned(_adapted(whole, support, how, means.progress), held_out(adaptation, how.folds, means.progress))
+    before = Learned(_adapted(whole, support, how, context.progress), held_out(adaptation, how.folds, context.progress))
     size = facts_of(start.base).size
     return Pruning(
         density=density(stored.delta, size),

@@ -15,7 +15,7 @@ from fewshot_cli.images.sources.labelled import read_labelled
 from fewshot_cli.jobs.classify.adapt import AdaptSettings, Preparation, adapt, estimated
 from fewshot_cli.jobs.classify.held_out import Adaptation, HeldOut, in_folds
 from fewshot_cli.jobs.classify.support_set import SupportSet, check_names, support_set
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.initialisation import Start, Starts
 from fewshot_cli.jobs.plan.training import training_seconds
 from fewshot_cli.jobs.progress import NoProgress
@@ -72,7 +72,7 @@ class _Entry:
 
     start: Start
     known: SupportSet
-    asked: HeldOut | str
+    held_out: HeldOut | str
     seconds: float
 
 
@@ -86,12 +86,12 @@ class ChosenRecipe:
     advice: str
 
 
-def choose(images: Path, how: ChoiceSettings, means: Means) -> ChooseResult:
+def choose(images: Path, how: ChoiceSettings, context: JobContext) -> ChooseResult:
     """The table behind the choice of `adapt`; nothing is written."""
     watch = Stopwatch()
     labelled = read_labelled(images)
     check_names(labelled)
-    found = chosen_recipe(labelled, how, means, Starts(means.source, means.device), watch)
+    found = chosen_recipe(labelled, how, context, Starts(context.source, context.device), watch)
     return ChooseResult(
         folder=str(images),
         classes=labelled.classes,
@@ -104,28 +104,28 @@ def choose(images: Path, how: ChoiceSettings, means: Means) -> ChooseResult:
 
 
 def adapt_by_choice(
-    images: Path | Folder, output: Path, how: ChoiceSettings, means: Means, starts: Starts | None = None
+    images: Path | Folder, output: Path, how: ChoiceSettings, context: JobContext, starts: Starts | None = None
 ) -> AdaptResult:
     """What `adapt` does by the recipe that suits these images best."""
     watch = Stopwatch()
     check_writable(output)
     labelled = read_labelled(images) if isinstance(images, Path) else images
     check_names(labelled)
-    found = chosen_recipe(labelled, how, means, starts or Starts(means.source, means.device), watch)
+    found = chosen_recipe(labelled, how, context, starts or Starts(context.source, context.device), watch)
     settings = AdaptSettings(found.recipe, how.seed, DEFAULT_FOLDS, how.values, how.keep_support, how.labels)
-    return adapt(labelled, output, settings, means, replace(found.begun, choice=(found.candidates, found.advice)))
+    return adapt(labelled, output, settings, context, replace(found.begun, choice=(found.candidates, found.advice)))
 
 
 def chosen_recipe(
-    labelled: Folder, how: ChoiceSettings, means: Means, starts: Starts, watch: Stopwatch
+    labelled: Folder, how: ChoiceSettings, context: JobContext, starts: Starts, watch: Stopwatch
 ) -> ChosenRecipe:
     """Held-out answers of every head on frozen features decide; then training, where the budget has room for it."""
     entries = []
     for backbone in how.backbones or (None,):
-        entries += _heads(how.recipes(backbone), labelled, how, means, starts)
+        entries += _heads(how.recipes(backbone), labelled, how, context, starts)
         watch.lap("choose")
     taken = _taken(entries)
-    tried, advice = _trained(entries[taken], labelled, how, means, starts, sum(watch.seconds.values()))
+    tried, advice = _trained(entries[taken], labelled, how, context, starts, sum(watch.seconds.values()))
     if isinstance(tried, _Entry):
         better = _pays(tried, entries[taken], how.seed)
         entries.append(tried)
@@ -135,44 +135,44 @@ def chosen_recipe(
     if isinstance(tried, Candidate):
         table.append(tried)
     winner = entries[taken]
-    begun = Preparation(starts, winner.known, winner.asked, watch)
+    begun = Preparation(starts, winner.known, winner.held_out, watch)
     return ChosenRecipe(winner.start.recipe, begun, tuple(table), advice)
 
 
 def _heads(
-    recipes: Sequence[Recipe], labelled: Folder, how: ChoiceSettings, means: Means, starts: Starts
+    recipes: Sequence[Recipe], labelled: Folder, how: ChoiceSettings, context: JobContext, starts: Starts
 ) -> list[_Entry]:
     """Each head with its held-out answers; images are embedded once."""
     backbone = starts.of(recipes[0]).backbone
-    known = support_set(labelled, backbone, means, decode=False, templates=recipes[0].template)
-    return [_entry(starts.of(recipe), known, how, means) for recipe in recipes]
+    known = support_set(labelled, backbone, context, decode=False, templates=recipes[0].template)
+    return [_entry(starts.of(recipe), known, how, context) for recipe in recipes]
 
 
-def _entry(start: Start, known: SupportSet, how: ChoiceSettings, means: Means) -> _Entry:
+def _entry(start: Start, known: SupportSet, how: ChoiceSettings, context: JobContext) -> _Entry:
     begin = time.perf_counter()
-    asked = estimated(start, known.support, AdaptSettings(start.recipe, how.seed), means.progress)
-    return _Entry(start, known, asked, time.perf_counter() - begin)
+    held_out = estimated(start, known.support, AdaptSettings(start.recipe, how.seed), context.progress)
+    return _Entry(start, known, held_out, time.perf_counter() - begin)
 
 
 def _taken(entries: Sequence[_Entry]) -> int:
     """The place of the entry to take; the first where nothing can be held out."""
-    asked = [entry.asked for entry in entries if isinstance(entry.asked, HeldOut)]
-    if len(asked) < len(entries):
+    held_out = [entry.held_out for entry in entries if isinstance(entry.held_out, HeldOut)]
+    if len(held_out) < len(entries):
         return 0
-    return chosen([each.logits.cpu() for each in asked], asked[0].labels.cpu())
+    return chosen([each.logits.cpu() for each in held_out], held_out[0].labels.cpu())
 
 
 # --- training ------------------------------------------------------------------------------------------------------
 
 
 def _trained(
-    best: _Entry, labelled: Folder, how: ChoiceSettings, means: Means, starts: Starts, spent: float
+    best: _Entry, labelled: Folder, how: ChoiceSettings, context: JobContext, starts: Starts, spent: float
 ) -> tuple[_Entry | Candidate | None, str]:
     """Training on the backbone of the best head, if the budget has room, and the advice for people."""
     recipe = load_recipe(TRAINED, **{**how.given, "backbone": best.start.recipe.backbone})
-    if isinstance(best.asked, str):
-        return None, f"Nothing can be said of training: {best.asked}."
-    reached = best.asked.accuracy.mean
+    if isinstance(best.held_out, str):
+        return None, f"Nothing can be said of training: {best.held_out}."
+    reached = best.held_out.accuracy.mean
     seconds = training_seconds(recipe.learner, best.start.backbone, best.known.support, DEFAULT_FOLDS)
     if reached >= NEARLY_ALL:
         return _not_tried(recipe, seconds, "there is next to nothing to gain"), "Training is not worth its time here."
@@ -182,8 +182,8 @@ def _trained(
         advice = f"Training would take about {seconds:.0f} s and {gain}: --budget {budget}"
         return _not_tried(recipe, seconds, f"it takes about {seconds:.0f} s, more than the budget leaves"), advice
     start = starts.of(recipe)
-    known = support_set(labelled, start.backbone, means, decode=True, templates=recipe.template)
-    return _entry(start, known, how, means), "Training was tried."
+    known = support_set(labelled, start.backbone, context, decode=True, templates=recipe.template)
+    return _entry(start, known, how, context), "Training was tried."
 
 
 def _pays(tried: _Entry, best: _Entry, seed: int) -> bool:
@@ -191,17 +191,17 @@ def _pays(tried: _Entry, best: _Entry, seed: int) -> bool:
 
     As a rule training pays on past tasks. A head that learned from all images but one would be at an advantage.
     """
-    assert isinstance(tried.asked, HeldOut)
+    assert isinstance(tried.held_out, HeldOut)
     adaptation = Adaptation(best.start.learner, best.start.backbone, best.known.support, seed)
     same = in_folds(adaptation, DEFAULT_FOLDS, NoProgress())
-    return chosen([tried.asked.logits.cpu(), same.logits.cpu()], tried.asked.labels.cpu()) == 0
+    return chosen([tried.held_out.logits.cpu(), same.logits.cpu()], tried.held_out.labels.cpu()) == 0
 
 
 # --- the table -----------------------------------------------------------------------------------------------------
 
 
 def _candidate(entry: _Entry, taken: bool, why: str) -> Candidate:
-    found = None if isinstance(entry.asked, str) else entry.asked.expected
+    found = None if isinstance(entry.held_out, str) else entry.held_out.expected
     mean, low, high = (found.mean, found.low, found.high) if found else (None, None, None)
     recipe = entry.start.recipe
     return Candidate(_called(recipe), recipe.backbone, mean, low, high, round(entry.seconds, 3), taken, why)
@@ -218,7 +218,7 @@ def _not_tried(recipe: Recipe, seconds: float, why: str) -> Candidate:
 
 def _why(place: int, taken: int, entries: Sequence[_Entry]) -> str:
     """Why the entry at this place was taken, or not."""
-    if isinstance(entries[place].asked, str):
+    if isinstance(entries[place].held_out, str):
         return "the best as a rule; no image can be left out" if place == taken else "no image can be left out"
     if place == taken:
         return "the best as a rule, and none is clearly better" if place == 0 else "clearly better on images left out"

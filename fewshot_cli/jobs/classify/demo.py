@@ -12,7 +12,7 @@ from fewshot_cli.images.drawing import CLASSES, write_folder
 from fewshot_cli.jobs.classify.adapt import AdaptSettings, adapt
 from fewshot_cli.jobs.classify.evaluate import evaluate
 from fewshot_cli.jobs.classify.predict import predict
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.models.backbones import Source
 from fewshot_cli.jobs.progress import Progress
 from fewshot_cli.recipes import load_recipe
@@ -31,16 +31,16 @@ def demo(output: Path | None, device: torch.device, seed: int, progress: Progres
     """
     if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FewshotError(f"{output} is there already and not an empty folder.", "Give -o a new folder.")
-    means = Means(Source(offline=True), device, NoCache(), progress)
+    context = JobContext(Source(offline=True), device, NoCache(), progress)
     with nullcontext(str(output)) if output else tempfile.TemporaryDirectory() as name:
         root = Path(name)
         known, unseen, file = root / "known", root / "unseen", root / "demo.fewshot"
         write_folder(known, CLASSES, SHOTS, seed)
         write_folder(unseen, CLASSES, QUERIES, seed + 1)
-        learned = adapt(known, file, AdaptSettings(load_recipe(RECIPE), seed, folds=0), means)
-        checked = evaluate(file, unseen, means)
+        learned = adapt(known, file, AdaptSettings(load_recipe(RECIPE), seed, folds=0), context)
+        checked = evaluate(file, unseen, context)
         some = [next(iter(sorted((unseen / label).iterdir()))) for label in CLASSES[:4]]
-        answered = predict([file], some, means)
+        answered = predict([file], some, context)
     if output is None:
         learned = replace(learned, file=file.name)
         rows = answered.predictions or ()

@@ -16,14 +16,14 @@ from fewshot_cli.errors import FewshotError
 from fewshot_cli.images.sources.class_folders import Folder
 from fewshot_cli.images.sources.labelled import read_labelled
 from fewshot_cli.jobs.classify.prediction.extractors import probabilities_of
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.models.classifiers import Loaded, load_model
 from fewshot_cli.jobs.run_record import SHORT_HASH, data_hash, seconds_since, skipped, versions
 from fewshot_cli.results import ClassAccuracy, EvalResult, ExpectedAccuracy, LabelSetsResult, RecordedEvalResult
 from fewshot_cli.storage.atomic import write_atomically
 
 
-def evaluate(file: Path, folder: Path, means: Means) -> EvalResult:
+def evaluate(file: Path, folder: Path, context: JobContext) -> EvalResult:
     """Accuracy with its 95 % interval, per class, confusion and calibration of the file's classifier.
 
     `folder` may be a zip or a list, too. Classes are matched by name; those it lacks are only answers. Raises
@@ -31,19 +31,19 @@ def evaluate(file: Path, folder: Path, means: Means) -> EvalResult:
     """
     start = time.perf_counter()
     labelled = read_labelled(folder)
-    model = load_model(file, means.source, means.device)
-    result = evaluated(model, str(file), labelled, means)
+    model = load_model(file, context.source, context.device)
+    result = evaluated(model, str(file), labelled, context)
     return replace(result, seconds=seconds_since(start))
 
 
-def evaluated(model: Loaded, file: str, labelled: Folder, means: Means) -> EvalResult:
+def evaluated(model: Loaded, file: str, labelled: Folder, context: JobContext) -> EvalResult:
     """How good a classifier that is loaded already, and that messages call `file`, is on labelled images.
 
     Raises FewshotError where they have a class that it does not know, or none of them can be read.
     """
     start = time.perf_counter()
     check_classes(file, model.classes, labelled, labelled.classes)
-    probabilities, embedded = probabilities_of(model, [item.stored for item in labelled.items], means)
+    probabilities, embedded = probabilities_of(model, [item.stored for item in labelled.items], context)
     names = [labelled.items[index].label for index in embedded.readable]
     if not names:
         raise FewshotError(

@@ -15,7 +15,7 @@ from fewshot_cli.errors import FewshotError
 from fewshot_cli.images.sources.class_folders import name_is_text, nfc
 from fewshot_cli.jobs.classify.adapt import AdaptSettings, Learned, header_of, result_of
 from fewshot_cli.jobs.classify.support_set import SupportSet
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.initialisation import Starts
 from fewshot_cli.jobs.proofs.delta_file import write_proved
 from fewshot_cli.jobs.proofs.pictures import drawn_pictures
@@ -29,7 +29,7 @@ from fewshot_cli.storage.atomic import check_writable
 NO_IMAGE = "no image was learned from, so that none could be left out"
 
 
-def adapt_to_names(names: Sequence[str], output: Path, how: AdaptSettings, means: Means) -> AdaptResult:
+def adapt_to_names(names: Sequence[str], output: Path, how: AdaptSettings, context: JobContext) -> AdaptResult:
     """Writes the classifier that tells classes of these names apart, and proves on drawn pictures what it wrote.
 
     Raises FewshotError for names that are no classes, and for a recipe that learns from images.
@@ -38,7 +38,7 @@ def adapt_to_names(names: Sequence[str], output: Path, how: AdaptSettings, means
     check_writable(output)
     check_recipe(how.recipe)
     classes = checked_names(names)
-    start = Starts(means.source, means.device).of(how.recipe)
+    start = Starts(context.source, context.device).of(how.recipe)
     watch.lap("load")
     support = with_texts(start.backbone, _drawn(start.backbone, classes), class_texts(classes, how.recipe.template))
     learned = Learned(start.learner.adapt(start.backbone, support, Run(how.seed)), NO_IMAGE)
@@ -56,7 +56,7 @@ def adapt_to_names(names: Sequence[str], output: Path, how: AdaptSettings, means
         result_of(start, adapted, known, header, written),
         file=str(output),
         seconds=watch.rounded(),
-        device=str(means.device),
+        device=str(context.device),
     )
     write_run(output, result)
     return result

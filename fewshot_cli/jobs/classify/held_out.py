@@ -136,14 +136,14 @@ def left_out_one_by_one(method: ClosedFormMethod, features: Tensor, labels: Tens
 
     What they promise rests on heads fitted without one image of each class, so that no class is worse off than others.
     """
-    asked = torch.bincount(labels, minlength=way)[labels] > 1
-    if not bool(asked.any()):
+    tested = torch.bincount(labels, minlength=way)[labels] > 1
+    if not bool(tested.any()):
         return ALONE
     logits = method.leave_one_out(features, labels, way)
     answers, most = _without_some(method, features, labels, one_in(labels, way))
     _, fewer = _without_some(method, features, labels, half(labels, way))
-    how = f"images of each class left out in turn, {int(asked.sum())} images"
-    return HeldOut(logits[asked], labels[asked], answers, how, *_promised(most, fewer, labels))
+    how = f"images of each class left out in turn, {int(tested.sum())} images"
+    return HeldOut(logits[tested], labels[tested], answers, how, *_promised(most, fewer, labels))
 
 
 def _without_some(
@@ -153,12 +153,12 @@ def _without_some(
     order = content_order(features)
     features, labels = features[order], labels[order]
     count, way = enough_parts(labels, out), len(out)
-    learned, asked = (rows.to(labels.device) for rows in parts(labels, out, count, seed=0))
+    learned, tested = (rows.to(labels.device) for rows in parts(labels, out, count, seed=0))
     logits = [
         method.head(features[some], labels[some], way).logits(features[others])
-        for some, others in zip(torch.split(learned, AT_ONCE), torch.split(asked, AT_ONCE), strict=True)
+        for some, others in zip(torch.split(learned, AT_ONCE), torch.split(tested, AT_ONCE), strict=True)
     ]
-    answers = PartAnswers(torch.cat(logits).flatten(0, 1), labels[asked].flatten(), asked.flatten())
+    answers = PartAnswers(torch.cat(logits).flatten(0, 1), labels[tested].flatten(), tested.flatten())
     kept = torch.bincount(labels, minlength=way) - out
     return answers, held_out_share(answers.right.cpu(), answers.images.cpu(), labels.cpu(), kept.cpu())
 
@@ -183,24 +183,24 @@ def in_folds(adaptation: Adaptation, folds: int, progress: Progress, rounding: R
     kept = logits.clone()
     with progress.track("estimating accuracy") as advance:
         for fold in range(folds):
-            asked = (fold_of == fold).nonzero().squeeze(1)
-            if len(asked):
+            tested = (fold_of == fold).nonzero().squeeze(1)
+            if len(tested):
                 adapted = adaptation.learned(support.subset((fold_of != fold).nonzero().squeeze(1)))
-                left_out = support.subset(asked)
-                logits[asked] = Model(adaptation.backbone, adapted).logits_of(left_out)
+                left_out = support.subset(tested)
+                logits[tested] = Model(adaptation.backbone, adapted).logits_of(left_out)
                 if rounding:
-                    kept[asked] = Model(adaptation.backbone, rounding(adapted)).logits_of(left_out)
+                    kept[tested] = Model(adaptation.backbone, rounding(adapted)).logits_of(left_out)
             advance(fold + 1, folds)
-    asked = fold_of >= 0
-    how = f"{folds}-fold, {int(asked.sum())} images"
-    logits, labels = logits[asked], support.labels[asked]
-    rows = asked.nonzero().squeeze(1)
+    tested = fold_of >= 0
+    how = f"{folds}-fold, {int(tested.sum())} images"
+    logits, labels = logits[tested], support.labels[tested]
+    rows = tested.nonzero().squeeze(1)
     counts = torch.bincount(support.labels, minlength=support.way).cpu()
     learned = (counts * (1 - 1 / folds)).clamp(min=1)
     answers = PartAnswers(logits, labels, rows)
     most = held_out_share(answers.right.cpu(), rows.cpu(), support.labels.cpu(), learned)
     promised = _promised(most, None, support.labels)
-    return HeldOut(logits, labels, answers, how, *promised, kept[asked] if rounding else None)
+    return HeldOut(logits, labels, answers, how, *promised, kept[tested] if rounding else None)
 
 
 def _fold_of_each(support: Support, folds: int, seed: int) -> Tensor:

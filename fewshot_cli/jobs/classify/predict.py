@@ -18,7 +18,7 @@ from fewshot_cli.jobs.classify.prediction.predictors import Predictors
 from fewshot_cli.jobs.classify.prediction.rows import DEFAULT, Predictor, RowSettings, answers
 from fewshot_cli.jobs.classify.prediction.rules import Rules
 from fewshot_cli.jobs.classify.prediction.sorting import Sorting
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.features import features_by_each
 from fewshot_cli.jobs.models.classifiers import Loaded
 from fewshot_cli.jobs.run_record import seconds_since
@@ -30,7 +30,7 @@ Write: TypeAlias = Callable[[Sequence[Prediction]], None]
 def predict(
     files: Sequence[Path],
     inputs: Sequence[Path],
-    means: Means,
+    context: JobContext,
     write: Write | None = None,
     how: RowSettings = DEFAULT,
     more: Iterable[Sequence[Path]] = (),
@@ -46,7 +46,7 @@ def predict(
     start = time.perf_counter()
     if sorting and len(files) > 1:
         raise FewshotError("Several classifiers give several answers to sort by.", "Give --sort-into with one file.")
-    group = Predictors.of(files, means, how)
+    group = Predictors.of(files, context, how)
     if sorting:
         group.check_one_label()
         sorting.name_folders(group.classes)
@@ -54,7 +54,7 @@ def predict(
     count = Count()
 
     def take(paths: Sequence[Path]) -> None:
-        for rows in group.rows(paths, means):
+        for rows in group.rows(paths, context):
             count.add(rows)
             (write or kept.extend)(sorting.rows(rows) if sorting else rows)
 
@@ -72,7 +72,7 @@ def predict(
         unread=count.unread // len(files),
         transductive=group.is_transductive,
         predictions=tuple(kept) if write is None else None,
-        files=group.asked,
+        files=group.classifier_files,
         sorted_into=sorting.done if sorting else None,
         seconds=seconds_since(start),
         **promised(group.predictors, count),
@@ -80,13 +80,13 @@ def predict(
 
 
 def answered(
-    loaded: Loaded, file: str, stored: Sequence[Stored], means: Means, promises: Promises = NOTHING
+    loaded: Loaded, file: str, stored: Sequence[Stored], context: JobContext, promises: Promises = NOTHING
 ) -> PredictResult:
     """One row for every picture, by a classifier that is loaded already and that the result calls `file`."""
     start = time.perf_counter()
     name, rules = extractor_name(loaded.file), Rules.of(loaded.file, file, promises)
     predictor = Predictor(loaded.model, loaded.classes, name, rules=rules)
-    seen = features_by_each(loaded.backbone, stored, means.cache, means.progress, {name: loaded.model.features})
+    seen = features_by_each(loaded.backbone, stored, context.cache, context.progress, {name: loaded.model.features})
     rows = [row for some in answers([predictor], [one.name for one in stored], seen) for row in some]
     count = Count()
     count.add(rows)

@@ -14,7 +14,7 @@ from fewshot_cli.errors import FewshotError
 from fewshot_cli.images.image_ref import Stored
 from fewshot_cli.images.sources.class_folders import Folder, Item, name_is_text
 from fewshot_cli.images.sources.class_names import descriptions
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.features import Embedded, embed
 from fewshot_cli.jobs.run_record import data_hash, skipped
 from fewshot_cli.results import ClassSize, Skipped
@@ -43,14 +43,14 @@ class SupportSet:
         """How many images each class has."""
         return {name: ClassSize(self.labels.count(name)) for name in self.support.classes}
 
-    def seen_by(self, backbone: Backbone, means: Means) -> Support:
+    def seen_by(self, backbone: Backbone, context: JobContext) -> Support:
         """The same task under another frozen backbone, which prepares images alike."""
-        seen = embed(backbone, self.stored, means.cache, means.progress)
+        seen = embed(backbone, self.stored, context.cache, context.progress)
         return with_texts(backbone, replace(self.support, features=seen.features), self.support.texts)
 
 
 def support_set(
-    labelled: Folder, backbone: Backbone, means: Means, decode: bool, templates: Sequence[str] = ()
+    labelled: Folder, backbone: Backbone, context: JobContext, decode: bool, templates: Sequence[str] = ()
 ) -> SupportSet:
     """The support set that the labelled images are under this backbone; with `decode` they are decoded now.
 
@@ -58,7 +58,7 @@ def support_set(
     Raises FewshotError where the same picture is in two classes, and where a class has no image that can be read.
     """
     stored = [item.stored for item in labelled.items]
-    embedded = embed(backbone, stored, means.cache, means.progress, decode=decode)
+    embedded = embed(backbone, stored, context.cache, context.progress, decode=decode)
     used, copies = _distinct(labelled, embedded)
     items = [labelled.items[embedded.readable[row]] for row in used]
     _check_every_class_is_left(labelled, embedded, items)

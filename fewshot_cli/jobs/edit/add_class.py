@@ -12,9 +12,9 @@ from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.delta.sections import kept_support
 from fewshot_cli.images.sources.class_folders import Item
 from fewshot_cli.jobs.classify.prediction.extractors import embed_with
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.edit.checks import changing
-from fewshot_cli.jobs.edit.editable_file import EditableFile, kept_in
+from fewshot_cli.jobs.edit.editable_file import EditableFile, read_editable
 from fewshot_cli.jobs.edit.new_images import labelled_images
 from fewshot_cli.jobs.edit.refit import refit, with_record
 from fewshot_cli.jobs.features import Embedded
@@ -23,7 +23,7 @@ from fewshot_cli.jobs.run_record import SHORT_HASH
 from fewshot_cli.results import AddClassResult, Skipped
 
 
-def add_class(path: Path, folder: Path, name: str | None, output: Path, means: Means) -> AddClassResult:
+def add_class(path: Path, folder: Path, name: str | None, output: Path, context: JobContext) -> AddClassResult:
     """Writes the classifier that knows the folder's images, too.
 
     The folder holds the images of one class, called `name` or as the folder is, or has a sub-folder for each of
@@ -32,10 +32,10 @@ def add_class(path: Path, folder: Path, name: str | None, output: Path, means: M
     """
     start = time.perf_counter()
     with changing(output):
-        kept = kept_in(path)
+        editable = read_editable(path)
         items = labelled_images(folder, name)
-        new, skipped = new_features(kept, items, means)
-        result = refit(kept, kept.known.joined(new), range(len(kept.known)), output)
+        new, skipped = new_features(editable, items, context)
+        result = refit(editable, editable.known.joined(new), range(len(editable.known)), output)
         counts = sorted(Counter(new.names).items())
         return with_record(
             result,
@@ -43,25 +43,27 @@ def add_class(path: Path, folder: Path, name: str | None, output: Path, means: M
             output,
             start,
             folder=str(folder),
-            added={label: count for label, count in counts if label not in kept.known.classes},
-            more={label: count for label, count in counts if label in kept.known.classes},
+            added={label: count for label, count in counts if label not in editable.known.classes},
+            more={label: count for label, count in counts if label in editable.known.classes},
             skipped=skipped,
         )
 
 
-def new_features(kept: EditableFile, items: Sequence[Item], means: Means) -> tuple[NamedFeatures, tuple[Skipped, ...]]:
+def new_features(
+    editable: EditableFile, items: Sequence[Item], context: JobContext
+) -> tuple[NamedFeatures, tuple[Skipped, ...]]:
     """What the classifier's backbone sees in images that it doesn't know yet, as its file keeps it; and the others.
 
     Raises FewshotError where a picture is in two classes, or no image is left of a class.
     """
-    loaded = load_model(kept.path, means.source, means.device)
-    embedded = embed_with(loaded, [item.stored for item in items], means)
-    rows, copies = _unknown(kept, items, embedded)
+    loaded = load_model(editable.path, context.source, context.device)
+    embedded = embed_with(loaded, [item.stored for item in items], context)
+    rows, copies = _unknown(editable, items, embedded)
     bad = sorted(embedded.problems.items())
     skipped = (*(Skipped(str(items[place].path), problem.reason) for place, problem in bad), *copies)
     names = tuple(items[embedded.readable[row]].label for row in rows)
     for item in items:
-        if item.label not in names and item.label not in kept.known.classes:
+        if item.label not in names and item.label not in editable.known.classes:
             raise FewshotError(
                 f"No image of the class '{item.label}' can be used: {skipped[0].path}: {skipped[0].reason}.",
                 "Give other images of it.",
@@ -75,9 +77,9 @@ def new_features(kept: EditableFile, items: Sequence[Item], means: Means) -> tup
     return NamedFeatures(features, names, contents), skipped
 
 
-def _unknown(kept: EditableFile, items: Sequence[Item], embedded: Embedded) -> tuple[list[int], list[Skipped]]:
+def _unknown(editable: EditableFile, items: Sequence[Item], embedded: Embedded) -> tuple[list[int], list[Skipped]]:
     """The rows of `embedded` whose content is new, and the others with the reason."""
-    known = dict(zip(kept.known.contents, kept.known.names, strict=True))
+    known = dict(zip(editable.known.contents, editable.known.names, strict=True))
     first: dict[str, Item] = {}
     rows, skipped = [], []
     for row, content in enumerate(embedded.contents):
@@ -85,10 +87,10 @@ def _unknown(kept: EditableFile, items: Sequence[Item], embedded: Embedded) -> t
         twin = first.setdefault(short, item)
         label = known.get(short, twin.label)
         if label != item.label:
-            where = f"{kept.path} knows it" if short in known else f"{twin.path} is the same"
+            where = f"{editable.path} knows it" if short in known else f"{twin.path} is the same"
             raise FewshotError(
                 f"{item.path} can't be of the class '{item.label}': {where} as '{label}'.",
-                f"Remove it from the wrong class; `fewshot correct {kept.path} CSV` changes what the file knows.",
+                f"Remove it from the wrong class; `fewshot correct {editable.path} CSV` changes what the file knows.",
             )
         if short in known:
             skipped.append(Skipped(str(item.path), "it is known already"))

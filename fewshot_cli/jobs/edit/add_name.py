@@ -18,7 +18,7 @@ from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.delta.file import DeltaFile, Expected, Header, HeadValues, head_as_stored
 from fewshot_cli.formats.delta.head import HEAD_VALUES, MOST_DRIFT, head_bytes
 from fewshot_cli.images.sources.class_folders import nfc
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.edit.checks import changing, check_new_name, check_takes_names
 from fewshot_cli.jobs.edit.refit import edited, with_record, write_changed
 from fewshot_cli.jobs.models.classifiers import load_model
@@ -35,7 +35,7 @@ EVEN = 1e-2
 BY_NAME = "a class came by its name alone, and no image of it was asked about; `fewshot eval` can tell"
 
 
-def add_name(path: Path, name: str, output: Path, means: Means) -> AddClassResult:
+def add_name(path: Path, name: str, output: Path, context: JobContext) -> AddClassResult:
     """Writes the classifier that has a class of this name, too; its other classes answer as before, to the bit.
 
     The text tower of the file's backbone, as the file moves it, reads the name in the recipe's templates. Raises
@@ -45,7 +45,7 @@ def add_name(path: Path, name: str, output: Path, means: Means) -> AddClassResul
     with changing(output):
         name = nfc(name.strip())
         check_takes_names(path, name)
-        loaded = load_model(path, means.source, means.device)
+        loaded = load_model(path, context.source, context.device)
         file, head = loaded.file, loaded.head
         check_new_name(path, name, file.header.classes)
         recipe = parse_recipe(file.header.recipe, f"in {path}")
@@ -105,8 +105,8 @@ def _kept_as(head: Head, place: int, before: HeadValues) -> HeadValues:
     old = torch.arange(len(head.weight)) != place
     for values in sorted({before, *HEAD_VALUES}, key=lambda values: head_bytes(head, values)):
         with suppress(FewshotError):  # more than float16 holds
-            kept = head_as_stored(head, values).weight
-            if kept[old].equal(head.weight[old]) and (kept[place] - head.weight[place]).norm() <= MOST_DRIFT:
+            stored = head_as_stored(head, values).weight
+            if stored[old].equal(head.weight[old]) and (stored[place] - head.weight[place]).norm() <= MOST_DRIFT:
                 return values
     return "float32"
 

@@ -9,16 +9,16 @@ from fewshot_cli.images.image_error import ImageError
 from fewshot_cli.images.image_ref import StoredFile
 from fewshot_cli.images.sources.class_folders import Item, class_name
 from fewshot_cli.images.sources.corrections import Correction, corrections
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.edit.add_class import new_features
 from fewshot_cli.jobs.edit.checks import changing, check_known
-from fewshot_cli.jobs.edit.editable_file import EditableFile, kept_in
+from fewshot_cli.jobs.edit.editable_file import EditableFile, read_editable
 from fewshot_cli.jobs.edit.refit import refit, with_record
 from fewshot_cli.jobs.run_record import SHORT_HASH
 from fewshot_cli.results import Corrected, CorrectResult, Skipped
 
 
-def correct(path: Path, listed: Path, output: Path, means: Means) -> CorrectResult:
+def correct(path: Path, listed: Path, output: Path, context: JobContext) -> CorrectResult:
     """Writes the classifier that is learned when pictures are of the classes that the list says.
 
     A picture that it was learned from gets that label; any other is learned from, too. Raises FewshotError for a class
@@ -27,11 +27,11 @@ def correct(path: Path, listed: Path, output: Path, means: Means) -> CorrectResu
     start = time.perf_counter()
     with changing(output):
         rows = corrections(listed)
-        kept = kept_in(path)
+        editable = read_editable(path)
         for row in rows:
-            check_known(_label(row, kept), kept.file.header.classes, path)
-        said, skipped = _said(rows, kept, listed)
-        before = dict(zip(kept.known.contents, kept.known.names, strict=True))
+            check_known(_label(row, editable), editable.file.header.classes, path)
+        said, skipped = _said(rows, editable, listed)
+        before = dict(zip(editable.known.contents, editable.known.names, strict=True))
         wrong = {content: item.label for content, item in said.items() if before.get(content, item.label) != item.label}
         new = [item for content, item in said.items() if content not in before]
         if not wrong and not new:
@@ -40,30 +40,30 @@ def correct(path: Path, listed: Path, output: Path, means: Means) -> CorrectResu
                 f"learned from, under the label that they have; {len(skipped)} can't be read.",
                 "Give the pictures whose class is another, or that are new.",
             )
-        known = kept.known.relabelled(wrong)
-        _check_classes(kept, known.classes)
+        known = editable.known.relabelled(wrong)
+        _check_classes(editable, known.classes)
         if new:
-            found, others = new_features(kept, new, means)
+            found, others = new_features(editable, new, context)
             known, skipped = known.joined(found), [*skipped, *others]
         return with_record(
-            refit(kept, known, range(len(kept.known)), output),
+            refit(editable, known, range(len(editable.known)), output),
             CorrectResult,
             output,
             start,
             list=str(listed),
             corrected=tuple(Corrected(str(said[each].path), before[each], label) for each, label in wrong.items()),
-            learned=len(known) - len(kept.known),
+            learned=len(known) - len(editable.known),
             skipped=tuple(skipped),
         )
 
 
-def _label(row: Correction, kept: EditableFile) -> str:
+def _label(row: Correction, editable: EditableFile) -> str:
     """The class; without the apostrophe that a spreadsheet wants in front of what looks like a formula."""
     spelled = (row.label, row.label.removeprefix("'"), class_name(row.label))
-    return next((name for name in spelled if name in kept.file.header.classes), row.label)
+    return next((name for name in spelled if name in editable.file.header.classes), row.label)
 
 
-def _said(rows: Sequence[Correction], kept: EditableFile, listed: Path) -> tuple[dict[str, Item], list[Skipped]]:
+def _said(rows: Sequence[Correction], editable: EditableFile, listed: Path) -> tuple[dict[str, Item], list[Skipped]]:
     """The pictures that can be read with their classes, by content; and the others with the reason.
 
     Raises FewshotError for a picture that is said to be of two classes.
@@ -71,7 +71,7 @@ def _said(rows: Sequence[Correction], kept: EditableFile, listed: Path) -> tuple
     said: dict[str, Item] = {}
     skipped = []
     for row in rows:
-        item = Item(StoredFile(row.path), _label(row, kept))
+        item = Item(StoredFile(row.path), _label(row, editable))
         try:
             content = item.stored.content_hash()[:SHORT_HASH]
         except ImageError as error:
@@ -85,10 +85,10 @@ def _said(rows: Sequence[Correction], kept: EditableFile, listed: Path) -> tuple
     return said, skipped
 
 
-def _check_classes(kept: EditableFile, left: Sequence[str]) -> None:
-    for name in kept.known.classes:
+def _check_classes(editable: EditableFile, left: Sequence[str]) -> None:
+    for name in editable.known.classes:
         if name not in left:
             raise FewshotError(
                 f"No image of the class '{name}' would be left.",
-                f"`fewshot remove-class {kept.path} '{name}'` takes the class away, `add-class` gives it more images.",
+                f"`fewshot remove-class {editable.path} '{name}'` takes the class away, `add-class` gives it more images.",
             )

@@ -26,7 +26,7 @@ class EditableFile:
     trained: bool
 
 
-def kept_in(path: Path) -> EditableFile:
+def read_editable(path: Path) -> EditableFile:
     """The file with what a change of its classes needs.
 
     Raises FewshotError where it lacks the support set, or its head is no formula of features.

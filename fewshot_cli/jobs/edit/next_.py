@@ -12,7 +12,7 @@ from fewshot_cli.formats.delta.file import read_delta_file
 from fewshot_cli.images.image_ref import StoredFile
 from fewshot_cli.images.sources.class_folders import find_images
 from fewshot_cli.jobs.classify.prediction.extractors import embed_with
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.edit.editable_file import known_in
 from fewshot_cli.jobs.features import Embedded
 from fewshot_cli.jobs.models.classifiers import load_model
@@ -20,7 +20,7 @@ from fewshot_cli.jobs.run_record import SHORT_HASH, seconds_since
 from fewshot_cli.results import NextResult, Skipped, ToLabel
 
 
-def next_(path: Path, folder: Path, count: int, means: Means) -> NextResult:
+def next_(path: Path, folder: Path, count: int, context: JobContext) -> NextResult:
     """The `count` pictures in the folder that a label would teach most, each as if those before it had theirs.
 
     What the classifier was learned from and copies are left out. Raises FewshotError where no picture is left, or the
@@ -34,8 +34,8 @@ def next_(path: Path, folder: Path, count: int, means: Means) -> NextResult:
     if not folder.exists() or not paths:
         what = "There is no image in" if folder.exists() else "There is no folder"
         raise FewshotError(f"{what} {folder}.", "Give the folder with the pictures that have no label yet.")
-    loaded = load_model(path, means.source, means.device)
-    embedded = embed_with(loaded, [StoredFile(each) for each in paths], means)
+    loaded = load_model(path, context.source, context.device)
+    embedded = embed_with(loaded, [StoredFile(each) for each in paths], context)
     rows, copies = _new(embedded, known.contents)
     if not rows:
         raise FewshotError(

@@ -66,46 +66,46 @@ class Fitted:
         return dict(zip(rows, right.tolist(), strict=True))
 
 
-def fitted(kept: EditableFile, known: NamedFeatures) -> Fitted:
+def fitted(editable: EditableFile, known: NamedFeatures) -> Fitted:
     """The head that `adapt` would fit to these images, its probabilities sharpened by the same rule.
 
     Where the backbone was trained on some of them, as much as the file's own head is: that was found by folds.
     """
     way = len(known.classes)
-    head = kept.head.head(known.features, known.labels, way)
-    held_out = left_out_one_by_one(kept.head, known.features, known.labels, way)
+    head = editable.head.head(known.features, known.labels, way)
+    held_out = left_out_one_by_one(editable.head, known.features, known.labels, way)
     factor, scores = 1.0, None
-    if kept.trained:
-        factor = _sharpening(kept)
+    if editable.trained:
+        factor = _sharpening(editable)
     elif isinstance(held_out, HeldOut):
-        factor = sharpening_of(held_out, kept.head, known.features.shape[1])
-        scores = scores_of(held_out, kept.head, factor, known.classes)
-    return Fitted(known, head.sharpened(factor), held_out, kept.trained, scores)
+        factor = sharpening_of(held_out, editable.head, known.features.shape[1])
+        scores = scores_of(held_out, editable.head, factor, known.classes)
+    return Fitted(known, head.sharpened(factor), held_out, editable.trained, scores)
 
 
-def _sharpening(kept: EditableFile) -> float:
+def _sharpening(editable: EditableFile) -> float:
     """How many times as large the weights of the file's head are as those of its formula."""
-    plain = kept.head.head(kept.known.features, kept.known.labels, len(kept.known.classes)).weight
-    written = kept.file.head
+    plain = editable.head.head(editable.known.features, editable.known.labels, len(editable.known.classes)).weight
+    written = editable.file.head
     factor = float((written.weight * plain).sum() / plain.square().sum()) if isinstance(written, Head) else 1.0
     return factor if factor > 0 else 1.0
 
 
-def refit(kept: EditableFile, known: NamedFeatures, rows: Collection[int], output: Path) -> EditResult:
+def refit(editable: EditableFile, known: NamedFeatures, rows: Collection[int], output: Path) -> EditResult:
     """Writes the classifier fitted to the images that are known now; says what the change was worth.
 
     The first of `known` are the `rows` of those known before; on the images of these in classes of both, the accuracy
     before and after is compared. How the backbone moves stays. Raises CheckFailed where what was written does not give
     the answers that it should.
     """
-    before, after = fitted(kept, kept.known), fitted(kept, known)
+    before, after = fitted(editable, editable.known), fitted(editable, known)
     support = kept_support(known.features, known.labels)
-    header = _header(kept.file, after)
-    head_values = _narrowest(kept.file, after)
+    header = _header(editable.file, after)
+    head_values = _narrowest(editable.file, after)
     with staged(output) as draft:
-        size = write_changed(draft, kept.file, header, after.head, head_values, support)
-        _prove(draft, kept.file, after, head_values)
-    return _compared(edited(kept.path, kept.file, output, header, size), before, after, rows)
+        size = write_changed(draft, editable.file, header, after.head, head_values, support)
+        _prove(draft, editable.file, after, head_values)
+    return _compared(edited(editable.path, editable.file, output, header, size), before, after, rows)
 
 
 def with_record(

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from fewshot_cli.jobs.edit.checks import changing, check_can_lose
-from fewshot_cli.jobs.edit.editable_file import kept_in
+from fewshot_cli.jobs.edit.editable_file import read_editable
 from fewshot_cli.jobs.edit.refit import refit, with_record
 from fewshot_cli.results import RemoveClassResult
 
@@ -16,8 +16,8 @@ def remove_class(path: Path, name: str, output: Path) -> RemoveClassResult:
     """
     start = time.perf_counter()
     with changing(output):
-        kept = kept_in(path)
-        check_can_lose(path, name, kept.file.header.classes)
-        rows = [row for row, label in enumerate(kept.known.names) if label != name]
-        result = refit(kept, kept.known.without({name}), rows, output)
-        return with_record(result, RemoveClassResult, output, start, removed={name: kept.known.count(name)})
+        editable = read_editable(path)
+        check_can_lose(path, name, editable.file.header.classes)
+        rows = [row for row, label in enumerate(editable.known.names) if label != name]
+        result = refit(editable, editable.known.without({name}), rows, output)
+        return with_record(result, RemoveClassResult, output, start, removed={name: editable.known.count(name)})

@@ -22,7 +22,7 @@ from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.onnx import ExportedClassifier, onnx_session, write_onnx
 from fewshot_cli.formats.peft_config import check_folder
 from fewshot_cli.formats.tensors import unshared, write_safetensors
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.interop.peft_export import write_adapter
 from fewshot_cli.jobs.interop.towers_export import check_towers, timm_call, towers_as_timm
 from fewshot_cli.jobs.models.adapted import plain_head
@@ -38,7 +38,7 @@ Format = Literal["safetensors", "onnx", "peft"]
 HINT = "Nothing was written. This is a fault of fewshot or of the exporter: please report it."
 
 
-def export(file: Path, output: Path, format_: Format, images: Path | None, means: Means) -> ExportResult:
+def export(file: Path, output: Path, format_: Format, images: Path | None, context: JobContext) -> ExportResult:
     """Writes the classifier in another form, and proves on images that its logits are the model's, in every batch size.
 
     The images are those in `images`, else those the classifier was learned from where they still are, else drawn ones.
@@ -48,7 +48,7 @@ def export(file: Path, output: Path, format_: Format, images: Path | None, means
     (check_folder if format_ == "peft" else check_writable)(output)
     if output.exists() and file.exists() and output.samefile(file):
         raise FewshotError(f"{output} is the delta file itself.", "Choose another output with -o.")
-    model = load_model(file, means.source, means.device)
+    model = load_model(file, context.source, context.device)
     _check_format(format_, model, file)
     pictures, origin = proof_pictures(file, images, model.backbone.preprocessing)
     is_scaled = format_ in ("safetensors", "peft") and model.head.unit_norm
@@ -56,10 +56,10 @@ def export(file: Path, output: Path, format_: Format, images: Path | None, means
     write: dict[Format, Write] = {
         "safetensors": _write_merged,
         "onnx": _write_onnx,
-        "peft": partial(write_adapter, name=output.name, source=means.source),
+        "peft": partial(write_adapter, name=output.name, source=context.source),
     }
     place = staged_folder if format_ == "peft" else staged
-    with place(output) as draft, means.progress.track(f"writing {format_}") as advance:
+    with place(output) as draft, context.progress.track(f"writing {format_}") as advance:
         advance(0, 2)
         answers = write[format_](draft, model)
         advance(1, 2)

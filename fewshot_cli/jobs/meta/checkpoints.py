@@ -17,12 +17,12 @@ from fewshot_cli.formats.checkpoint import (
     write_checkpoint,
 )
 from fewshot_cli.images.sources.class_names import joined_descriptions
-from fewshot_cli.jobs.context import Means, circumstances
+from fewshot_cli.jobs.context import JobContext, circumstances
 from fewshot_cli.jobs.data import Data
 from fewshot_cli.recipes import MetaRecipe
 
 
-def what_is_asked(
+def run_identity(
     recipe: MetaRecipe, backbone: Backbone, data: Sequence[Data], kept: Sequence[Data], seed: int
 ) -> dict[str, Any]:
     """Everything that decides what comes out; with or without a fast path it is the same run."""
@@ -37,9 +37,9 @@ def what_is_asked(
     }
 
 
-def circumstances_of(means: Means) -> dict[str, str]:
+def circumstances_of(context: JobContext) -> dict[str, str]:
     """What may move the last bits of a bank, each under a name of its own."""
-    found = circumstances(means)
+    found = circumstances(context)
     threads = found["threads"]
     return {
         "version": __version__,
@@ -47,15 +47,15 @@ def circumstances_of(means: Means) -> dict[str, str]:
         "code": found["code"],
         "device": found["device"],
         "threads": ", ".join(map(str, threads)) if threads else "",
-        "processes": str(means.processes.world),
+        "processes": str(context.processes.world),
     }
 
 
-def save(path: Path, practice: Practice, asked: dict[str, Any], found: dict[str, str], seconds: float) -> None:
+def save(path: Path, practice: Practice, identity: dict[str, Any], found: dict[str, str], seconds: float) -> None:
     """Writes down where the run is; `found` are its circumstances. Raises FewshotError where that fails."""
     state = practice.state()
     facts = Checkpoint(
-        asked=asked,
+        identity=identity,
         circumstances=found,
         step=state.step,
         sampler=state.sampler,
@@ -66,17 +66,17 @@ def save(path: Path, practice: Practice, asked: dict[str, Any], found: dict[str,
     write_checkpoint(path, facts, state.bank, state.memory)
 
 
-def restore(path: Path, practice: Practice, asked: dict[str, Any], found: dict[str, str]) -> float:
+def restore(path: Path, practice: Practice, identity: dict[str, Any], found: dict[str, str]) -> float:
     """Takes the run to where its checkpoint is, and gives the seconds it had taken.
 
     Raises FewshotError where that is another run's, or was made under other circumstances.
     """
     read = read_checkpoint(path)
     check_circumstances(path, read.facts.circumstances, found)
-    for name, value in asked.items():
-        if read.facts.asked.get(name) != value:
+    for name, value in identity.items():
+        if read.facts.identity.get(name) != value:
             raise FewshotError(
-                f"{path} is of a run with another {_differing(name, read.facts.asked.get(name), value)}.",
+                f"{path} is of a run with another {_differing(name, read.facts.identity.get(name), value)}.",
                 "Give the same command again with --resume, or remove the checkpoint to start anew.",
             )
     epochs = tuple(Epoch(**epoch) for epoch in read.facts.epochs)

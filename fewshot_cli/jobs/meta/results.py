@@ -45,7 +45,7 @@ def write_result(
 ) -> None:
     """Writes the bank as it is now; `data` are the data sets' hashes, `validation` the accuracies that were found."""
     backbone = practice.source.backbone
-    kept = recipe.method.kept(practice.bank, backbone, practice.tasks)
+    kept = recipe.method.saved_bank(practice.bank, backbone, practice.tasks)
     header = BankHeader(
         base=facts_of(backbone),
         kind=kept.kind,

@@ -18,7 +18,7 @@ from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.images.sources.class_names import joined_descriptions
 from fewshot_cli.jobs.benchmark.protocols import pool_of, told_by_settings
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.data import Data
 from fewshot_cli.recipes import MetaRecipe
 
@@ -37,7 +37,7 @@ def task_source(
     data: Sequence[Data],
     kept: Sequence[Data],
     seed: int,
-    means: Means,
+    context: JobContext,
     how: Arithmetic,
 ) -> TaskSource:
     """The domains of the data sets, and what is kept for validation: `kept`, or a part of each domain.
@@ -55,27 +55,27 @@ def task_source(
     else:
         with told_by_settings():
             domains, validation = kept_apart(domains, training, seed)
-    processes = means.processes
+    processes = context.processes
     return TaskSource(backbone, domains, validation, seed, how.precision, processes, how.fast)
 
 
-def arithmetic(recipe: MetaRecipe, device: torch.device, told: Callable[[str], None]) -> Arithmetic:
-    """What the recipe asks for, as far as the device has it; `told` hears in a sentence what it has not.
+def arithmetic(recipe: MetaRecipe, device: torch.device, warn: Callable[[str], None]) -> Arithmetic:
+    """What the recipe asks for, as far as the device has it; `warn` hears in a sentence what it has not.
 
     Raises FewshotError where the recipe insists on what the device has not.
     """
-    fast = recipe.method.fast_path(recipe.training.fast_path, device, told)
-    return Arithmetic(precision(recipe, device, told), fast)
+    fast = recipe.method.fast_path(recipe.training.fast_path, device, warn)
+    return Arithmetic(precision(recipe, device, warn), fast)
 
 
-def precision(recipe: MetaRecipe, device: torch.device, told: Callable[[str], None]) -> torch.dtype:
+def precision(recipe: MetaRecipe, device: torch.device, warn: Callable[[str], None]) -> torch.dtype:
     """That of the backbone's passes."""
     match recipe.training.precision:
         case "auto":
             if has_bfloat16(device):
                 return torch.bfloat16
             if home_of(device).type != "cpu":
-                told("Passes are done in float32, since this GPU has no bfloat16 in hardware.")
+                warn("Passes are done in float32, since this GPU has no bfloat16 in hardware.")
             return torch.float32
         case "float32":
             return torch.float32

@@ -12,11 +12,11 @@ from fewshot_cli.engine.meta.task_source import TaskSource
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.checkpoint import checkpoint_path
 from fewshot_cli.jobs.benchmark.protocols import check_no_split
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.copies import unasked
 from fewshot_cli.jobs.data import load_data
 from fewshot_cli.jobs.graceful_stop import Interrupts
-from fewshot_cli.jobs.meta.checkpoints import check_resumable, circumstances_of, restore, save, what_is_asked
+from fewshot_cli.jobs.meta.checkpoints import check_resumable, circumstances_of, restore, run_identity, save
 from fewshot_cli.jobs.meta.log import Log, check_tensorboard, log_path
 from fewshot_cli.jobs.meta.results import MetaTuningData, Output, result_of, write_result
 from fewshot_cli.jobs.meta.tasks import arithmetic, task_source
@@ -31,7 +31,9 @@ log = logging.getLogger("fewshot")
 CHECKPOINT_EVERY = 300.0  # seconds, and after every epoch
 
 
-def meta_tune(recipe: MetaRecipe, material: MetaTuningData, output: Output, seed: int, means: Means) -> MetaTuneResult:
+def meta_tune(
+    recipe: MetaRecipe, material: MetaTuningData, output: Output, seed: int, context: JobContext
+) -> MetaTuneResult:
     """Meta-tunes a bank, writes it, and says what it found on the way.
 
     The bank is written whenever it is the best so far. A run that was stopped, in whatever way, goes on with
@@ -46,19 +48,19 @@ def meta_tune(recipe: MetaRecipe, material: MetaTuningData, output: Output, seed
     _check_unfinished(output)
     _check_names(material)
     check_no_split([*material.datasets, *material.validation])
-    _check_processes(recipe, means.processes)
+    _check_processes(recipe, context.processes)
     if output.resume and checkpoint_path(output.path).exists():
-        check_resumable(checkpoint_path(output.path), circumstances_of(means))
+        check_resumable(checkpoint_path(output.path), circumstances_of(context))
     notes = Notes()
-    how = arithmetic(recipe, means.device, notes.take)
-    backbone = load_backbone(recipe.backbone, means.source, recipe.image_size, means.device)
-    data = [load_data(each, backbone, means.cache, True, means.progress) for each in material.datasets]
-    kept = [load_data(each, backbone, means.cache, True, means.progress) for each in material.validation]
+    how = arithmetic(recipe, context.device, notes.take)
+    backbone = load_backbone(recipe.backbone, context.source, recipe.image_size, context.device)
+    data = [load_data(each, backbone, context.cache, True, context.progress) for each in material.datasets]
+    kept = [load_data(each, backbone, context.cache, True, context.progress) for each in material.validation]
     data, left_out = unasked(data, kept)
     for sentence in left_out:
         notes.take(sentence)
-    source = task_source(recipe, backbone, data, kept, seed, means, how)
-    run = _Run(recipe, source, output, what_is_asked(recipe, backbone, data, kept, seed), means, notes)
+    source = task_source(recipe, backbone, data, kept, seed, context, how)
+    run = _Run(recipe, source, output, run_identity(recipe, backbone, data, kept, seed), context, notes)
     try:
         run.go()
     except Diverged as error:
@@ -140,18 +142,18 @@ class _Run:
         recipe: MetaRecipe,
         source: TaskSource,
         output: Output,
-        asked: dict[str, Any],
-        means: Means,
+        identity: dict[str, Any],
+        context: JobContext,
         notes: "Notes",
     ) -> None:
-        self.recipe, self.output, self.asked, self.means, self.notes = recipe, output, asked, means, notes
+        self.recipe, self.output, self.identity, self.context, self.notes = recipe, output, identity, context, notes
         self.practice = Practice.start(recipe.method, recipe.training, source)
-        self.circumstances = circumstances_of(means)
+        self.circumstances = circumstances_of(context)
         self.checkpoint = checkpoint_path(output.path)
-        self.is_first = means.processes.is_first
+        self.is_first = context.processes.is_first
         self.seconds = 0.0
         if output.resume and self.checkpoint.exists():
-            self.seconds = restore(self.checkpoint, self.practice, asked, self.circumstances)
+            self.seconds = restore(self.checkpoint, self.practice, identity, self.circumstances)
         self.log: Log | None = None
         self._clock = self._saved = time.monotonic()
 
@@ -159,7 +161,7 @@ class _Run:
         """Practises to the end. Raises KeyboardInterrupt, after a checkpoint, where the run is asked to stop."""
         if self.is_first:
             self.log = Log(log_path(self.output.path), self.practice.step, self.output.tensorboard)
-        with Interrupts() as interrupts, self.means.progress.track("meta-tuning") as advance:
+        with Interrupts() as interrupts, self.context.progress.track("meta-tuning") as advance:
 
             def watch(done: int, of: int) -> None:
                 self._show(advance, f"\nvalidation: {done} of {of} tasks")
@@ -169,7 +171,7 @@ class _Run:
 
     def finished(self, material: MetaTuningData) -> MetaTuneResult:
         """What the run found; leaves it beside the bank, and removes the checkpoint."""
-        result = result_of(self.output, self.recipe, self.practice, material, self.asked["data"], self.seconds)
+        result = result_of(self.output, self.recipe, self.practice, material, self.identity["data"], self.seconds)
         result = replace(result, notes=tuple(self.notes.taken))
         if self.is_first:
             write_run(self.output.path, result)
@@ -180,7 +182,7 @@ class _Run:
         if self.practice.is_readable:
             self._read()
         self._show(advance)
-        if any(self.means.processes.gather(interrupts.asked)):  # then all processes stop, after the same step
+        if any(self.context.processes.gather(interrupts.received)):  # then all processes stop, after the same step
             self._save()
             raise interrupts.stop("the same command with --resume goes on from here.")
         if time.monotonic() - self._saved > CHECKPOINT_EVERY:
@@ -192,7 +194,7 @@ class _Run:
             step = self.practice.step - 1
             self.log.write([{"step": step, "validation": found, "validation_mean": epoch.accuracy}])
         if self.practice.best == epoch.number and self.is_first:
-            write_result(self.output, self.recipe, self.practice, self.asked["data"], epoch.validation)
+            write_result(self.output, self.recipe, self.practice, self.identity["data"], epoch.validation)
         self._save()
 
     def _read(self) -> None:
@@ -207,7 +209,7 @@ class _Run:
         now = time.monotonic()
         self.seconds, self._clock, self._saved = self.seconds + now - self._clock, now, now
         if self.is_first:
-            save(self.checkpoint, self.practice, self.asked, self.circumstances, self.seconds)
+            save(self.checkpoint, self.practice, self.identity, self.circumstances, self.seconds)
 
     def _show(self, advance: Advance, more: str = "") -> None:
         advance(self.practice.step, self.practice.ends[-1], f"{remark(self.practice)}{more}")

@@ -16,7 +16,7 @@ from fewshot_cli.images.sources.labelled import read_labelled
 from fewshot_cli.jobs.classify.adapt import AdaptSettings, Learned, header_of, learn, moves_as_stored
 from fewshot_cli.jobs.classify.held_out import left_out_one_by_one, scores_of
 from fewshot_cli.jobs.classify.support_set import SupportSet, check_names
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.initialisation import Start, Starts
 from fewshot_cli.jobs.pictures import IN_MEMORY
 from fewshot_cli.jobs.plan.memory import PeakMemory, process_memory
@@ -54,7 +54,7 @@ class SampleCost:
         return self.memory + max(0, peak - self.passes)
 
 
-def plan(images: Path, recipes: Mapping[str, Recipe], means: Means) -> PlanResult:
+def plan(images: Path, recipes: Mapping[str, Recipe], context: JobContext) -> PlanResult:
     """What each recipe, by what it is called, would cost on this folder, seen for the first time; nothing is written.
 
     All recipes are on one backbone. Raises FewshotError for bad input.
@@ -62,11 +62,11 @@ def plan(images: Path, recipes: Mapping[str, Recipe], means: Means) -> PlanResul
     watch = Stopwatch()
     labelled = read_labelled(images)
     check_names(labelled)
-    starts = Starts(means.source, means.device)
+    starts = Starts(context.source, context.device)
     begun = {name: starts.of(recipe) for name, recipe in recipes.items()}
     watch.lap("load")
     backbone = next(iter(begun.values())).backbone
-    with means.progress.track("looking at a few images") as advance:
+    with context.progress.track("looking at a few images") as advance:
         sample = sample_of(labelled, backbone)
         advance(1, 1)
     resident = process_memory()
@@ -76,7 +76,7 @@ def plan(images: Path, recipes: Mapping[str, Recipe], means: Means) -> PlanResul
     cost_of_sample = SampleCost(sample, watch.seconds["load"], resident or weights + passes.peak, passes.peak)
     watch.lap("look")
     planned = []
-    with means.progress.track("trying recipes") as advance:
+    with context.progress.track("trying recipes") as advance:
         for place, (name, start) in enumerate(begun.items()):
             planned.append(_planned(name, start, cost_of_sample))
             advance(place + 1, len(begun))
@@ -85,7 +85,7 @@ def plan(images: Path, recipes: Mapping[str, Recipe], means: Means) -> PlanResul
         folder=str(images),
         classes=labelled.classes,
         images=len(labelled.items),
-        device=str(means.device),
+        device=str(context.device),
         candidates=tuple(planned),
         seconds=watch.rounded(),
     )

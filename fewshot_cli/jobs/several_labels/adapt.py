@@ -11,7 +11,7 @@ from fewshot_cli.images.sources.label_sets import label_sets, names_in, reading_
 from fewshot_cli.images.sources.labelled import read_labelled
 from fewshot_cli.jobs.classify.adapt import AdaptSettings, Learned, header_of, result_of
 from fewshot_cli.jobs.classify.support_set import check_names, support_set
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.initialisation import Starts
 from fewshot_cli.jobs.proofs.delta_file import write_proved
 from fewshot_cli.jobs.proofs.rounding import rounded_with_thresholds
@@ -22,7 +22,7 @@ from fewshot_cli.results import AdaptResult, ClassSize, OfLabel, SeveralLabels
 from fewshot_cli.storage.atomic import check_writable
 
 
-def adapt_to_label_sets(images: Path, output: Path, how: AdaptSettings, means: Means) -> AdaptResult:
+def adapt_to_label_sets(images: Path, output: Path, how: AdaptSettings, context: JobContext) -> AdaptResult:
     """Learns a classifier of several labels an image, writes it, and proves what it wrote.
 
     Raises FewshotError for bad input before anything slow is done, and CheckFailed where the file, read back, does not
@@ -37,9 +37,9 @@ def adapt_to_label_sets(images: Path, output: Path, how: AdaptSettings, means: M
         raise FewshotError(f"The images of {images} have one label each.", "Leave --labels out.")
     method = marking_method(how.recipe, images)
     watch.lap("read")
-    start = Starts(means.source, means.device).of(how.recipe)
+    start = Starts(context.source, context.device).of(how.recipe)
     watch.lap("load")
-    known = support_set(labelled, start.backbone, means, decode=False)
+    known = support_set(labelled, start.backbone, context, decode=False)
     watch.lap("read")
     names = names_in(sets)
     marks = marks_of(known.labels, sets, names).to(start.backbone.device)
@@ -62,7 +62,7 @@ def adapt_to_label_sets(images: Path, output: Path, how: AdaptSettings, means: M
         labels=reading_of(labelled, how.labels),
         several_labels=_by_label(learned, names),
         seconds=watch.rounded(),
-        device=str(means.device),
+        device=str(context.device),
     )
     write_run(output, result)
     return result

@@ -14,14 +14,14 @@ from fewshot_cli.images.sources.label_sets import LabelSets, parts_of
 from fewshot_cli.images.sources.labelled import read_labelled
 from fewshot_cli.jobs.classify.evaluate import check_classes, record_of, recorded_at
 from fewshot_cli.jobs.classify.prediction.extractors import embed_with
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.models.classifiers import load_model
 from fewshot_cli.jobs.run_record import SHORT_HASH, data_hash, seconds_since, skipped, versions
 from fewshot_cli.jobs.several_labels.learned import marks_of
 from fewshot_cli.results import ExpectedAccuracy, LabelSetsResult, OfLabel
 
 
-def evaluate_label_sets(path: Path, folder: Path, means: Means) -> LabelSetsResult:
+def evaluate_label_sets(path: Path, folder: Path, context: JobContext) -> LabelSetsResult:
     """Exact match with its 95 % interval, macro F1, and precision and recall of each class.
 
     The name of a class of the folder, or its parts between +, are the labels of its images. Raises FewshotError where
@@ -29,9 +29,9 @@ def evaluate_label_sets(path: Path, folder: Path, means: Means) -> LabelSetsResu
     """
     start = time.perf_counter()
     labelled = read_labelled(folder, several=True)
-    model = load_model(path, means.source, means.device, several_labels=True)
+    model = load_model(path, context.source, context.device, several_labels=True)
     sets = known_sets(str(path), model.classes, labelled)
-    embedded = embed_with(model, [item.stored for item in labelled.items], means)
+    embedded = embed_with(model, [item.stored for item in labelled.items], context)
     names = [labelled.items[index].label for index in embedded.readable]
     if not names:
         raise FewshotError(

@@ -93,7 +93,7 @@ def compose(files: Sequence[Path], output: Path, how: ComposeSettings, progress:
         backbone=header.base.backbone,
         rule=how.rule.rule,
         scale=how.scale,
-        kept=how.rule.kept,
+        kept=how.rule.density_kept,
         file=str(output),
         bytes=size,
         density=density(delta, header.base.size),
@@ -160,7 +160,7 @@ def _header(files: Sequence[DeltaFile], delta: Delta, head: JoinedHead, how: Com
     provenances = [file.header.provenance for file in files]
     banks = {provenance.bank for provenance in provenances}
     licence = agreed_licence(file.header.base.licence for file in files)
-    settings = {"name": "compose", "rule": how.rule.rule, "scale": how.scale, "density": how.rule.kept}
+    settings = {"name": "compose", "rule": how.rule.rule, "scale": how.scale, "density": how.rule.density_kept}
     return Header(
         base=files[0].header.base.model_copy(update={"licence": licence}),
         classes=head.classes,

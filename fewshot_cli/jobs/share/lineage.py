@@ -17,7 +17,7 @@ from fewshot_cli.formats.delta.file import BaseFacts, DeltaFile, read_any_delta_
 from fewshot_cli.formats.kinds import KINDS, metadata_of
 from fewshot_cli.results import Ancestor, AncestralBase, BankAncestor, DeltaAncestor
 
-Told = TypeVar("Told", bound=Ancestor)
+AncestorType = TypeVar("AncestorType", bound=Ancestor)
 
 SUFFIXES = (".fewshot", ".bank", ".safetensors")
 """Of the files that are looked at: what `fewshot` is told to write usually ends so."""
@@ -35,7 +35,7 @@ class Ancestors:
     def __init__(self, path: Path, banks: Sequence[Path] = ()) -> None:
         self.path = path
         self.given = {read_bank_header(bank)[1]: bank for bank in banks}
-        self.told: dict[str, str] = {}
+        self.files: dict[str, str] = {}
 
     def of_delta(self, file: DeltaFile) -> DeltaAncestor:
         """The chain of the delta file at `path`. Raises FewshotError where a given bank is none of it."""
@@ -45,9 +45,9 @@ class Ancestors:
         """The chain of the bank at `path`. Raises FewshotError where a given bank is none of it."""
         return self._whole(header.base, self._bank(self.path, header, digest, 0))
 
-    def _whole(self, base: BaseFacts, link: Told) -> Told:
+    def _whole(self, base: BaseFacts, link: AncestorType) -> AncestorType:
         for digest, bank in self.given.items():
-            if digest not in self.told:
+            if digest not in self.files:
                 raise FewshotError(
                     f"{bank} is not a bank that {self.path} comes from.",
                     "Without --bank the digests of those that it comes from are shown.",
@@ -71,7 +71,7 @@ class Ancestors:
 
     def _delta(self, path: Path, file: DeltaFile, generation: int) -> DeltaAncestor:
         provenance = file.header.provenance
-        self.told[file.digest] = str(path)
+        self.files[file.digest] = str(path)
         return DeltaAncestor(
             sha256=file.digest,
             file=str(path),
@@ -84,7 +84,7 @@ class Ancestors:
         )
 
     def _bank(self, path: Path, header: BankHeader, digest: str, generation: int) -> BankAncestor:
-        self.told[digest] = str(path)
+        self.files[digest] = str(path)
         return BankAncestor(
             sha256=digest,
             file=str(path),
@@ -110,8 +110,8 @@ class Ancestors:
 
     def _worth_reading(self, digest: str, generation: int) -> list[Path]:
         """Where the file may be, of which nothing has been told yet."""
-        return self._claims.get(digest, []) if digest not in self.told and generation <= MOST_GENERATIONS else []
+        return self._claims.get(digest, []) if digest not in self.files and generation <= MOST_GENERATIONS else []
 
     def _unread(self, kind: str, digest: str) -> Ancestor:
         """What is told of a file that isn't here, or was told of before."""
-        return Ancestor(kind=kind, sha256=digest, file=self.told.get(digest))
+        return Ancestor(kind=kind, sha256=digest, file=self.files.get(digest))

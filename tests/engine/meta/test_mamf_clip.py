@@ -98,7 +98,7 @@ def test_without_names_only_the_image_tower_is_trained(clip, vit):
     assert all(name.startswith("visual.") for name in MAMF().start(clip, 0))
     assert MAMF().start(vit, 0).keys() == vit.params.keys()
     bank = {name: values + 0.1 for name, values in MAMF().start(clip, 0).items()}
-    kept = MAMF().kept(bank, clip, 1)
+    kept = MAMF().saved_bank(bank, clip, 1)
     assert set(kept.shapes) == set(bank)
     torch.testing.assert_close(kept.delta, torch.full_like(kept.delta, 0.1))
 
@@ -132,7 +132,7 @@ def test_a_run_trains_both_towers_on_the_names_of_the_drawn_classes(practice, cl
     expected = trained_on_task(clip.params, clip, images, labels, 2, method.tuning, Run(_seed_of_first_task()), texts)
     run.advance()
     assert all(run.bank[name].equal(expected[name]) for name in expected)
-    kept = method.kept(run.bank, clip, 1)
+    kept = method.saved_bank(run.bank, clip, 1)
     parts = dict(
         zip(kept.shapes, torch.split(kept.delta, [torch.Size(s).numel() for s in kept.shapes.values()]), strict=True)
     )

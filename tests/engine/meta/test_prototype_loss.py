@@ -273,4 +273,4 @@ def test_what_is_learned_of_the_cosine_is_not_in_the_bank(vit):
     """Its scale is of use in training only: nothing that begins from a bank reads it."""
     bank = DenseMetaTuning().start(vit, 0)
     assert bank.keys() == vit.params.keys() | {SCALE}
-    assert DenseMetaTuning().kept(bank, vit, 0).tensors == {}
+    assert DenseMetaTuning().saved_bank(bank, vit, 0).tensors == {}

@@ -21,7 +21,7 @@ from fewshot_cli.images.sources.dataset import read_datasets
 from fewshot_cli.jobs.benchmark.protocols import check_learner, protocols
 from fewshot_cli.jobs.benchmark.reproduce import repeat
 from fewshot_cli.jobs.benchmark.run import ComparisonSettings, compare
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.models.backbones import Source
 from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.recipes import load_recipe, recipe_names
@@ -48,15 +48,15 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def means(towers_file) -> Means:
-    return Means(Source(towers_file, offline=True), CPU, NoCache(), NoProgress(), Processes())
+def context(towers_file) -> JobContext:
+    return JobContext(Source(towers_file, offline=True), CPU, NoCache(), NoProgress(), Processes())
 
 
-def asked(folder: Path, means: Means, output: Path, changes: dict[str, Any], **settings: Any) -> dict[str, Any]:
+def asked(folder: Path, context: JobContext, output: Path, changes: dict[str, Any], **settings: Any) -> dict[str, Any]:
     facts = {"name": "base-to-new", "shots": 2} | settings
     recipes = {name: load_recipe(name, more, backbone="clip:tiny") for name, more in changes.items()}
     question = ComparisonSettings(tuple(read_datasets(folder)), protocols(facts), 3, 0, (), (str(folder),))
-    return compare(recipes, question, means, output)[0].report()
+    return compare(recipes, question, context, output)[0].report()
 
 
 def test_the_harmonic_mean_is_that_of_two_speeds():
@@ -66,8 +66,8 @@ def test_the_harmonic_mean_is_that_of_two_speeds():
 
 
 @pytest.mark.slow
-def test_base_new_and_their_harmonic_mean_are_rows(folder, means, tmp_path):
-    report = asked(folder, means, tmp_path / "r.json", {"zero-shot": (), "coop": TRAINED["coop"]})
+def test_base_new_and_their_harmonic_mean_are_rows(folder, context, tmp_path):
+    report = asked(folder, context, tmp_path / "r.json", {"zero-shot": (), "coop": TRAINED["coop"]})
     assert tuple(row["name"] for row in report["rows"]) == ROWS
     assert [row["group"] for row in report["rows"]] == ["base", "new", "harmonic mean"]
     assert [row["beside"] for row in report["rows"]] == [True, True, False]
@@ -85,8 +85,8 @@ def test_base_new_and_their_harmonic_mean_are_rows(folder, means, tmp_path):
     assert over_all["difference"] == pytest.approx(paired(*of_both).mean, abs=1e-6)
 
 
-def test_more_shots_are_more_rows(folder, means, tmp_path):
-    report = asked(folder, means, tmp_path / "r.json", {"zero-shot": ()}, shots=[1, 2], queries=3)
+def test_more_shots_are_more_rows(folder, context, tmp_path):
+    report = asked(folder, context, tmp_path / "r.json", {"zero-shot": ()}, shots=[1, 2], queries=3)
     assert [row["name"] for row in report["rows"]] == [
         f"drawn, {shots}, {group}" for shots in ("1 shot", "2 shots") for group in ("base", "new", "harmonic mean")
     ]
@@ -94,9 +94,9 @@ def test_more_shots_are_more_rows(folder, means, tmp_path):
     assert one == two  # the same queries, and no image taught it anything
 
 
-def test_a_run_is_repeated(folder, means, tmp_path):
-    asked(folder, means, tmp_path / "r.json", {"coop": TRAINED["coop"]})
-    assert repeat(tmp_path / "r.json", (), means).differences == 0
+def test_a_run_is_repeated(folder, context, tmp_path):
+    asked(folder, context, tmp_path / "r.json", {"coop": TRAINED["coop"]})
+    assert repeat(tmp_path / "r.json", (), context).differences == 0
     rows = json.loads((tmp_path / "r.json").read_text())["results"]["coop"]
     assert set(rows) == set(ROWS)
 

@@ -16,7 +16,7 @@ from fewshot_cli.jobs.benchmark.episode_splits import check_splits
 from fewshot_cli.jobs.benchmark.protocols import check_no_split, protocols
 from fewshot_cli.jobs.benchmark.reproduce import repeat
 from fewshot_cli.jobs.benchmark.run import ComparisonSettings, compare
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.models.backbones import Source
 from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.recipes import load_recipe
@@ -41,28 +41,30 @@ def split(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def means(weights) -> Means:
-    return Means(Source(weights["test_vit"], offline=True), torch.device("cpu"), NoCache(), NoProgress(), Processes())
+def context(weights) -> JobContext:
+    return JobContext(
+        Source(weights["test_vit"], offline=True), torch.device("cpu"), NoCache(), NoProgress(), Processes()
+    )
 
 
 @pytest.fixture
-def run(means, tmp_path) -> Callable[..., dict[str, Any]]:
+def run(context, tmp_path) -> Callable[..., dict[str, Any]]:
     def run(path: Path, split: str | None = None, **facts: Any) -> dict[str, Any]:
         asked = protocols({"name": "fixed", "way": "all", "shots": 2, "queries": "all"} | facts)
         question = ComparisonSettings(tuple(read_datasets(path, split)), asked, 3, 0, (), (str(path),), split)
         recipes = {name: load_recipe(name, backbone="test_vit", image_size=64) for name in ("protonet", "ridge")}
-        return compare(recipes, question, means, tmp_path / "run.json", tmp_path / "splits")[0].report()
+        return compare(recipes, question, context, tmp_path / "run.json", tmp_path / "splits")[0].report()
 
     return run
 
 
-def test_support_sets_are_of_train_and_queries_of_test(run, split, means, tmp_path):
+def test_support_sets_are_of_train_and_queries_of_test(run, split, context, tmp_path):
     report = run(split)
     assert report["data"]["Drawn"]["images"] == 20  # those to validate on take no part
     accuracies = report["results"]["protonet"]["Drawn"]["accuracy"]
     assert len(accuracies) == 3
     assert all(abs(8 * share - round(8 * share)) < 1e-4 for share in accuracies)
-    assert repeat(tmp_path / "run.json", (), means).differences == 0
+    assert repeat(tmp_path / "run.json", (), context).differences == 0
 
 
 def test_a_split_of_just_the_shots_is_one_episode(run, split):

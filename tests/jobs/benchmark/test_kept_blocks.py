@@ -18,7 +18,7 @@ from fewshot_cli.jobs.benchmark import run as comparing
 from fewshot_cli.jobs.benchmark.protocols import protocols
 from fewshot_cli.jobs.benchmark.reproduce import repeat
 from fewshot_cli.jobs.benchmark.run import ComparisonSettings, compare
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.models.backbones import Source
 from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.jobs.run_record import code_digest
@@ -41,10 +41,10 @@ def run(weights, day, tmp_path) -> Callable[..., dict[str, Any]]:
         asked = protocols({"name": "fixed", "way": 3, "shots": 2, "queries": 3})
         question = ComparisonSettings(tuple(read_datasets(day)), asked, episodes, seed, (), (str(day),))
         recipes = {name: load_recipe(name, backbone="test_vit", image_size=64) for name in names}
-        means = Means(
+        context = JobContext(
             Source(weights["test_vit"], offline=True), torch.device("cpu"), FeatureCache(), NoProgress(), Processes()
         )
-        return compare(recipes, question, means, output)[0].report()
+        return compare(recipes, question, context, output)[0].report()
 
     return run
 
@@ -142,8 +142,8 @@ def test_a_record_from_before_keys_had_two_parts_is_read_and_repeated(run, weigh
         text = text.replace(key, key.partition(".")[0])
     path.write_text(text)
     source = Source(weights["test_vit"], offline=True)
-    means = Means(source, torch.device("cpu"), FeatureCache(), NoProgress(), Processes())
-    assert repeat(path, (), means).differences == 0
+    context = JobContext(source, torch.device("cpu"), FeatureCache(), NoProgress(), Processes())
+    assert repeat(path, (), context).differences == 0
     run("lda")
     assert len(read_run(path)["kept"]) == 3  # what cannot be gone on with is no reason to throw it away
 
@@ -154,8 +154,8 @@ def test_recipes_of_other_sizes_are_each_told_with_their_own(weights, day, tmp_p
     asked = protocols({"name": "fixed", "way": 3, "shots": 2, "queries": 3})
     question = ComparisonSettings(tuple(read_datasets(day)), asked, 5, 0, (), (str(day),))
     where = Source(weights["test_vit"], offline=True)
-    means = Means(where, torch.device("cpu"), FeatureCache(), NoProgress(), Processes())
-    result, _ = compare(recipes, question, means, tmp_path / "sizes.json")
+    context = JobContext(where, torch.device("cpu"), FeatureCache(), NoProgress(), Processes())
+    result, _ = compare(recipes, question, context, tmp_path / "sizes.json")
     assert result.image_size == {"at 64": 64, "at 96": 96}
     assert result.backbone == "test_vit"
 
@@ -206,7 +206,7 @@ def test_a_damaged_record_is_a_sentence(damage, run, source, tmp_path):
     for attempt in (
         lambda: run("protonet", episodes=70),
         lambda: check_record(path),
-        lambda: repeat(path, (), Means(source, torch.device("cpu"), FeatureCache(), NoProgress(), Processes())),
+        lambda: repeat(path, (), JobContext(source, torch.device("cpu"), FeatureCache(), NoProgress(), Processes())),
     ):
         with pytest.raises(FewshotError, match=r"r\.json is damaged"):
             attempt()

@@ -25,7 +25,7 @@ from fewshot_cli.jobs.benchmark.episode_runner import EpisodeSource, answer_bloc
 from fewshot_cli.jobs.benchmark.protocols import protocols
 from fewshot_cli.jobs.benchmark.reproduce import figures_that_differ, repeat
 from fewshot_cli.jobs.benchmark.run import ComparisonSettings, compare
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.models.backbones import Source
 from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.methods.finetune import Finetune
@@ -73,8 +73,8 @@ def run(weights, tmp_path) -> Callable[..., dict[str, Any]]:
         }
         where = Source(weights["test_vit"], offline=True)
         output = output or tmp_path / "run.json"
-        means = Means(where, CPU, cache or FeatureCache(), NoProgress(), Processes())
-        result, written = compare(recipes, question, means, output)
+        context = JobContext(where, CPU, cache or FeatureCache(), NoProgress(), Processes())
+        result, written = compare(recipes, question, context, output)
         assert written == output
         return result.report()
 
@@ -359,7 +359,7 @@ def test_a_run_can_be_repeated(run, sets, weights, tmp_path):
     before = path.read_bytes()
 
     def again(data: tuple[Path, ...] = ()) -> dict[str, Any]:
-        return repeat(path, data, Means(where, CPU, NoCache(), NoProgress(), Processes())).report()
+        return repeat(path, data, JobContext(where, CPU, NoCache(), NoProgress(), Processes())).report()
 
     assert again()["differences"] == 0
     assert path.read_bytes() == before
@@ -384,7 +384,7 @@ def test_a_repeated_figure_may_be_off_by_the_last_bits(run, sets, weights, tmp_p
     def differences(metric: str, change: float) -> list[str]:
         values = [*found[metric][:-1], found[metric][-1] + change]
         changed = {"ridge": {"day": found | {metric: values}}}
-        again = repeat(path, (), Means(where, CPU, NoCache(), NoProgress(), Processes()))
+        again = repeat(path, (), JobContext(where, CPU, NoCache(), NoProgress(), Processes()))
         return list(figures_that_differ(record | {"results": changed}, again))
 
     assert not differences("nll", 5e-5)
@@ -400,14 +400,14 @@ def test_repeating_notices_other_data(run, weights, tmp_path):
     write_folder(tmp_path / "mine", LABELS[:3], 6, seed=1, size=64)
     where = Source(weights["test_vit"], offline=True)
     with pytest.raises(CheckFailed, match="mine: the pictures or their classes have changed"):
-        repeat(tmp_path / "run.json", (), Means(where, CPU, NoCache(), NoProgress(), Processes()))
+        repeat(tmp_path / "run.json", (), JobContext(where, CPU, NoCache(), NoProgress(), Processes()))
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '{"results": 1}', "\x00"])
 def test_a_file_that_is_no_run_is_an_error(content, tmp_path, source):
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(FewshotError, match=r"run\.json"):
-        repeat(tmp_path / "run.json", (), Means(source, CPU, NoCache(), NoProgress(), Processes()))
+        repeat(tmp_path / "run.json", (), JobContext(source, CPU, NoCache(), NoProgress(), Processes()))
 
 
 def test_all_mistakes_in_a_protocol_are_listed():
@@ -485,13 +485,13 @@ def test_a_method_hears_the_names_of_the_classes(run, sets, monkeypatch):
 def test_names_csv_is_read_and_other_words_are_another_question(towers_file, tmp_path):
     """The second run goes on from the record of the first, but for what other words change."""
     write_folder(tmp_path / "drawn", LABELS[:3], 4, seed=0, size=64)
-    means = Means(Source(towers_file, offline=True), CPU, NoCache(), NoProgress(), Processes())
+    context = JobContext(Source(towers_file, offline=True), CPU, NoCache(), NoProgress(), Processes())
     recipes = {"zero-shot": load_recipe("zero-shot", backbone="clip:tiny")}
 
     def nll() -> float:
         facts = {"name": "fixed", "way": 3, "shots": 1, "queries": 2}
         question = ComparisonSettings(tuple(read_datasets(tmp_path / "drawn")), protocols(facts), 2, 0, (), ("drawn",))
-        result, _ = compare(recipes, question, means, tmp_path / "run.json")
+        result, _ = compare(recipes, question, context, tmp_path / "run.json")
         return result.report()["results"]["zero-shot"]["drawn"]["nll"]
 
     plain = nll()

@@ -19,7 +19,7 @@ from fewshot_cli.formats.delta.sections import KeptHead
 from fewshot_cli.images.decode import load
 from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.jobs.classify import adapt as adapting
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.models.backbones import Source, load_backbone
 from fewshot_cli.jobs.models.classifiers import read_on_one_base
 from fewshot_cli.jobs.proofs import delta_file
@@ -114,9 +114,9 @@ def test_the_packaged_backbone_tells_drawn_things_apart(drawn, unseen, tmp_path,
 
     file = tmp_path / "x.fewshot"
     what = load_recipe("ridge", image_size=64)
-    means = Means(Source(offline=True), torch.device("cpu"), FeatureCache(), NoProgress())
-    result = adapting.adapt(drawn, file, adapting.AdaptSettings(what, folds=0), means)
-    found = evaluate(file, unseen, means)
+    context = JobContext(Source(offline=True), torch.device("cpu"), FeatureCache(), NoProgress())
+    result = adapting.adapt(drawn, file, adapting.AdaptSettings(what, folds=0), context)
+    found = evaluate(file, unseen, context)
     assert result.expected_accuracy.low > 1 / 3 and found.low > 1 / 3
     assert found.learned_from == 0
 

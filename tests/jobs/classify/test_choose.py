@@ -10,7 +10,7 @@ from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.jobs.classify import choose as choosing
 from fewshot_cli.jobs.classify.choose import HEADS, HEADS_WITH_TEXT, ChoiceSettings, adapt_by_choice, choose
 from fewshot_cli.jobs.models.backbones import Source
-from tests.jobs.conftest import means
+from tests.jobs.conftest import context
 
 TINY = {"backbone": "test_vit", "image_size": 64}
 
@@ -23,7 +23,7 @@ def asked() -> ChoiceSettings:
 
 @pytest.mark.slow
 def test_the_file_is_that_of_the_recipe_which_was_taken(asked, drawn, tmp_path, source, learn):
-    result = adapt_by_choice(drawn, tmp_path / "x.fewshot", asked, means(source))
+    result = adapt_by_choice(drawn, tmp_path / "x.fewshot", asked, context(source))
     (taken,) = [candidate for candidate in result.candidates if candidate.chosen]
     assert [candidate.recipe for candidate in result.candidates][: len(HEADS)] == list(HEADS)
     assert result.method == taken.recipe == read_delta_file(tmp_path / "x.fewshot").header.recipe["method"]["name"]
@@ -34,8 +34,8 @@ def test_the_file_is_that_of_the_recipe_which_was_taken(asked, drawn, tmp_path, 
 
 @pytest.mark.slow
 def test_choose_writes_nothing_and_says_the_same(asked, drawn, tmp_path, source):
-    table = choose(drawn, asked, means(source))
-    learned = adapt_by_choice(drawn, tmp_path / "x.fewshot", asked, means(source))
+    table = choose(drawn, asked, context(source))
+    learned = adapt_by_choice(drawn, tmp_path / "x.fewshot", asked, context(source))
     assert [one.accuracy for one in table.candidates] == [one.accuracy for one in learned.candidates]
     assert table.report()["candidates"][0].keys() == {
         *("recipe", "backbone", "accuracy", "low", "high", "seconds", "chosen", "why"),
@@ -49,7 +49,7 @@ def test_choose_writes_nothing_and_says_the_same(asked, drawn, tmp_path, source)
 def test_training_is_tried_where_there_is_room_and_advised_where_not(asked, drawn, source, monkeypatch):
     monkeypatch.setattr(choosing, "NEARLY_ALL", 2.0)
     monkeypatch.setattr(choosing, "training_seconds", lambda *_: 70.0)
-    short = choose(drawn, asked, means(source))
+    short = choose(drawn, asked, context(source))
     assert "--budget 90" in short.advice and short.candidates[-1].accuracy is None
     assert short.candidates[-1].recipe == "bitfit" and "not tried" in short.candidates[-1].why
     quick = ("method.tuning.optim.steps=1", "method.tuning.optim.epochs=0")
@@ -57,7 +57,7 @@ def test_training_is_tried_where_there_is_room_and_advised_where_not(asked, draw
     monkeypatch.setattr(
         choosing, "load_recipe", lambda name, **given: whole(name, quick if name == "bitfit" else (), **given)
     )
-    tried = choose(drawn, ChoiceSettings(TINY, budget=1000), means(source))
+    tried = choose(drawn, ChoiceSettings(TINY, budget=1000), context(source))
     assert tried.candidates[-1].recipe == "bitfit" and tried.candidates[-1].accuracy is not None
 
 
@@ -71,7 +71,7 @@ def test_training_is_compared_with_a_head_that_learned_from_as_few(drawn, source
     )
     raced = []
     monkeypatch.setattr(choosing, "chosen", lambda logits, labels: raced.append(logits) or 0)
-    table = choose(drawn, ChoiceSettings(TINY, budget=1000), means(source))
+    table = choose(drawn, ChoiceSettings(TINY, budget=1000), context(source))
     one_by_one, (_, in_halves) = raced[0][0], raced[-1]
     assert table.candidates[-1].chosen
     assert in_halves.shape == one_by_one.shape and not torch.allclose(in_halves, one_by_one)
@@ -79,19 +79,19 @@ def test_training_is_compared_with_a_head_that_learned_from_as_few(drawn, source
 
 def test_with_one_image_of_each_class_the_best_as_a_rule_is_taken(asked, tmp_path, source):
     write_folder(tmp_path / "one", ("cat", "house"), 1, seed=0, size=64)
-    table = choose(tmp_path / "one", asked, means(source))
+    table = choose(tmp_path / "one", asked, context(source))
     assert [one.recipe for one in table.candidates if one.chosen] == [HEADS[0]]
     assert all(one.accuracy is None for one in table.candidates) and "Nothing can be said" in table.advice
 
 
 def test_a_clearly_better_head_is_taken(asked, drawn, source, monkeypatch):
     monkeypatch.setattr(choosing, "chosen", lambda logits, labels: 2)
-    table = choose(drawn, asked, means(source))
+    table = choose(drawn, asked, context(source))
     assert [one.recipe for one in table.candidates if one.chosen] == [HEADS[2]]
 
 
 @pytest.mark.slow
 def test_two_towers_keep_their_texts_in_the_race(drawn, towers_file, tmp_path):
     settings = ChoiceSettings({"backbone": "clip:tiny"}, budget=0)
-    result = adapt_by_choice(drawn, tmp_path / "x.fewshot", settings, means(Source(towers_file, offline=True)))
+    result = adapt_by_choice(drawn, tmp_path / "x.fewshot", settings, context(Source(towers_file, offline=True)))
     assert [candidate.recipe for candidate in result.candidates][: len(HEADS_WITH_TEXT)] == list(HEADS_WITH_TEXT)

@@ -13,7 +13,7 @@ from fewshot_cli.formats.delta.file import read_delta_file
 from fewshot_cli.images.sources.class_names import descriptions
 from fewshot_cli.jobs.classify.adapt import AdaptSettings, adapt
 from fewshot_cli.jobs.classify.from_names import adapt_to_names
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.models.backbones import Source
 from fewshot_cli.jobs.models.classifiers import load_model
 from fewshot_cli.jobs.progress import NoProgress
@@ -24,8 +24,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def means(towers_file):
-    return Means(Source(towers_file, offline=True), CPU, NoCache(), NoProgress())
+def context(towers_file):
+    return JobContext(Source(towers_file, offline=True), CPU, NoCache(), NoProgress())
 
 
 def recipe(name="zero-shot", *changes, **given):
@@ -42,12 +42,12 @@ def test_texts_are_templates_with_names_or_what_is_said_of_them():
 
 
 @pytest.mark.slow
-def test_names_alone_make_a_classifier_of_the_mean_directions_of_its_texts(means, tmp_path):
+def test_names_alone_make_a_classifier_of_the_mean_directions_of_its_texts(context, tmp_path):
     what = recipe(template=["a drawing of a {}.", "{}"])
-    result = adapt_to_names(["star ", "house", "snow_owl"], tmp_path / "a.fewshot", AdaptSettings(what), means)
+    result = adapt_to_names(["star ", "house", "snow_owl"], tmp_path / "a.fewshot", AdaptSettings(what), context)
     assert result.classes == ("house", "snow_owl", "star")
     assert (result.images, result.expected_accuracy.mean) == (0, None)
-    loaded = load_model(tmp_path / "a.fewshot", means.source, CPU)
+    loaded = load_model(tmp_path / "a.fewshot", context.source, CPU)
     texts = loaded.file.header.provenance.texts
     assert texts["snow_owl"] == ("a drawing of a snow owl.", "snow owl")
     vectors = loaded.backbone.class_vectors([texts[name] for name in result.classes])
@@ -57,29 +57,29 @@ def test_names_alone_make_a_classifier_of_the_mean_directions_of_its_texts(means
 
 
 @pytest.mark.slow
-def test_the_same_names_in_another_order_are_the_same_file(means, tmp_path):
+def test_the_same_names_in_another_order_are_the_same_file(context, tmp_path):
     for name, order in (("a", ["cat", "house"]), ("b", ["house", "cat"])):
-        adapt_to_names(order, tmp_path / f"{name}.fewshot", AdaptSettings(recipe()), means)
+        adapt_to_names(order, tmp_path / f"{name}.fewshot", AdaptSettings(recipe()), context)
     assert (tmp_path / "a.fewshot").read_bytes() == (tmp_path / "b.fewshot").read_bytes()
 
 
 @pytest.mark.parametrize(("names", "says"), [("cat", "two classes"), ("cat,,dog", "two classes"), ("a,b,a", "twice")])
-def test_names_that_are_no_classes_are_refused(means, tmp_path, names, says):
+def test_names_that_are_no_classes_are_refused(context, tmp_path, names, says):
     with pytest.raises(FewshotError, match=says):
-        adapt_to_names(names.split(","), tmp_path / "a.fewshot", AdaptSettings(recipe()), means)
+        adapt_to_names(names.split(","), tmp_path / "a.fewshot", AdaptSettings(recipe()), context)
 
 
-def test_a_recipe_that_learns_from_images_is_refused(means, tmp_path):
+def test_a_recipe_that_learns_from_images_is_refused(context, tmp_path):
     with pytest.raises(FewshotError, match="learns from images"):
-        adapt_to_names(["cat", "dog"], tmp_path / "a.fewshot", AdaptSettings(recipe("gda")), means)
+        adapt_to_names(["cat", "dog"], tmp_path / "a.fewshot", AdaptSettings(recipe("gda")), context)
 
 
 @pytest.mark.slow
-def test_names_csv_says_more_than_the_folders(means, photos, tmp_path):
+def test_names_csv_says_more_than_the_folders(context, photos, tmp_path):
     (photos / "names.csv").write_text('class,description\ncat,"a small tiger"\ncat,a pet\nstar,a sun\n')
     known = descriptions(photos, ("cat", "house", "star"))
     assert known == {"cat": ("a small tiger", "a pet"), "star": ("a sun",)}
-    adapt(photos, tmp_path / "a.fewshot", AdaptSettings(recipe("zero-shot", template=["{}"])), means)
+    adapt(photos, tmp_path / "a.fewshot", AdaptSettings(recipe("zero-shot", template=["{}"])), context)
     told = read_delta_file(tmp_path / "a.fewshot").header.provenance.texts
     assert told == {"cat": ("a small tiger", "a pet"), "house": ("house",), "star": ("a sun",)}
 
@@ -101,10 +101,10 @@ def test_a_names_csv_that_is_wrong_is_refused_with_its_line(photos, content, say
 
 
 @pytest.mark.slow
-def test_a_template_changes_the_answers(means, drawn, tmp_path):
+def test_a_template_changes_the_answers(context, drawn, tmp_path):
     for name, template in (("a", None), ("b", ["{} {} {}"])):
-        adapt(drawn, tmp_path / f"{name}.fewshot", AdaptSettings(recipe(template=template)), means)
-    first, second = (load_model(tmp_path / f"{name}.fewshot", means.source, CPU).head for name in "ab")
+        adapt(drawn, tmp_path / f"{name}.fewshot", AdaptSettings(recipe(template=template)), context)
+    first, second = (load_model(tmp_path / f"{name}.fewshot", context.source, CPU).head for name in "ab")
     assert (first.weight - second.weight).abs().max() > 0.1
 
 
@@ -119,19 +119,19 @@ def test_a_template_that_does_nothing_is_refused(template, backbone, says):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["clip-lora", "block-lora", "saft-clip", "finetune-clip", "2sfs"])
-def test_both_towers_are_trained_proved_and_kept(means, drawn, tmp_path, name):
+def test_both_towers_are_trained_proved_and_kept(context, drawn, tmp_path, name):
     few = ["method.tuning.optim.steps=2", "method.tuning.optim.epochs=0", "method.tuning.optim.steps_per_shot=0"]
     what = recipe(name, *few, "method.tuning.optim.lr=1e-3")
-    result = adapt(drawn, tmp_path / "a.fewshot", AdaptSettings(what, folds=0, values="float32"), means)
+    result = adapt(drawn, tmp_path / "a.fewshot", AdaptSettings(what, folds=0, values="float32"), context)
     assert result.max_abs_diff < 1e-3
     towers = {parameter.partition(".")[0] for parameter in read_delta_file(tmp_path / "a.fewshot").delta}
     assert towers == {"visual", "text"}
 
 
-def test_a_backbone_without_text_is_refused_before_it_is_loaded(drawn, tmp_path, means):
+def test_a_backbone_without_text_is_refused_before_it_is_loaded(drawn, tmp_path, context):
     what = load_recipe("gda", backbone="vit_base_patch16_224")
     with pytest.raises(FewshotError, match="reads no texts"):
-        adapt(drawn, tmp_path / "a.fewshot", AdaptSettings(what), means)
+        adapt(drawn, tmp_path / "a.fewshot", AdaptSettings(what), context)
 
 
 def run(*words):

@@ -18,7 +18,7 @@ from fewshot_cli.images.image_ref import Content
 from fewshot_cli.jobs.classify import predict as predicting
 from fewshot_cli.jobs.classify.prediction.extractors import swapping_extractors
 from fewshot_cli.jobs.classify.prediction.inputs import files_and_images
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.models.backbones import Source
 from fewshot_cli.jobs.models.classifiers import load_model
 from fewshot_cli.jobs.progress import NoProgress
@@ -140,11 +140,11 @@ def test_rows_come_before_all_images_are_read_and_are_not_kept(file, tmp_path, s
         read_at_first.append(len(read))
         rows.extend(some)
 
-    means = Means(source, CPU, NoCache(), NoProgress())
-    result = predicting.predict([file], [tmp_path / "many"], means, write)
+    context = JobContext(source, CPU, NoCache(), NoProgress())
+    result = predicting.predict([file], [tmp_path / "many"], context, write)
     assert "predictions" not in result.report() and result.images == 180 and result.unread == 0
     assert read_at_first[0] <= 128 and len(read_at_first) == 3
-    assert tuple(rows) == predicting.predict([file], [tmp_path / "many"], means).predictions
+    assert tuple(rows) == predicting.predict([file], [tmp_path / "many"], context).predictions
 
 
 # --- several classifiers on one base ----------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from PIL import Image
 
 from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.jobs.classify.learned_doctor import learned_doctor
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.models.backbones import Source
 from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.recipes import load_recipe
@@ -20,8 +20,8 @@ def judged():
     """With the backbone that comes with the install, which knows the drawn things apart."""
 
     def judged(folder):
-        means = Means(Source(offline=True), CPU, NoCache(), NoProgress())
-        return learned_doctor(folder, load_recipe("ridge", image_size=96), means)
+        context = JobContext(Source(offline=True), CPU, NoCache(), NoProgress())
+        return learned_doctor(folder, load_recipe("ridge", image_size=96), context)
 
     return judged
 

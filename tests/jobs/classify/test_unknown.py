@@ -17,7 +17,7 @@ from fewshot_cli.jobs.classify.prediction.inputs import Promises, check_promises
 from fewshot_cli.jobs.classify.prediction.rows import RowSettings
 from fewshot_cli.jobs.classify.prediction.rules import Rules
 from fewshot_cli.jobs.classify.prediction.sorting import Sorting
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.edit.rename_class import rename_class
 from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.jobs.share.compose import ComposeSettings, compose
@@ -28,9 +28,9 @@ from fewshot_cli.storage.feature_cache import NoCache
 @pytest.fixture
 def ask(source):
     def ask(file, *inputs, refuse=None, sets=None, sorting=None):
-        means = Means(source, torch.device("cpu"), NoCache(), NoProgress())
+        context = JobContext(source, torch.device("cpu"), NoCache(), NoProgress())
         how = RowSettings(promises=Promises(refuse, sets))
-        return predicting.predict([file], inputs, means, how=how, sorting=sorting)
+        return predicting.predict([file], inputs, context, how=how, sorting=sorting)
 
     return ask
 

@@ -12,7 +12,7 @@ from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.delta.file import read_delta_file, write_delta_file
 from fewshot_cli.jobs.classify.adapt import AdaptSettings, adapt
 from fewshot_cli.jobs.classify.from_names import adapt_to_names
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.edit.add_name import add_name
 from fewshot_cli.jobs.edit.remove_class import remove_class
 from fewshot_cli.jobs.edit.rename_class import rename_class
@@ -31,29 +31,29 @@ NO_TRAINING = ("method.tuning.optim.steps=1", "method.tuning.optim.epochs=0", "m
 
 
 @pytest.fixture
-def means(towers_file):
-    return Means(Source(towers_file, offline=True), CPU, NoCache(), NoProgress())
+def context(towers_file):
+    return JobContext(Source(towers_file, offline=True), CPU, NoCache(), NoProgress())
 
 
 @pytest.fixture
-def named(means, tmp_path):
+def named(context, tmp_path):
     """A classifier of these names alone; gives its path."""
 
     def named(names, file="a.fewshot", **given):
         what = load_recipe("zero-shot", (), backbone="clip:tiny", **given)
-        adapt_to_names(names, tmp_path / file, AdaptSettings(what, values="float32"), means)
+        adapt_to_names(names, tmp_path / file, AdaptSettings(what, values="float32"), context)
         return tmp_path / file
 
     return named
 
 
 @pytest.fixture
-def learned(means, drawn, tmp_path):
+def learned(context, drawn, tmp_path):
     """A classifier of drawn images by a recipe; gives its path."""
 
     def learned(recipe, *changes, keep=False, file="a.fewshot"):
         what = load_recipe(recipe, changes, backbone="clip:tiny")
-        adapt(drawn, tmp_path / file, AdaptSettings(what, folds=0, keep_support=keep), means)
+        adapt(drawn, tmp_path / file, AdaptSettings(what, folds=0, keep_support=keep), context)
         return tmp_path / file
 
     return learned
@@ -67,10 +67,10 @@ def same_head(one, other):
 
 
 @pytest.mark.slow
-def test_a_name_added_is_as_if_named_with_the_others(named, means, tmp_path):
+def test_a_name_added_is_as_if_named_with_the_others(named, context, tmp_path):
     templates = ["a drawing of a {}.", "{}"]
     file = named(["star", "cat"], template=templates)
-    result = add_name(file, "snow_owl", tmp_path / "b.fewshot", means)
+    result = add_name(file, "snow_owl", tmp_path / "b.fewshot", context)
     same_head(tmp_path / "b.fewshot", named(["star", "cat", "snow_owl"], "all.fewshot", template=templates))
     assert result.classes == ("cat", "snow_owl", "star") and result.classes_before == ("cat", "star")
     assert result.texts == {"snow_owl": ("a drawing of a snow owl.", "snow owl")}
@@ -79,17 +79,17 @@ def test_a_name_added_is_as_if_named_with_the_others(named, means, tmp_path):
     assert after.head.weight[[0, 2]].equal(before.head.weight)
     assert after.header.provenance.parents == (before.digest,)
     assert json.loads((tmp_path / "b.fewshot.run.json").read_text())["command"] == "add-class"
-    assert verify(tmp_path / "b.fewshot", means.source, CPU)
+    assert verify(tmp_path / "b.fewshot", context.source, CPU)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["finetune-clip", "clip-lora", "prolip", "clip-adapter"])
-def test_a_trained_text_tower_reads_the_new_name_as_the_file_moves_it(recipe, learned, means, tmp_path):
+def test_a_trained_text_tower_reads_the_new_name_as_the_file_moves_it(recipe, learned, context, tmp_path):
     changes = [*NO_TRAINING, "method.tuning.optim.lr=1e-2"] if "clip-a" not in recipe and recipe != "prolip" else []
     changes = changes or ["method.steps=2"]
     file = learned(recipe, *changes)
-    add_name(file, "a hawk", tmp_path / "b.fewshot", means)
-    loaded = load_model(tmp_path / "b.fewshot", means.source, CPU)
+    add_name(file, "a hawk", tmp_path / "b.fewshot", context)
+    loaded = load_model(tmp_path / "b.fewshot", context.source, CPU)
     assert loaded.classes[0] == "a hawk"
     moved = merge({name: loaded.backbone.params[name] for name in loaded.file.delta}, loaded.file.delta)
     read = loaded.backbone.class_vectors([("a photo of a a hawk.",)], moved)
@@ -102,9 +102,9 @@ def test_a_trained_text_tower_reads_the_new_name_as_the_file_moves_it(recipe, le
 
 
 @pytest.mark.slow
-def test_images_that_a_file_keeps_stay_in_their_classes(learned, means, tmp_path):
+def test_images_that_a_file_keeps_stay_in_their_classes(learned, context, tmp_path):
     file = learned("zero-shot", keep=True)
-    add_name(file, "dog", tmp_path / "b.fewshot", means)
+    add_name(file, "dog", tmp_path / "b.fewshot", context)
     before, after = read_delta_file(file), read_delta_file(tmp_path / "b.fewshot")
     assert after.header.classes == ("cat", "dog", "house", "star")
     names = [[each.header.classes[label] for label in each.support.labels] for each in (before, after)]
@@ -113,35 +113,37 @@ def test_images_that_a_file_keeps_stay_in_their_classes(learned, means, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["ridge", "gda", "taskres", "clap"])
-def test_a_classifier_that_learns_classes_from_images_is_refused(recipe, learned, means, tmp_path):
+def test_a_classifier_that_learns_classes_from_images_is_refused(recipe, learned, context, tmp_path):
     changes = ["method.epochs=1"] if recipe == "clap" else []
     with pytest.raises(FewshotError, match=f"by {recipe} its classes are more than what texts say"):
-        add_name(learned(recipe, *changes), "dog", tmp_path / "b.fewshot", means)
+        add_name(learned(recipe, *changes), "dog", tmp_path / "b.fewshot", context)
 
 
 @pytest.mark.slow
-def test_class_vectors_that_images_moved_on_are_refused(learned, means, tmp_path):
+def test_class_vectors_that_images_moved_on_are_refused(learned, context, tmp_path):
     steps = ["method.tuning.optim.steps=5", *NO_TRAINING[1:], "method.tuning.optim.lr=1e-2"]
     with pytest.raises(FewshotError, match="not what the texts that it names give"):
-        add_name(learned("2sfs", *steps), "dog", tmp_path / "b.fewshot", means)
+        add_name(learned("2sfs", *steps), "dog", tmp_path / "b.fewshot", context)
 
 
-def test_names_that_can_not_be_added_are_refused(named, means, tmp_path):
+def test_names_that_can_not_be_added_are_refused(named, context, tmp_path):
     file = named(["star", "cat"])
     for name, says in (("cat", "already"), (" ", "can't be called")):
         with pytest.raises(FewshotError, match=says):
-            add_name(file, name, tmp_path / "b.fewshot", means)
+            add_name(file, name, tmp_path / "b.fewshot", context)
     assert not (tmp_path / "b.fewshot").exists()
 
 
 def test_a_backbone_without_a_text_tower_is_refused(learn, drawn, source, tmp_path):
     learn(drawn, tmp_path / "a.fewshot", keep_support=True)
     with pytest.raises(FewshotError, match="which reads no names"):
-        add_name(tmp_path / "a.fewshot", "dog", tmp_path / "b.fewshot", Means(source, CPU, NoCache(), NoProgress()))
+        add_name(
+            tmp_path / "a.fewshot", "dog", tmp_path / "b.fewshot", JobContext(source, CPU, NoCache(), NoProgress())
+        )
 
 
 @pytest.mark.parametrize("wrong", ["texts", "rows", "lengths"])
-def test_vectors_that_are_not_what_the_texts_give_are_refused(wrong, named, means, tmp_path):
+def test_vectors_that_are_not_what_the_texts_give_are_refused(wrong, named, context, tmp_path):
     file = read_delta_file(named(["star", "cat"]))
     header, weight = file.header, file.head.weight.clone()
     if wrong == "texts":
@@ -151,7 +153,7 @@ def test_vectors_that_are_not_what_the_texts_give_are_refused(wrong, named, mean
     head = type(file.head)(weight, file.head.bias, file.head.unit_norm)
     write_delta_file(tmp_path / "w.fewshot", header, {}, head, "float32", "float32")
     with pytest.raises(FewshotError, match="not what the texts that it names give"):
-        add_name(tmp_path / "w.fewshot", "dog", tmp_path / "b.fewshot", means)
+        add_name(tmp_path / "w.fewshot", "dog", tmp_path / "b.fewshot", context)
 
 
 def test_texts_follow_a_class_that_is_renamed(named, tmp_path):
@@ -161,9 +163,9 @@ def test_texts_follow_a_class_that_is_renamed(named, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_class_may_be_added_to_one_that_was_renamed(named, means, tmp_path):
+def test_a_class_may_be_added_to_one_that_was_renamed(named, context, tmp_path):
     rename_class(named(["star", "cat"]), "cat", "zebra", tmp_path / "b.fewshot")
-    add_name(tmp_path / "b.fewshot", "dog", tmp_path / "c.fewshot", means)
+    add_name(tmp_path / "b.fewshot", "dog", tmp_path / "c.fewshot", context)
     assert inspect(tmp_path / "c.fewshot").texts["dog"] == ("a photo of a dog.",)
 
 

@@ -11,7 +11,7 @@ from fewshot_cli.engine.head.ridge import ridge_head
 from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.formats.delta.file import read_delta_file
 from fewshot_cli.images.drawing import write_folder
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.edit import refit as refitting
 from fewshot_cli.jobs.edit.add_class import add_class
 from fewshot_cli.jobs.edit.correct import correct
@@ -31,7 +31,7 @@ TRAINED = ("method.tuning.optim.steps=2", "method.tuning.optim.epochs=0")
 @pytest.fixture
 def grow(source):
     def grow(file, folder, output, name=None, where=source):
-        return add_class(file, folder, name, output, Means(where, CPU, NoCache(), NoProgress())).report()
+        return add_class(file, folder, name, output, JobContext(where, CPU, NoCache(), NoProgress())).report()
 
     return grow
 
@@ -39,7 +39,7 @@ def grow(source):
 @pytest.fixture
 def told(source):
     def told(file, listed, output):
-        return correct(file, listed, output, Means(source, CPU, NoCache(), NoProgress())).report()
+        return correct(file, listed, output, JobContext(source, CPU, NoCache(), NoProgress())).report()
 
     return told
 

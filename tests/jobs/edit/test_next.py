@@ -5,7 +5,7 @@ import torch
 
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.images.drawing import write_folder
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.edit.next_ import next_
 from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.storage.feature_cache import NoCache
@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def asked(source):
     def asked(file, folder, count=5):
-        return next_(file, folder, count, Means(source, CPU, NoCache(), NoProgress())).report()
+        return next_(file, folder, count, JobContext(source, CPU, NoCache(), NoProgress())).report()
 
     return asked
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from fewshot_cli.engine.head.linear import Head
 from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.formats.delta.file import read_delta_file, write_delta_file
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.interop import export as exporting
 from fewshot_cli.jobs.models.backbones import Source
 from fewshot_cli.jobs.models.classifiers import load_model
@@ -25,8 +25,8 @@ QUICK = "method.tuning.optim.steps=2"
 @pytest.fixture
 def export(weights):
     def export(file: Path, output: Path, format_: str, images: Path | None = None, backbone: str = "test_vit"):
-        means = Means(Source(weights[backbone], offline=True), CPU, NoCache(), NoProgress())
-        return exporting.export(file, output, format_, images, means).report()
+        context = JobContext(Source(weights[backbone], offline=True), CPU, NoCache(), NoProgress())
+        return exporting.export(file, output, format_, images, context).report()
 
     return export
 

@@ -17,7 +17,7 @@ from fewshot_cli.errors import CheckFailed, FewshotError
 from fewshot_cli.formats.delta.file import read_delta_file, write_delta_file
 from fewshot_cli.formats.peft_folder import CONFIG, NOTE, TENSORS
 from fewshot_cli.jobs.classify.adapt import AdaptSettings, adapt
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.interop import export as exporting
 from fewshot_cli.jobs.interop import peft_export as export_peft
 from fewshot_cli.jobs.interop import peft_import as import_peft
@@ -43,8 +43,8 @@ def learned(drawn, weights, tmp_path_factory) -> Path:
     """A classifier with changes of low rank; not to be changed."""
     file = tmp_path_factory.mktemp("learned") / "x.fewshot"
     recipe = load_recipe("lora", QUICK, backbone="test_vit", image_size=SIZE)
-    means = Means(Source(weights["test_vit"], True), CPU, NoCache(), NoProgress())
-    adapt(drawn, file, AdaptSettings(recipe, folds=0), means)
+    context = JobContext(Source(weights["test_vit"], True), CPU, NoCache(), NoProgress())
+    adapt(drawn, file, AdaptSettings(recipe, folds=0), context)
     return file
 
 
@@ -52,7 +52,7 @@ def learned(drawn, weights, tmp_path_factory) -> Path:
 def export(weights):
     def export(file: Path, output: Path, backbone: str = "test_vit"):
         source = Source(weights[backbone], offline=True)
-        return exporting.export(file, output, "peft", None, Means(source, CPU, NoCache(), NoProgress())).report()
+        return exporting.export(file, output, "peft", None, JobContext(source, CPU, NoCache(), NoProgress())).report()
 
     return export
 

@@ -14,7 +14,7 @@ from fewshot_cli.formats.bank import read_bank
 from fewshot_cli.formats.checkpoint import checkpoint_path
 from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.images.sources.dataset import read_datasets
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.initialisation import Starts
 from fewshot_cli.jobs.meta.results import MetaTuningData, Output
 from fewshot_cli.jobs.meta.tune import meta_tune
@@ -48,8 +48,8 @@ def tuned(towers_file, tmp_path):
     def run(folder: Path, *changes: str, name: str = "x", resume: bool = False) -> Path:
         recipe = load_meta_recipe("mamf-clip", [*QUICK, *changes], backbone="clip:tiny")
         output = Output(tmp_path / f"{name}.bank", "float32", None, resume)
-        means = Means(Source(towers_file, offline=True), CPU, FeatureCache(), NoProgress(), Processes())
-        meta_tune(recipe, MetaTuningData(tuple(read_datasets(folder)), (), (str(folder),)), output, 0, means)
+        context = JobContext(Source(towers_file, offline=True), CPU, FeatureCache(), NoProgress(), Processes())
+        meta_tune(recipe, MetaTuningData(tuple(read_datasets(folder)), (), (str(folder),)), output, 0, context)
         return output.path
 
     return run
@@ -113,6 +113,6 @@ def test_a_run_does_not_go_on_with_other_names(tuned, drawings, tmp_path, monkey
 
 def test_a_backbone_that_reads_no_text_is_refused(tmp_path):
     recipe = load_meta_recipe("mamf-clip", QUICK, backbone="test_vit")
-    means = Means(Source(None, offline=True), CPU, FeatureCache(), NoProgress(), Processes())
+    context = JobContext(Source(None, offline=True), CPU, FeatureCache(), NoProgress(), Processes())
     with pytest.raises(FewshotError, match="reads no texts"):
-        meta_tune(recipe, MetaTuningData(()), Output(tmp_path / "x.bank"), 0, means)
+        meta_tune(recipe, MetaTuningData(()), Output(tmp_path / "x.bank"), 0, context)

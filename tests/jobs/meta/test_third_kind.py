@@ -25,7 +25,7 @@ from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.images.sources.dataset import read_datasets
 from fewshot_cli.jobs.benchmark.protocols import protocols
 from fewshot_cli.jobs.benchmark.run import ComparisonSettings, compare
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.meta.results import MetaTuningData, Output
 from fewshot_cli.jobs.meta.tune import meta_tune
 from fewshot_cli.jobs.progress import NoProgress
@@ -75,7 +75,7 @@ class LearnedStrength(MetaMethod):
     def learner(self, bank, passes, tasks):
         return lambda task: answered(bank[STRENGTH], task)
 
-    def kept(self, bank, backbone, tasks):
+    def saved_bank(self, bank, backbone, tasks):
         return SavedBank("ridge strength", tensors={STRENGTH: bank[STRENGTH]}, settings={"scale": 10.0})
 
 
@@ -120,10 +120,10 @@ def tuned(source, sets, tmp_path):
         training = {"protocol": Fixed(way=3, shots=2, queries=2), "epochs": 2, "episodes": 5}
         training["validation"] = {"episodes": 2}
         recipe = StrengthRecipe(backbone="test_vit", image_size=64, method=LearnedStrength(), training=training)
-        means = Means(source, torch.device("cpu"), NoCache(), NoProgress())
+        context = JobContext(source, torch.device("cpu"), NoCache(), NoProgress())
         path = tmp_path / name
         return path, meta_tune(
-            recipe, MetaTuningData(tuple(read_datasets(sets))), Output(path, resume=resume), 0, means
+            recipe, MetaTuningData(tuple(read_datasets(sets))), Output(path, resume=resume), 0, context
         )
 
     return tuned
@@ -138,12 +138,12 @@ def test_its_bank_is_written_read_and_told_of(tuned, known, tmp_path):
     assert float(bank.tensors[STRENGTH]) != 0
     assert metadata_of(path)["version"] == "2"
     assert set(report.datasets) == {"day (validation)", "night (validation)"}
-    told = inspect(path)
-    assert told.tensors == {STRENGTH: ()} and told.layers == () and told.settings == {"scale": 10.0}
-    assert "ridge strength: 1 tensor and no change" in summary(told)
-    assert bank_shown(told)
+    warn = inspect(path)
+    assert warn.tensors == {STRENGTH: ()} and warn.layers == () and warn.settings == {"scale": 10.0}
+    assert "ridge strength: 1 tensor and no change" in summary(warn)
+    assert bank_shown(warn)
     with pytest.raises(FewshotError, match="moves no weights"):
-        draw(told, tmp_path / "x.svg")
+        draw(warn, tmp_path / "x.svg")
 
 
 @pytest.mark.slow
@@ -164,12 +164,12 @@ def test_adapt_and_eval_begin_from_it(tuned, known, learn, drawn, sets, source, 
         (),
         (str(sets),),
     )
-    means = Means(source, torch.device("cpu"), NoCache(), NoProgress())
+    context = JobContext(source, torch.device("cpu"), NoCache(), NoProgress())
     recipes = {
         "mine": load_recipe("ridge", bank=str(path)),
         "ridge": load_recipe("ridge", backbone="test_vit", image_size=64),
     }
-    found = compare(recipes, question, means, tmp_path / "run.json")[0].report()["results"]
+    found = compare(recipes, question, context, tmp_path / "run.json")[0].report()["results"]
     assert found["mine"]["day"]["nll"] != found["ridge"]["day"]["nll"]
 
 

@@ -27,7 +27,7 @@ from fewshot_cli.formats.checkpoint import checkpoint_path, read_checkpoint
 from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.images.sources.dataset import read_datasets
 from fewshot_cli.jobs import context
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.meta import tasks as tasks_module
 from fewshot_cli.jobs.meta.checkpoints import check_circumstances
 from fewshot_cli.jobs.meta.log import log_path
@@ -79,8 +79,8 @@ def tune(weights, sets, tmp_path) -> Callable[..., dict[str, Any]]:
         where = output if isinstance(output, Output) else Output(output or tmp_path / "x.bank")
         kept = tuple(read_datasets(validation)) if validation else ()
         material = MetaTuningData(tuple(read_datasets(data)), kept, (str(data),))
-        means = Means(Source(weights[backbone], offline=True), CPU, FeatureCache(), NoProgress(), Processes())
-        return meta_tune(what, material, replace(where, resume=where.resume or resume), seed, means).report()
+        context = JobContext(Source(weights[backbone], offline=True), CPU, FeatureCache(), NoProgress(), Processes())
+        return meta_tune(what, material, replace(where, resume=where.resume or resume), seed, context).report()
 
     return tune
 
@@ -452,9 +452,9 @@ def test_bad_input_is_a_sentence(tune, sets, tmp_path):
         tune(output=tmp_path)
     with pytest.raises(FewshotError, match="Two data sets are called day"):
         what = load_meta_recipe("dense", SMALL, backbone="test_vit", image_size=64)
-        means = Means(Source(offline=True), CPU, FeatureCache(), NoProgress(), Processes())
+        context = JobContext(Source(offline=True), CPU, FeatureCache(), NoProgress(), Processes())
         twice = tuple(read_datasets(sets / "day")) * 2
-        meta_tune(what, MetaTuningData(twice), Output(tmp_path / "x.bank"), 0, means)
+        meta_tune(what, MetaTuningData(twice), Output(tmp_path / "x.bank"), 0, context)
 
 
 @pytest.mark.slow
@@ -512,9 +512,9 @@ def test_a_missing_tensorboard_is_noticed_before_anything_is_read(tune, tmp_path
 @pytest.mark.parametrize(("recipe", "says"), [("smat", "share the episodes of a step"), ("mamf", "can't share")])
 def test_a_process_without_work_is_refused_before_the_others_wait_for_it(recipe, says, sets, tmp_path):
     what = load_meta_recipe(recipe, SMALL[: 2 if recipe == "mamf" else None], backbone="test_vit", image_size=64)
-    means = Means(Source(offline=True), CPU, FeatureCache(), NoProgress(), Processes(rank=0, world=2))
+    context = JobContext(Source(offline=True), CPU, FeatureCache(), NoProgress(), Processes(rank=0, world=2))
     with pytest.raises(FewshotError, match=says):
-        meta_tune(what, MetaTuningData(tuple(read_datasets(sets))), Output(tmp_path / "x.bank"), 0, means)
+        meta_tune(what, MetaTuningData(tuple(read_datasets(sets))), Output(tmp_path / "x.bank"), 0, context)
 
 
 @pytest.mark.slow
@@ -598,10 +598,10 @@ def test_a_run_can_go_on_without_the_fast_path_that_stopped_it(tune, stop, tmp_p
 @pytest.mark.parametrize(("device", "has", "found"), [("cuda", True, "bfloat16"), ("cuda", False, "float32")])
 def test_bfloat16_is_for_gpus_that_have_it_and_others_are_told(device, has, found, monkeypatch):
     monkeypatch.setattr(tasks_module, "has_bfloat16", lambda device: has)
-    told: list[str] = []
+    warn: list[str] = []
     recipe = load_meta_recipe("dense", SMALL)
-    assert tasks_module.precision(recipe, torch.device(device), told.append) == getattr(torch, found)
-    assert len(told) == (not has) and all("no bfloat16" in sentence for sentence in told)
+    assert tasks_module.precision(recipe, torch.device(device), warn.append) == getattr(torch, found)
+    assert len(warn) == (not has) and all("no bfloat16" in sentence for sentence in warn)
     monkeypatch.undo()
     assert tasks_module.precision(recipe, CPU, pytest.fail) == torch.float32
     assert (

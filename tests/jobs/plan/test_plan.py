@@ -15,7 +15,7 @@ from fewshot_cli.jobs.plan.plan import plan
 from fewshot_cli.jobs.plan.training import TrainingCost, training_cost, trial
 from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.recipes import load_recipe
-from tests.jobs.conftest import means
+from tests.jobs.conftest import context
 
 TINY = {"backbone": "test_vit", "image_size": 64}
 
@@ -29,7 +29,7 @@ def recipe(name: str, *changes: str):
 def test_a_file_has_about_as_many_bytes_as_planned(name, drawn, source, tmp_path, learn):
     few = ("method.tuning.optim.steps=2",) if name in ("lora", "saft", "norms", "tsa", "bitfit-ridge") else ()
     few += ("method.tuning.optim.epochs=0",) if few else ()
-    (planned,) = plan(drawn, {name: recipe(name, *few)}, means(source)).candidates
+    (planned,) = plan(drawn, {name: recipe(name, *few)}, context(source)).candidates
     learn(drawn, tmp_path / "x.fewshot", name, *few, values="float16")
     truth = (tmp_path / "x.fewshot").stat().st_size
     assert 0.7 * truth < planned.bytes < 1.3 * truth
@@ -40,7 +40,7 @@ def test_a_file_has_about_as_many_bytes_as_planned(name, drawn, source, tmp_path
 def test_nothing_is_written(drawn, source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = sorted(drawn.rglob("*"))
-    result = plan(drawn, {"ridge": recipe("ridge"), "norms": recipe("norms")}, means(source))
+    result = plan(drawn, {"ridge": recipe("ridge"), "norms": recipe("norms")}, context(source))
     assert [one.recipe for one in result.candidates] == ["ridge", "norms"]
     assert result.report()["candidates"][0].keys() == {"recipe", "backbone", "seconds", "memory", "bytes"}
     assert not list(tmp_path.iterdir())
@@ -94,7 +94,7 @@ def test_training_all_images_at_once_takes_memory_for_all(source, tmp_path):
     for shots in (4, 40):
         write_folder(tmp_path / str(shots), ("cat", "house"), shots, seed=0, size=64)
     few, many = (
-        plan(tmp_path / str(shots), {"pmf": recipe("pmf")}, means(source)).candidates[0].memory for shots in (4, 40)
+        plan(tmp_path / str(shots), {"pmf": recipe("pmf")}, context(source)).candidates[0].memory for shots in (4, 40)
     )
     assert many > few
 

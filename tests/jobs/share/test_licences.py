@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from fewshot_cli.formats.delta.file import read_delta_file
 from fewshot_cli.formats.weights import agreed_licence
 from fewshot_cli.images.drawing import write_folder
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.interop.export import export
 from fewshot_cli.jobs.models.backbones import Source, load_backbone
 from fewshot_cli.jobs.models.classifiers import load_model
@@ -53,8 +53,8 @@ def test_what_a_file_knows_of_its_base_goes_with_it(weights, stated, drawn, tmp_
     learn(drawn, tmp_path / "a.fewshot", weights_file=stated("mit"))
     model = load_model(tmp_path / "a.fewshot", source, CPU)
     assert source.weights == weights["test_vit"] and model.backbone.licence == said
-    means = Means(source, model.backbone.device, NoCache(), NoProgress())
-    assert export(tmp_path / "a.fewshot", tmp_path / "a.st", "safetensors", None, means).licence == said
+    context = JobContext(source, model.backbone.device, NoCache(), NoProgress())
+    assert export(tmp_path / "a.fewshot", tmp_path / "a.st", "safetensors", None, context).licence == said
     write_folder(tmp_path / "in", ("flower", "star"), 2, seed=3, size=64)
     learn(tmp_path / "in", tmp_path / "b.fewshot")
     compose([tmp_path / "a.fewshot", tmp_path / "b.fewshot"], tmp_path / "ab.fewshot", ComposeSettings(), NoProgress())

@@ -24,7 +24,7 @@ class DARE(MergeRule):
     density: float = Field(default=0.1, gt=0, le=1)
 
     @property
-    def kept(self) -> float:
+    def density_kept(self) -> float:
         return self.density
 
     def merged(self, deltas: Sequence[Delta], names: Sequence[str], seed: int) -> dict[str, Change]:

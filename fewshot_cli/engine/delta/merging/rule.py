@@ -22,6 +22,6 @@ class MergeRule(Settings):
         """One delta from several; where it draws at random, the seed and a delta's name decide its draws."""
 
     @property
-    def kept(self) -> float:
+    def density_kept(self) -> float:
         """The share of its values that each delta keeps."""
         return 1.0

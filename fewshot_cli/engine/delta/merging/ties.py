@@ -26,7 +26,7 @@ class TIES(MergeRule):
     density: float = Field(default=0.2, gt=0, le=1)
 
     @property
-    def kept(self) -> float:
+    def density_kept(self) -> float:
         return self.density
 
     def merged(self, deltas: Sequence[Delta], names: Sequence[str], seed: int) -> dict[str, Change]:

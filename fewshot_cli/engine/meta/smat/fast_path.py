@@ -39,11 +39,11 @@ def available(device: torch.device) -> tuple[GatePasses, Recorder] | None:
 
 
 def fast_path(
-    wanted: FastPathChoice, device: torch.device, experts: int, told: Callable[[str], None]
+    wanted: FastPathChoice, device: torch.device, experts: int, warn: Callable[[str], None]
 ) -> FastPath[GatePasses] | None:
     """The fast path, proved on a few thousand weights, or None for the plain one.
 
-    `told` hears in one sentence why the fast path is not taken, where it should be and does not work. Raises
+    `warn` hears in one sentence why the fast path is not taken, where it should be and does not work. Raises
     FewshotError for `on` where it does not work, or where there is none.
     """
     if wanted == "off":
@@ -52,14 +52,14 @@ def fast_path(
         parts = available(device)
         if parts is not None:
             _prove(*parts, device, experts)
-            return FastPath(*parts, told)
+            return FastPath(*parts, warn)
     except Exception as error:  # whatever a compiler, a driver or a kernel may have to say
         if wanted == "on":
             raise FewshotError(
                 f"The fast path does not work here: {reason(error)}.",
                 "Leave --fast-path on out: training then takes the plain path, which is slower.",
             ) from None
-        told(f"Training takes the plain path, which is slower, as the fast one does not work here: {reason(error)}.")
+        warn(f"Training takes the plain path, which is slower, as the fast one does not work here: {reason(error)}.")
         return None
     if wanted == "on":
         raise FewshotError(

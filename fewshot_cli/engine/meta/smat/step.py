@@ -124,7 +124,7 @@ class _Fast:
                 raise
             self._put(before, add=False)
             size = f"{bucket.support} + {bucket.query} images"
-            self._path.told(f"Training goes on without the fast path, more slowly: on tasks of {size} {reason(error)}.")
+            self._path.warn(f"Training goes on without the fast path, more slowly: on tasks of {size} {reason(error)}.")
             return None
 
     def _same(self, found: SMATLoss, plain: Callable[[], SMATLoss]) -> SMATLoss:

@@ -12,7 +12,7 @@ from fewshot_cli.engine.model.model import Model
 from fewshot_cli.formats.delta.file import DeltaFile
 from fewshot_cli.images.image_ref import Stored
 from fewshot_cli.jobs.classify.prediction.rows import probabilities_in
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.features import Embedded, FeatureExtractor, embed
 from fewshot_cli.jobs.models.classifiers import Loaded
 
@@ -54,13 +54,13 @@ def extractor_name(file: DeltaFile) -> str:
     return file.digest if file.moves else ""
 
 
-def probabilities_of(loaded: Loaded, stored: Sequence[Stored], means: Means) -> tuple[Tensor, Embedded]:
+def probabilities_of(loaded: Loaded, stored: Sequence[Stored], context: JobContext) -> tuple[Tensor, Embedded]:
     """Probabilities `(n, way)` of the readable pictures, on the CPU, and which of them these are."""
-    embedded = embed_with(loaded, stored, means)
+    embedded = embed_with(loaded, stored, context)
     return probabilities_in(loaded.model, embedded.features), embedded
 
 
-def embed_with(loaded: Loaded, stored: Sequence[Stored], means: Means) -> Embedded:
+def embed_with(loaded: Loaded, stored: Sequence[Stored], context: JobContext) -> Embedded:
     """The features of the pictures by the classifier's own weights."""
     name = extractor_name(loaded.file)
-    return embed(loaded.backbone, stored, means.cache, means.progress, loaded.model.features, name)
+    return embed(loaded.backbone, stored, context.cache, context.progress, loaded.model.features, name)

@@ -14,7 +14,7 @@ from fewshot_cli.images.image_ref import StoredFile
 from fewshot_cli.jobs.classify.prediction.extractors import extractor_name, swapping_extractors
 from fewshot_cli.jobs.classify.prediction.rows import Predictor, RowSettings, answers
 from fewshot_cli.jobs.classify.prediction.rules import Rules
-from fewshot_cli.jobs.context import Means
+from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.features import FeatureExtractor, features_by_each
 from fewshot_cli.jobs.models.adapted import adapted_of
 from fewshot_cli.jobs.models.backbones import load_base
@@ -34,11 +34,11 @@ class Predictors:
     predictors: Sequence[Predictor]
 
     @classmethod
-    def of(cls, paths: Sequence[Path], means: Means, how: RowSettings) -> Predictors:
+    def of(cls, paths: Sequence[Path], context: JobContext, how: RowSettings) -> Predictors:
         """Those in the delta files. Raises FewshotError unless all are on one base, which is at hand."""
         files = read_on_one_base(paths, several_labels=True)
         rules = [Rules.of(file, path, how.promises) for path, file in zip(paths, files, strict=True)]
-        backbone = load_base(files[0], means.source, means.device)
+        backbone = load_base(files[0], context.source, context.device)
         models = []
         for path, file in zip(paths, files, strict=True):
             check_base(file, backbone, path)
@@ -65,7 +65,7 @@ class Predictors:
         return tuple(sorted({name for file in self.files for name in file.header.classes}))
 
     @property
-    def asked(self) -> tuple[ClassifierFile, ...] | None:
+    def classifier_files(self) -> tuple[ClassifierFile, ...] | None:
         """The delta files with their classes, where there are several."""
         if len(self.files) == 1:
             return None
@@ -90,8 +90,8 @@ class Predictors:
                 "Watch with a classifier of another recipe, as ridge.",
             )
 
-    def rows(self, paths: Sequence[Path], means: Means) -> Iterator[list[Prediction]]:
+    def rows(self, paths: Sequence[Path], context: JobContext) -> Iterator[list[Prediction]]:
         """The rows of the images, some at a time."""
         stored = [StoredFile(path) for path in paths]
-        seen = features_by_each(self.backbone, stored, means.cache, means.progress, self.extractors)
+        seen = features_by_each(self.backbone, stored, context.cache, context.progress, self.extractors)
         return answers(self.predictors, [str(path) for path in paths], seen)

@@ -93,9 +93,9 @@ def tried(monkeypatch) -> Callable[..., tuple[FastPath[GatePasses] | None, list[
     """The fast path of a GPU with these kernels and this recorder, and what is told of it."""
 
     def tried(wanted: Any, kernels: str = "", graphs: str = "") -> tuple[FastPath[GatePasses] | None, list[str]]:
-        told: list[str] = []
+        warn: list[str] = []
         monkeypatch.setattr(module, "available", lambda device: (Kernels(kernels), Graphs(graphs)))
-        return fast_path(wanted, CPU, 3, told.append), told
+        return fast_path(wanted, CPU, 3, warn.append), warn
 
     return tried
 
@@ -105,8 +105,8 @@ def tried(monkeypatch) -> Callable[..., tuple[FastPath[GatePasses] | None, list[
 
 def test_what_works_is_taken_without_a_word(tried):
     for wanted in ("auto", "on"):
-        found, told = tried(wanted)
-        assert found is not None and told == []
+        found, warn = tried(wanted)
+        assert found is not None and warn == []
 
 
 @pytest.mark.parametrize(("kernels", "graphs"), [*((at, "") for at in KERNELS), *(("", at) for at in GRAPHS)])
@@ -125,9 +125,9 @@ def test_off_tries_nothing(monkeypatch):
 
 def test_a_gpu_without_triton_takes_the_plain_path(monkeypatch):
     monkeypatch.setattr(module, "recorder", lambda device: Graphs())  # and no kernel runs on this machine's device
-    told: list[str] = []
-    assert fast_path("auto", CPU, 3, told.append) is None
-    assert "Triton is not installed" in told[0]
+    warn: list[str] = []
+    assert fast_path("auto", CPU, 3, warn.append) is None
+    assert "Triton is not installed" in warn[0]
     with pytest.raises(Fault, match="Triton"):
         available(CPU)
 
@@ -214,9 +214,9 @@ STAGES += [(at, after) for at in ("record", "record memory") for after in (0, 1)
 @pytest.mark.slow
 @pytest.mark.parametrize(("at", "after"), STAGES)
 def test_what_fails_in_a_step_is_told_once_and_nothing_of_it_stays(net, plain, at, after):
-    told: list[str] = []
-    assert_plain(gradients(net, FastPath(Kernels(), Graphs(at, after), told.append)), plain)
-    (sentence,) = told
+    warn: list[str] = []
+    assert_plain(gradients(net, FastPath(Kernels(), Graphs(at, after), warn.append)), plain)
+    (sentence,) = warn
     assert sentence.startswith("Training goes on without the fast path") and "images" in sentence
 
 
@@ -224,9 +224,9 @@ def test_what_fails_in_a_step_is_told_once_and_nothing_of_it_stays(net, plain, a
 @pytest.mark.parametrize("at", KERNELS)
 def test_kernels_that_are_at_fault_on_a_whole_backbone_fall_back(net, plain, at):
     """However well they did in the trial at the start."""
-    told: list[str] = []
-    assert_plain(gradients(net, FastPath(Kernels(at), Graphs(), told.append)), plain)
-    assert len(told) == 1
+    warn: list[str] = []
+    assert_plain(gradients(net, FastPath(Kernels(at), Graphs(), warn.append)), plain)
+    assert len(warn) == 1
 
 
 @pytest.mark.slow
