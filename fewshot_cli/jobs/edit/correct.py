@@ -90,5 +90,6 @@ def _check_classes(editable: EditableFile, left: Sequence[str]) -> None:
         if name not in left:
             raise FewshotError(
                 f"No image of the class '{name}' would be left.",
-                f"`fewshot remove-class {editable.path} '{name}'` takes the class away, `add-class` gives it more images.",
+                f"`fewshot remove-class {editable.path} '{name}'` takes the class away, `add-class` gives it more "
+                "images.",
             )
