@@ -44,7 +44,7 @@ from fewshot_cli.jobs.data import Data, load_data
 from fewshot_cli.jobs.meta.tasks import arithmetic, task_source
 from fewshot_cli.jobs.models.backbones import Source, load_backbone
 from fewshot_cli.jobs.progress import NoProgress
-from fewshot_cli.recipes import MetaRecipe, load_meta_recipe
+from fewshot_cli.meta_recipes import MetaRecipe, load_meta_recipe
 from fewshot_cli.storage.feature_cache import FeatureCache
 
 RECORD = meta.RESULTS / "long-run.json"

@@ -26,8 +26,9 @@ from fewshot_cli.jobs.classify.evaluate import evaluate
 from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.models.backbones import Source
 from fewshot_cli.jobs.progress import NoProgress
+from fewshot_cli.meta_recipes import recipe_names
 from fewshot_cli.methods.base import Learner
-from fewshot_cli.recipes import Recipe, load_recipe, recipe_names
+from fewshot_cli.recipes import Recipe, load_recipe
 from fewshot_cli.storage.feature_cache import FeatureCache
 
 SHARED = Path(os.environ.get("FEWSHOT_SHARED", Path(__file__).resolve().parents[2] / "shared"))

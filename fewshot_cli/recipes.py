@@ -1,7 +1,8 @@
 """Recipes: a YAML file that says how the backbone moves, which head it gets, with which settings, on which backbone."""
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Annotated, Any, TypeAlias, TypeVar, get_args
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -14,15 +15,15 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from fewshot_cli.engine.meta.settings import Training
 from fewshot_cli.engine.mistakes import in_words, merged
 from fewshot_cli.engine.settings import Settings
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.methods import AnyHead, AnyMetaMethod, AnyMethod
-from fewshot_cli.methods.base import Learner, Method, MoveThenHead, TransductiveMethod
-from fewshot_cli.methods.ridge import Ridge
-from fewshot_cli.recipe_files import DEFAULT_BACKBONE, installed, parts_of, recipe_content, recipe_path, yaml_value
+from fewshot_cli.methods import HEADS, META_METHODS, MOVES, AnyHead, AnyMethod
+from fewshot_cli.methods.base import HeadMethod, Learner, Method, MoveThenHead, TransductiveMethod
+from fewshot_cli.recipe_files import DEFAULT_BACKBONE, parts_of, recipe_content, recipe_path, yaml_value
 
+METHOD_NAMES = [*HEADS, *MOVES, *META_METHODS]
+"""What `method.name` can be."""
 TWO_TOWERS = "clip:"
 """How the names of backbones begin that read texts, too."""
 
@@ -41,16 +42,31 @@ Templates: TypeAlias = Annotated[
 """Sentences with {} for the name of a class; one alone may be written as such."""
 
 
-class Recipe(Settings):
+class RecipeForBackbone(Settings):
+    """What every recipe says: on which backbone it runs, and at which size of images."""
+
+    backbone: str = DEFAULT_BACKBONE
+    image_size: int | None = Field(default=None, ge=16, le=4096)
+    """Pixels; None is the size the backbone was trained at."""
+
+    @property
+    @abstractmethod
+    def method_name(self) -> str:
+        """The name of the method, or of the head where there is nothing else."""
+
+    @property
+    @abstractmethod
+    def needs_text(self) -> bool:
+        """Whether it takes the names of the classes for knowledge, and names no bank, which may read them."""
+
+
+class Recipe(RecipeForBackbone):
     """What a run does, as the user may say it: how the backbone moves, and which head it gets.
 
     Without a `method` the backbone stays as it is. Without a `head` it gets the one that the method trains along, else
     ridge. A head alone may also be called a `method`, as all recipes did once.
     """
 
-    backbone: str = DEFAULT_BACKBONE
-    image_size: int | None = Field(default=None, ge=16, le=4096)
-    """Pixels; None is the size the backbone was trained at."""
     bank: str | None = None
     """The file of the bank to begin from, whose backbone and image size it takes."""
     density: float | None = Field(default=None, gt=0, le=1)
@@ -96,9 +112,9 @@ class Recipe(Settings):
     @property
     def learner(self) -> Learner:
         """What learns a task as the recipe says."""
-        if self.method is None or self.head is None:
-            return self.method or self.head or Ridge()
-        return MoveThenHead(self.method, self.head) if isinstance(self.method, Method) else self.method
+        if isinstance(self.method, Method) and self.head is not None:
+            return MoveThenHead(self.method, self.head)
+        return self._only_part
 
     @property
     def is_transductive(self) -> bool:
@@ -106,9 +122,18 @@ class Recipe(Settings):
         return any(isinstance(part, TransductiveMethod) for part in (self.method, self.head))
 
     @property
+    def _only_part(self) -> Method | HeadMethod:
+        part = self.method or self.head
+        assert part is not None  # which validation holds
+        return part
+
+    @property
     def method_name(self) -> str:
-        """The name of the method, or of the head where there is nothing else."""
-        return (self.method or self.head or Ridge()).name
+        return self._only_part.name
+
+    @property
+    def needs_text(self) -> bool:
+        return self.learner.needs_text and self.bank is None
 
     @property
     def head_name(self) -> str | None:
@@ -127,45 +152,12 @@ def _is_section(content: Any, name: str) -> bool:
     return isinstance(content, dict) and isinstance(content.get(name), dict)
 
 
-class MetaRecipe(Settings):
-    """What a run of meta-tuning does: a recipe with a section `training`."""
-
-    backbone: str = DEFAULT_BACKBONE
-    image_size: int | None = Field(default=None, ge=16, le=4096)
-    method: AnyMetaMethod
-    training: Training = Training()
-    template: Templates = ()
-    """Sentences with {} for the name of a class, as in a recipe to adapt by."""
-
-    @field_validator("training")
-    @classmethod
-    def _read_by_the_method(cls, training: Training, given: ValidationInfo) -> Training:
-        if method := given.data.get("method"):
-            unread = [n for n in method.unread(training) if getattr(training, n) != Training.default_of(n)]
-            if unread:
-                raise ValueError(f"{', '.join(unread)} would do nothing: {method.name} does not read them")
-        return training
-
-    @field_validator("template")
-    @classmethod
-    def _of_a_text_tower(cls, template: tuple[str, ...], given: ValidationInfo) -> tuple[str, ...]:
-        if template and "method" in given.data and not given.data["method"].needs_text:
-            raise ValueError("would do nothing: only mamf reads texts, with method.tuning.head=text")
-        return template
-
-    @property
-    def method_name(self) -> str:
-        """The name of the method."""
-        return self.method.name
-
-
-def check_reads(recipe: Recipe | MetaRecipe) -> None:
+def check_reads(recipe: RecipeForBackbone) -> None:
     """Raises FewshotError where the recipe takes the names of the classes for knowledge, which its backbone can't read.
 
     With a bank that is for the bank's backbone to say.
     """
-    how = recipe.learner if isinstance(recipe, Recipe) else recipe.method
-    if how.needs_text and getattr(recipe, "bank", None) is None and not recipe.backbone.startswith(TWO_TOWERS):
+    if recipe.needs_text and not recipe.backbone.startswith(TWO_TOWERS):
         raise FewshotError(
             f"The recipe {recipe.method_name} takes the names of the classes for knowledge, and "
             f"{recipe.backbone} reads no texts.",
@@ -197,79 +189,52 @@ def folds_asked(recipe: Recipe, folds: int | None, kind_of_bank: str | None = No
     return DEFAULT_FOLDS if folds is None else folds
 
 
-RecipeType = TypeVar("RecipeType", Recipe, MetaRecipe)
-
-
-def recipe_names(kind: type[Recipe] | type[MetaRecipe] | None = None) -> list[str]:
-    """The names of the recipes that come with the install; all, or those of one kind."""
-    return [name for name in installed() if kind is None or isinstance(load_any_recipe(name), kind)]
-
-
-def method_names(methods: Any = AnyMethod) -> list[str]:
-    """What `method.name` can be, in a recipe to adapt by or, of AnyMetaMethod, in one to meta-tune by."""
-    union, *_ = get_args(methods)
-    return [method.model_fields["name"].default for method in get_args(union)]
-
-
 def load_recipe(name_or_path: str, changes: Sequence[str] = (), **given: Any) -> Recipe:
     """The recipe of that name or file with the user's changes, validated.
 
     `changes` are "key.path=value" as `--set` takes them; `given` are top-level fields that options set, None meaning
-    not given. Raises FewshotError that lists every mistake at once, each with the path that `--set` takes; so it does
-    for a recipe to meta-tune by.
+    not given. Raises FewshotError that lists every mistake at once, each with the path that `--set` takes; and one that
+    says so for a recipe to meta-tune by.
     """
-    recipe = load_any_recipe(name_or_path, changes, **given)
-    if isinstance(recipe, MetaRecipe):
+    content = changed_content(name_or_path, changes, **given)
+    if is_meta(content):
         raise FewshotError(
             f"{name_or_path} is a recipe to meta-tune by: it needs many tasks, not one.",
             f"First `fewshot meta-tune {name_or_path} --data DIR... -o my.bank`, then give --bank my.bank.",
         )
-    return recipe
-
-
-def load_meta_recipe(name_or_path: str, changes: Sequence[str] = (), **given: Any) -> MetaRecipe:
-    """The recipe to meta-tune by, as `load_recipe` has it. Raises FewshotError for one that adapts to a single task."""
-    recipe = load_any_recipe(name_or_path, changes, **given)
-    if isinstance(recipe, Recipe):
-        raise FewshotError(
-            f"{name_or_path} is a recipe to adapt to one task by, not to meta-tune by.",
-            f"There are {', '.join(recipe_names(MetaRecipe))}. `fewshot adapt FOLDER --recipe {name_or_path}` adapts.",
-        )
-    return recipe
-
-
-def load_any_recipe(name_or_path: str, changes: Sequence[str] = (), **given: Any) -> Recipe | MetaRecipe:
-    """The recipe of either kind, which its method decides."""
-    path = recipe_path(name_or_path)
-    content = recipe_content(path)
-    for change in changes:
-        _set(content, change)
-    content |= {key: value for key, value in given.items() if value is not None}
-    method = content.get("method")
-    by_option = {key for key, value in given.items() if value is not None}
-    if isinstance(method, dict) and method.get("name") in method_names(AnyMetaMethod):
-        return _parsed(MetaRecipe, content, str(path), by_option)
-    return _parsed(Recipe, content, str(path), by_option)
+    return parsed(Recipe, content, str(recipe_path(name_or_path)), given)
 
 
 def parse_recipe(content: Mapping[str, Any], source: str) -> Recipe:
     """The recipe in `content`, which came from `source`. Raises FewshotError that lists every mistake."""
-    return _parsed(Recipe, content, source)
+    return parsed(Recipe, content, source)
 
 
-def parse_meta_recipe(content: Mapping[str, Any], source: str) -> MetaRecipe:
-    """The recipe to meta-tune by in `content`. Raises FewshotError that lists every mistake."""
-    return _parsed(MetaRecipe, content, source)
+def changed_content(name_or_path: str, changes: Sequence[str] = (), **given: Any) -> dict[str, Any]:
+    """What the recipe of that name or file says after the user's changes, not validated."""
+    content = recipe_content(recipe_path(name_or_path))
+    for change in changes:
+        _set(content, change)
+    return content | {key: value for key, value in given.items() if value is not None}
 
 
-def _parsed(
-    kind: type[RecipeType], content: Mapping[str, Any], source: str, by_option: Collection[str] = ()
+def is_meta(content: Mapping[str, Any]) -> bool:
+    """Whether a recipe of this content is one to meta-tune by, which its method decides."""
+    return _is_section(content, "method") and content["method"].get("name") in META_METHODS
+
+
+RecipeType = TypeVar("RecipeType", bound=RecipeForBackbone)
+
+
+def parsed(
+    kind: type[RecipeType], content: Mapping[str, Any], source: str, given: Mapping[str, Any] | None = None
 ) -> RecipeType:
-    """The recipe in `content`; what is `by_option` is called by its option in messages."""
+    """The recipe in `content`; what options have `given` is called by its option in messages."""
+    by_option = {key for key, value in (given or {}).items() if value is not None}
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        mistakes = [in_words(item, by_option, _every_method()) for item in merged(error.errors())]
+        mistakes = [in_words(item, by_option, METHOD_NAMES) for item in merged(error.errors())]
         count = "a mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
         raise FewshotError(
             f"The recipe {source} has {count}:\n" + "\n".join(f"  {mistake}" for mistake in mistakes),
@@ -293,7 +258,3 @@ def _set(content: dict[str, Any], change: str) -> None:
             )
         section = inner
     section[keys[-1]] = value
-
-
-def _every_method() -> list[str]:
-    return method_names() + method_names(AnyMetaMethod)

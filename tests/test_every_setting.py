@@ -26,8 +26,9 @@ from fewshot_cli.engine.meta.validation import best, is_out_of_patience, validat
 from fewshot_cli.engine.model.model import Model
 from fewshot_cli.engine.settings import Settings
 from fewshot_cli.jobs.meta.tasks import precision
-from fewshot_cli.methods import AnyMetaMethod, AnyMethod
-from fewshot_cli.recipes import MetaRecipe, Recipe
+from fewshot_cli.meta_recipes import MetaRecipe
+from fewshot_cli.methods import HEADS, META_METHODS, MOVES, class_named
+from fewshot_cli.recipes import Recipe
 
 CPU = torch.device("cpu")
 VALUES: dict[str, Any] = {
@@ -223,13 +224,11 @@ VALUES: dict[str, Any] = {
 """Another valid value of each setting, by the class that has it."""
 
 ELSEWHERE = {
-    "Recipe.backbone": "tests/jobs/share/test_compose.py",
-    "Recipe.image_size": "tests/jobs/share/test_compose.py",
+    "RecipeForBackbone.backbone": "tests/jobs/share/test_compose.py",
+    "RecipeForBackbone.image_size": "tests/jobs/share/test_compose.py",
     "Recipe.bank": "tests/jobs/test_initialisation.py",
     "Recipe.density": "tests/jobs/test_initialisation.py",
     "Recipe.template": "tests/jobs/classify/test_from_names.py",
-    "MetaRecipe.backbone": "tests/jobs/meta/test_tune.py",
-    "MetaRecipe.image_size": "tests/jobs/meta/test_tune.py",
     "MetaRecipe.template": "tests/jobs/meta/test_class_names.py",
     "MAMF.heads": "tests/engine/meta/test_mamf_clip.py",
     "Training.fast_path": "tests/jobs/meta/test_tune.py",
@@ -295,8 +294,8 @@ def settings_of(model: type[BaseModel], at: tuple[str, ...] = ()) -> Iterator[tu
                 yield from settings_of(part, (*at, name))
 
 
-METHODS = {cls.model_fields["name"].default: cls for cls in parts_of(AnyMethod)}
-META = {cls.model_fields["name"].default: cls for cls in parts_of(AnyMetaMethod)}
+METHODS = {name: class_named(name, HEADS | MOVES) for name in HEADS | MOVES}
+META = {name: class_named(name, META_METHODS) for name in META_METHODS}
 PROTOCOLS = {cls.model_fields["name"].default: cls for cls in parts_of(AnyProtocol)}
 SAMPLERS = {cls.model_fields["name"].default: cls for cls in parts_of(AnySampler)}
 TRAINING = MetaRecipe.model_fields["training"].annotation

@@ -21,24 +21,26 @@ VALUES = (  # words, not work
     *("engine.head.transductive", "engine.params", "engine.rng"),
 )
 DISK = ("formats", "storage")
+RECIPES = ("meta_recipes", "recipes", "recipe_files")
 MAY_IMPORT = {
     "errors": (),
     "results": ("results",),
     "engine": ("engine", "errors"),
     "methods": ("methods", "engine", "errors"),
     "recipe_files": ("errors",),
-    "recipes": ("recipe_files", "methods", "engine.settings", "engine.mistakes", "engine.meta.settings", "errors"),
+    "recipes": ("recipe_files", "methods", "engine.settings", "engine.mistakes", "errors"),
+    "meta_recipes": ("recipes", "recipe_files", "methods", "engine.meta.settings", "errors"),
     "images": ("images", *VALUES, "errors"),
     "storage": ("storage", *VALUES, "errors"),
     "formats": ("formats", "storage", *VALUES, "errors"),
     "reports": ("reports", "results", "engine.trust.metrics", "errors"),
-    "jobs": ("jobs", "recipes", "recipe_files", "methods", "engine", "images", *DISK, "reports", "results", "errors"),
+    "jobs": ("jobs", *RECIPES, "methods", "engine", "images", *DISK, "reports", "results", "errors"),
     "cli": (
-        *("cli", "jobs", "recipes", "recipe_files", "methods", "engine", "images", *DISK),
+        *("cli", "jobs", *RECIPES, "methods", "engine", "images", *DISK),
         *("reports", "results", "errors"),
     ),
     "__main__": ("cli",),
-    "api": ("api", "jobs", "recipes", "recipe_files", "engine.device", "images", *DISK, "results", "errors"),
+    "api": ("api", "jobs", *RECIPES, "engine.device", "images", *DISK, "results", "errors"),
     "sklearn": ("api", "jobs", "methods", "engine", "errors"),
     "__init__": ("api", "errors"),
 }
@@ -55,7 +57,7 @@ FLOORS = {
         *("drawing", "image_ref", "prefetch", "sources", "quality"),
     ),
     "reports": (
-        *("printable", "rows", "layout", "licences", "progress", "spreadsheet", "comparison"),
+        *("printable", "rows", "as_yaml", "layout", "licences", "progress", "spreadsheet", "comparison"),
         *("terminal", "figures", "documents"),
     ),
 }

@@ -12,25 +12,15 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.methods import AnyMetaMethod, AnyMethod
+from fewshot_cli.meta_recipes import MetaRecipe, load_any_recipe, load_meta_recipe, parse_meta_recipe, recipe_names
+from fewshot_cli.methods import HEADS, META_METHODS, MOVES
 from fewshot_cli.methods.base import MoveThenHead
 from fewshot_cli.methods.finetune import Finetune
 from fewshot_cli.methods.lda import LDA
 from fewshot_cli.methods.lora import LoRA
 from fewshot_cli.methods.ridge import Ridge
 from fewshot_cli.recipe_files import RECIPES, yaml_value
-from fewshot_cli.recipes import (
-    DEFAULT_BACKBONE,
-    MetaRecipe,
-    Recipe,
-    load_any_recipe,
-    load_meta_recipe,
-    load_recipe,
-    method_names,
-    parse_meta_recipe,
-    parse_recipe,
-    recipe_names,
-)
+from fewshot_cli.recipes import DEFAULT_BACKBONE, METHOD_NAMES, Recipe, load_recipe, parse_recipe
 
 FILES = sorted(RECIPES.glob("*.yaml"), key=lambda path: path.stem)
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -56,8 +46,8 @@ def file(tmp_path):
 def test_there_are_recipes_and_every_method_has_one():
     assert len(FILES) >= 10
     assert recipe_names() == [path.stem for path in FILES]
-    for kind, methods in ((Recipe, AnyMethod), (MetaRecipe, AnyMetaMethod)):
-        assert {load_any_recipe(name).method.name for name in recipe_names(kind)} == set(method_names(methods))
+    for kind, methods in ((Recipe, {**HEADS, **MOVES}), (MetaRecipe, META_METHODS)):
+        assert {load_any_recipe(name).method.name for name in recipe_names(kind)} == set(methods)
     assert sorted(recipe_names(Recipe) + recipe_names(MetaRecipe)) == recipe_names()
 
 
@@ -191,7 +181,7 @@ def test_a_missing_method_is_named_with_what_there_is(text, file):
     with pytest.raises(FewshotError) as caught:
         load_recipe(file(text))
     assert "method.name: is missing" in caught.value.problem
-    assert all(name in caught.value.problem for name in method_names())
+    assert all(name in caught.value.problem for name in METHOD_NAMES)
 
 
 def test_a_method_without_its_section_is_shown_how_to_write_it(file):

@@ -25,8 +25,9 @@ from fewshot_cli.jobs.interop.export import Format
 from fewshot_cli.jobs.meta.results import MetaTuningData, Output
 from fewshot_cli.jobs.meta.tune import meta_tune as meta_tune_job
 from fewshot_cli.jobs.models.classifiers import load_model, loaded_on
+from fewshot_cli.meta_recipes import load_meta_recipe
 from fewshot_cli.recipe_files import AUTO
-from fewshot_cli.recipes import folds_asked, load_meta_recipe, parse_recipe
+from fewshot_cli.recipes import folds_asked, parse_recipe
 from fewshot_cli.results import (
     ComparisonResult,
     EvalResult,

@@ -72,12 +72,7 @@ def meta_tune(
     bank. `torchrun --nproc-per-node N -m fewshot_cli meta-tune ...` shares out the episodes of each step. Scalars go to
     BANK.log.jsonl.
     """
-    from fewshot_cli.errors import FewshotError
-
-    if values not in ("float16", "float32"):
-        raise FewshotError(f"--values {values} is none of float16, float32.", "Leave it out for float16.")
-    if fast_path not in (None, "auto", "on", "off"):
-        raise FewshotError(f"--fast-path {fast_path} is none of auto, on, off.", "Leave it out for auto.")
+    _check_choices(values, fast_path)
     changes = [*(changes or ()), *([f"training.fast_path={fast_path}"] if fast_path else [])]
     early.check_there([*data, *(validate or [])])
     early.check_recipes([recipe], changes)
@@ -87,7 +82,8 @@ def meta_tune(
     early.check_regular(output)
     early.check_plain_name(tensorboard, "--tensorboard")
     from fewshot_cli.jobs.benchmark.protocols import check_data, check_no_split, told_by_settings
-    from fewshot_cli.recipes import check_reads, load_meta_recipe
+    from fewshot_cli.meta_recipes import load_meta_recipe
+    from fewshot_cli.recipes import check_reads
 
     what = load_meta_recipe(recipe, changes, backbone=backbone, image_size=image_size)
     early.check_backbone(what.backbone)
@@ -122,6 +118,15 @@ def meta_tune(
         result = job(what, material, Output(output, values, tensorboard, resume), seed, context)  # type: ignore[arg-type]
     if processes.is_first:
         show(result, json, meta_tuned)
+
+
+def _check_choices(values: str, fast_path: str | None) -> None:
+    from fewshot_cli.errors import FewshotError
+
+    if values not in ("float16", "float32"):
+        raise FewshotError(f"--values {values} is none of float16, float32.", "Leave it out for float16.")
+    if fast_path not in (None, "auto", "on", "off"):
+        raise FewshotError(f"--fast-path {fast_path} is none of auto, on, off.", "Leave it out for auto.")
 
 
 def _read(paths: list[Path], split: str | None) -> "tuple[Dataset, ...]":

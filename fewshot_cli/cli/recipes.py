@@ -56,8 +56,8 @@ def copy(name: Name, output: Annotated[Path, typer.Argument(metavar="OUT", help=
 def check(name: Name, changes: options.Changes = None, json: options.Json = False) -> None:
     """Check a recipe, and print it with every setting it leaves at its default."""
     early.check_recipes([name], changes or ())
-    from fewshot_cli.cli.terminal import show
+    from fewshot_cli.cli.terminal import show_text
     from fewshot_cli.jobs.recipes import checked
-    from fewshot_cli.reports.layout import as_yaml
+    from fewshot_cli.reports.as_yaml import as_yaml
 
-    show(checked(name, changes or ()), json, lambda report: as_yaml(report["recipe"]))
+    show_text(checked(name, changes or ()), json, lambda report: as_yaml(report["recipe"]))

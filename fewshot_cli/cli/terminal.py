@@ -42,6 +42,14 @@ def show(result: Shown, as_json: bool, picture: "Callable[[Shown], RenderableTyp
         sys.stdout.write("\n".join(line.rstrip(" ") for line in printed.get().split("\n")))
 
 
+def show_text(report: dict[str, Any], as_json: bool, picture: Callable[[dict[str, Any]], str]) -> None:
+    """Prints the report as `show` does, where its picture is plain text; rich is not imported."""
+    if as_json:
+        _print_json(report)
+    else:
+        print(picture(printable(report)))
+
+
 def show_rows(report: dict[str, Any], as_json: bool, picture: Callable[[dict[str, Any]], Rows]) -> None:
     """Prints the report as `show` does, where its picture is rows of a name and what it is; rich is not imported."""
     if as_json:

@@ -31,7 +31,7 @@ def in_words(item: Any, by_option: Collection[str], methods: Sequence[str]) -> s
     `methods` are the names that `method.name` can have.
     """
     location = [str(part) for part in item["loc"]]
-    for section in (["method"], ["head"], ["method", "masks"], ["training", "protocol"], ["training", "sampler"]):
+    for section in (["method", "masks"], ["training", "protocol"], ["training", "sampler"]):
         at = len(section)
         if location[:at] == section and len(location) > at:
             del location[at]  # pydantic puts the name of what it took there, which is no part of the path

@@ -32,9 +32,15 @@ def _method_of(name: str) -> str:
 
 def checked(name: str, changes: Sequence[str]) -> "Report":
     """The recipe with every setting spelled out. Raises FewshotError that lists every mistake in it."""
-    from fewshot_cli.recipes import load_any_recipe  # which takes three times as long as all else here
+    from fewshot_cli.recipes import RecipeForBackbone, changed_content, is_meta, load_recipe
 
-    recipe = load_any_recipe(name, changes)
+    recipe: RecipeForBackbone
+    if is_meta(changed_content(name, changes)):
+        from fewshot_cli.meta_recipes import load_meta_recipe
+
+        recipe = load_meta_recipe(name, changes)
+    else:
+        recipe = load_recipe(name, changes)
     return {
         "command": "recipes",
         "version": __version__,

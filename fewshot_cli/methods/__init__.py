@@ -1,77 +1,91 @@
-"""The methods, told apart by `name`: a recipe's section `method` is an `AnyMethod`, its section `head` an `AnyHead`.
+"""The registry of methods: their names in a recipe, and the classes, each of which is imported when it is asked for.
 
-A method moves the backbone, or is a head alone. `AnyMetaMethod` meta-tunes a bank to adapt from.
+A method moves the backbone (MOVES), or is a head alone (HEADS). Meta-methods (META_METHODS) make banks to adapt from.
 """
 
-from typing import Annotated, TypeAlias
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Annotated, Any, TypeAlias
 
-from pydantic import Field
+from pydantic import PlainValidator, SerializeAsAny
+from pydantic_core import PydanticKnownError
 
-from fewshot_cli.methods.base import GraftSettings, TransductiveMethod
-from fewshot_cli.methods.clap import CLAP
-from fewshot_cli.methods.clip_adapter import Blend, CLIPAdapter
-from fewshot_cli.methods.coop import CoOp
-from fewshot_cli.methods.cosine_ridge import CosineRidge
-from fewshot_cli.methods.cross_modal import CrossModal
-from fewshot_cli.methods.dense import FOMAML, DenseMetaTuning
-from fewshot_cli.methods.finetune import Finetune
-from fewshot_cli.methods.gaussian import Gaussian
-from fewshot_cli.methods.gda import GDA
-from fewshot_cli.methods.kadaptation import KAdaptation
-from fewshot_cli.methods.lda import LDA
-from fewshot_cli.methods.logistic import Logistic
-from fewshot_cli.methods.lora import LoRA
-from fewshot_cli.methods.lp_plus_plus import LPPlusPlus
-from fewshot_cli.methods.mamf import MAMF
-from fewshot_cli.methods.moa import MoA, TokenMixture
-from fewshot_cli.methods.prolip import ProLIP
-from fewshot_cli.methods.protonet import ProtoNet
-from fewshot_cli.methods.ridge import Ridge
-from fewshot_cli.methods.saft import SAFT
-from fewshot_cli.methods.shira import SHiRA
-from fewshot_cli.methods.smat import SMAT
-from fewshot_cli.methods.taskres import TaskRes
-from fewshot_cli.methods.tim import TIM
-from fewshot_cli.methods.tip_adapter import Cache, TipAdapter, TipAdapterF
-from fewshot_cli.methods.tsa import TSA, FeatureMap
-from fewshot_cli.methods.two_stage import TwoStage
-from fewshot_cli.methods.zero_shot import ZeroShot
+from fewshot_cli.methods.base import HeadMethod, Method
+from fewshot_cli.methods.meta import MetaMethod
 
-Move: TypeAlias = (
-    Finetune
-    | LoRA
-    | SAFT
-    | SHiRA
-    | KAdaptation
-    | MoA
-    | TSA
-    | ProLIP
-    | TwoStage
-    | CoOp
-    | CLAP
-    | CLIPAdapter
-    | TipAdapter
-    | TipAdapterF
-)
-HeadAlone: TypeAlias = (
-    ProtoNet
-    | Ridge
-    | CosineRidge
-    | Logistic
-    | LDA
-    | Gaussian
-    | TIM
-    | ZeroShot
-    | GDA
-    | LPPlusPlus
-    | TaskRes
-    | CrossModal
-)
-
-AnyMethod: TypeAlias = Annotated[HeadAlone | Move, Field(discriminator="name")]
-AnyHead: TypeAlias = Annotated[HeadAlone, Field(discriminator="name")]
-TRANSDUCTIVE: tuple[type[TransductiveMethod], ...] = (TIM,)
+HEADS = {
+    "protonet": "protonet.ProtoNet",
+    "ridge": "ridge.Ridge",
+    "cosine-ridge": "cosine_ridge.CosineRidge",
+    "logistic": "logistic.Logistic",
+    "lda": "lda.LDA",
+    "gaussian": "gaussian.Gaussian",
+    "tim": "tim.TIM",
+    "zero-shot": "zero_shot.ZeroShot",
+    "gda": "gda.GDA",
+    "lp++": "lp_plus_plus.LPPlusPlus",
+    "taskres": "taskres.TaskRes",
+    "cross-modal": "cross_modal.CrossModal",
+}
+MOVES = {
+    "finetune": "finetune.Finetune",
+    "lora": "lora.LoRA",
+    "saft": "saft.SAFT",
+    "shira": "shira.SHiRA",
+    "kadaptation": "kadaptation.KAdaptation",
+    "moa": "moa.MoA",
+    "tsa": "tsa.TSA",
+    "prolip": "prolip.ProLIP",
+    "2sfs": "two_stage.TwoStage",
+    "coop": "coop.CoOp",
+    "clap": "clap.CLAP",
+    "clip-adapter": "clip_adapter.CLIPAdapter",
+    "tip-adapter": "tip_adapter.TipAdapter",
+    "tip-adapter-f": "tip_adapter.TipAdapterF",
+}
+META_METHODS = {
+    "smat": "smat.SMAT",
+    "dense": "dense.DenseMetaTuning",
+    "fomaml": "dense.FOMAML",
+    "mamf": "mamf.MAMF",
+}
+TRANSDUCTIVE = {"tim": HEADS["tim"]}
 """The heads that answer from all queries at once."""
-GRAFTS: tuple[type[GraftSettings], ...] = (TokenMixture, FeatureMap, Blend, Cache)
+GRAFTS = {
+    "token mixture": "moa.TokenMixture",
+    "feature map": "tsa.FeatureMap",
+    "feature adapter": "clip_adapter.Blend",
+    "cache": "tip_adapter.Cache",
+}
 """The kinds of graft that files may hold."""
-AnyMetaMethod: TypeAlias = Annotated[SMAT | DenseMetaTuning | FOMAML | MAMF, Field(discriminator="name")]
+
+
+def class_named(name: str, registry: Mapping[str, str]) -> type[Any]:
+    """The class of this name. Raises KeyError where the registry has none."""
+    module, _, class_name = registry[name].partition(".")
+    found: type[Any] = getattr(import_module(f"{__name__}.{module}"), class_name)
+    return found
+
+
+def _read_by(registry: Mapping[str, str]) -> PlainValidator:
+    """Reads a section by the class that its `name` says, as pydantic reads a union of all of them."""
+
+    def read(section: Any) -> Any:
+        if not isinstance(section, Mapping | HeadMethod | Method | MetaMethod):
+            raise PydanticKnownError("model_attributes_type")
+        name = section.get("name") if isinstance(section, Mapping) else section.name
+        if name is None:
+            raise PydanticKnownError("union_tag_not_found", {"discriminator": "'name'"})
+        if name not in registry:
+            known = ", ".join(f"'{each}'" for each in registry)
+            raise PydanticKnownError(
+                "union_tag_invalid", {"discriminator": "'name'", "tag": str(name), "expected_tags": known}
+            )
+        return class_named(name, registry).model_validate(section)
+
+    return PlainValidator(read)
+
+
+AnyMethod: TypeAlias = Annotated[SerializeAsAny[HeadMethod | Method], _read_by(HEADS | MOVES)]
+AnyHead: TypeAlias = Annotated[SerializeAsAny[HeadMethod], _read_by(HEADS)]
+AnyMetaMethod: TypeAlias = Annotated[SerializeAsAny[MetaMethod], _read_by(META_METHODS)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
@@ -76,10 +76,3 @@ def passed_over(counts: Mapping[str, int], most: int = 5) -> str:
     named = ", ".join(f"{name} ({count})" for name, count in list(counts.items())[:most])
     more = ", ..." if len(counts) > most else ""
     return f"{total} that systems and programs leave among pictures: {named}{more}"
-
-
-def as_yaml(content: dict[str, Any]) -> Text:
-    """Nested settings as YAML, in the order they have."""
-    import yaml
-
-    return Text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True).rstrip())

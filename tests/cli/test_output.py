@@ -16,7 +16,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from fewshot_cli.images.drawing import write_folder
-from fewshot_cli.recipes import recipe_names
+from fewshot_cli.meta_recipes import recipe_names
 from fewshot_cli.reports.terminal.evaluate import evaluated
 from fewshot_cli.results import ClassAccuracy, EvalResult, ExpectedAccuracy
 

@@ -19,7 +19,8 @@ from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.jobs.recipes import checked, listed, text
 from fewshot_cli.jobs.share.describe import inspect
 from fewshot_cli.jobs.share.verify import verify
-from fewshot_cli.recipes import DEFAULT_BACKBONE, recipe_names
+from fewshot_cli.meta_recipes import recipe_names
+from fewshot_cli.recipes import DEFAULT_BACKBONE
 
 CPU = torch.device("cpu")
 QUICK = "method.tuning.optim.steps=2"

@@ -1,7 +1,7 @@
 """The laws that every method keeps, over the registry and over every recipe."""
 
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
@@ -13,16 +13,17 @@ from fewshot_cli.engine.head.transductive import TransductiveHead
 from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.engine.model.clip.towers import TwoTowers
 from fewshot_cli.engine.model.model import Model
-from fewshot_cli.methods import AnyMethod
+from fewshot_cli.meta_recipes import recipe_names
+from fewshot_cli.methods import GRAFTS, HEADS, META_METHODS, MOVES, class_named
 from fewshot_cli.methods.base import Learner, MoveThenHead
 from fewshot_cli.methods.clap import CLAP
 from fewshot_cli.methods.clip_adapter import CLIPAdapter
 from fewshot_cli.methods.coop import CoOp
 from fewshot_cli.methods.prolip import ProLIP
 from fewshot_cli.methods.tip_adapter import TipAdapter, TipAdapterF
-from fewshot_cli.recipes import Recipe, load_recipe, recipe_names
+from fewshot_cli.recipes import Recipe, load_recipe
 
-REGISTRY = get_args(get_args(AnyMethod)[0])
+REGISTRY = [class_named(name, HEADS | MOVES) for name in HEADS | MOVES]
 
 
 def trained(method: Learner, steps: int, batch: int | None) -> Learner:
@@ -71,6 +72,12 @@ def test_there_are_methods_and_recipes_to_hold_to_the_laws():
     assert len(REGISTRY) >= 8
     assert sum(name.startswith("recipe-") for name in METHODS) >= 10
     assert {type(method) for method in METHODS.values()} == {*REGISTRY, MoveThenHead}
+
+
+@pytest.mark.parametrize("registry", [HEADS, MOVES, META_METHODS, GRAFTS], ids=["heads", "moves", "meta", "grafts"])
+def test_a_registry_has_each_class_under_its_own_name(registry):
+    for name in registry:
+        assert class_named(name, registry).model_fields["name"].default == name
 
 
 @pytest.fixture(scope="module", params=["vit", "conv", "clip"])

@@ -19,7 +19,7 @@ from fewshot_cli.formats.checkpoint import (
 from fewshot_cli.images.sources.class_names import joined_descriptions
 from fewshot_cli.jobs.context import JobContext, circumstances
 from fewshot_cli.jobs.data import Data
-from fewshot_cli.recipes import MetaRecipe
+from fewshot_cli.meta_recipes import MetaRecipe
 
 
 def run_identity(

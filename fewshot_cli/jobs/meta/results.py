@@ -13,7 +13,7 @@ from fewshot_cli.formats.flat_change import Values
 from fewshot_cli.images.sources.dataset import Dataset
 from fewshot_cli.jobs.models.backbones import facts_of
 from fewshot_cli.jobs.run_record import versions
-from fewshot_cli.recipes import MetaRecipe
+from fewshot_cli.meta_recipes import MetaRecipe
 from fewshot_cli.results import DomainSize, EpochFacts, MetaTuneResult, Validated
 from fewshot_cli.storage.atomic import staged
 

@@ -20,7 +20,7 @@ from fewshot_cli.images.sources.class_names import joined_descriptions
 from fewshot_cli.jobs.benchmark.protocols import pool_of, told_by_settings
 from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.data import Data
-from fewshot_cli.recipes import MetaRecipe
+from fewshot_cli.meta_recipes import MetaRecipe
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from fewshot_cli.jobs.meta.tasks import arithmetic, task_source
 from fewshot_cli.jobs.models.backbones import load_backbone
 from fewshot_cli.jobs.progress import Advance
 from fewshot_cli.jobs.run_record import write_run
-from fewshot_cli.recipes import MetaRecipe, check_reads
+from fewshot_cli.meta_recipes import MetaRecipe
+from fewshot_cli.recipes import check_reads
 from fewshot_cli.results import MetaTuneResult
 from fewshot_cli.storage.atomic import check_writable
 

@@ -11,8 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import quote, unquote
 
-import yaml
-
+from fewshot_cli.reports.as_yaml import as_yaml
 from fewshot_cli.reports.documents.results_table import escaped
 from fewshot_cli.reports.layout import interval, percent, size
 from fewshot_cli.reports.licences import is_timms_word, licence_metadata, meaning
@@ -39,7 +38,7 @@ def card(
     cards = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     cards.filters.update(md=escaped, code=code, percent=percent, size=size)
     text = cards.from_string((HERE / "card.md.j2").read_text(encoding="utf-8")).render(
-        front=yaml.safe_dump(front_matter(result, name, hub_id), sort_keys=False, allow_unicode=True),
+        front=as_yaml(front_matter(result, name, hub_id)) + "\n",
         report=result,
         name=name,
         thing=thing,
@@ -47,7 +46,7 @@ def card(
         licence=meaning(result.licence, thing, timms_licence),
         bank=bank,
         interval=interval,
-        recipe=fenced(yaml.safe_dump(result.recipe, sort_keys=False, allow_unicode=True), "yaml"),
+        recipe=fenced(as_yaml(result.recipe) + "\n", "yaml"),
         use=fenced("\n".join(commands(result, name, repository)), "bash"),
         chain="\n".join(chain_lines(result.chain)),
         chain_base=base_line(result.chain),

@@ -4,9 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fewshot_cli.reports import comparison
+from fewshot_cli.reports.as_yaml import as_yaml
 from fewshot_cli.reports.figures import bank as bank_plots
 from fewshot_cli.reports.figures import comparison as plots
 from fewshot_cli.reports.layout import expectation, interval, percent, size
@@ -97,4 +96,4 @@ def answer(result: ComparisonResult) -> str:
 
 
 def _as_yaml(content: Any) -> str:
-    return yaml.safe_dump(plain(content), sort_keys=False, allow_unicode=True).rstrip()
+    return as_yaml(plain(content))

@@ -7,7 +7,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fewshot_cli.reports.layout import as_yaml, facts, one_line, percent, size
+from fewshot_cli.reports.as_yaml import as_yaml
+from fewshot_cli.reports.layout import facts, one_line, percent, size
 from fewshot_cli.results import InspectBankResult, LayerFacts
 
 SHADES = "░▒▓█"
@@ -24,7 +25,7 @@ def bank_shown(result: InspectBankResult) -> RenderableType:
     found = {name: result.router if name == "router" else result.settings, "recipe": result.recipe}
     settings = {key: words for key, words in found.items() if words}
     parts: list[RenderableType] = [facts(*bank_facts(result))]
-    parts += [Text(), as_yaml(settings)] if settings else []
+    parts += [Text(), Text(as_yaml(settings))] if settings else []
     if result.layers:
         parts += [Text(), _densities(result) if result.experts else _changes(result)]
     if result.kind not in ("dense", "experts"):

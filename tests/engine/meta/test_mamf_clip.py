@@ -18,8 +18,8 @@ from fewshot_cli.engine.meta.validation import texts_under
 from fewshot_cli.engine.model.clip.towers import TwoTowers
 from fewshot_cli.engine.train.settings import Optim, Tuning
 from fewshot_cli.errors import FewshotError
+from fewshot_cli.meta_recipes import load_meta_recipe
 from fewshot_cli.methods.mamf import MAMF
-from fewshot_cli.recipes import load_meta_recipe
 
 NAMES = ("red stripes", "green chequers", "blue rings", "a hawk")
 HEADS = {"visual.head.weight", "text.text_projection"}

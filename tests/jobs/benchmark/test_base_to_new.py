@@ -24,7 +24,8 @@ from fewshot_cli.jobs.benchmark.run import ComparisonSettings, compare
 from fewshot_cli.jobs.context import JobContext
 from fewshot_cli.jobs.models.backbones import Source
 from fewshot_cli.jobs.progress import NoProgress
-from fewshot_cli.recipes import load_recipe, recipe_names
+from fewshot_cli.meta_recipes import recipe_names
+from fewshot_cli.recipes import load_recipe
 from fewshot_cli.storage.feature_cache import NoCache
 
 CPU = torch.device("cpu")

@@ -24,7 +24,8 @@ from fewshot_cli.jobs.models.backbones import Source, load_backbone
 from fewshot_cli.jobs.models.classifiers import read_on_one_base
 from fewshot_cli.jobs.proofs import delta_file
 from fewshot_cli.jobs.proofs.logits import TOLERANCE
-from fewshot_cli.recipes import DEFAULT_BACKBONE, Recipe, load_recipe, recipe_names
+from fewshot_cli.meta_recipes import recipe_names
+from fewshot_cli.recipes import DEFAULT_BACKBONE, Recipe, load_recipe
 from fewshot_cli.storage.feature_cache import FeatureCache
 
 QUICK = "method.tuning.optim.steps=2"

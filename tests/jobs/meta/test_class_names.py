@@ -20,7 +20,8 @@ from fewshot_cli.jobs.meta.results import MetaTuningData, Output
 from fewshot_cli.jobs.meta.tune import meta_tune
 from fewshot_cli.jobs.models.backbones import Source, load_backbone
 from fewshot_cli.jobs.progress import NoProgress
-from fewshot_cli.recipes import load_meta_recipe, load_recipe
+from fewshot_cli.meta_recipes import load_meta_recipe
+from fewshot_cli.recipes import load_recipe
 from fewshot_cli.storage.feature_cache import FeatureCache
 
 CPU = torch.device("cpu")

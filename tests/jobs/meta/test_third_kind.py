@@ -30,10 +30,11 @@ from fewshot_cli.jobs.meta.results import MetaTuningData, Output
 from fewshot_cli.jobs.meta.tune import meta_tune
 from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.jobs.share.describe import draw, inspect
+from fewshot_cli.meta_recipes import MetaRecipe
 from fewshot_cli.methods.from_bank import BANK_KINDS, BankContent
 from fewshot_cli.methods.meta import MetaMethod, SavedBank
 from fewshot_cli.methods.ridge import Ridge
-from fewshot_cli.recipes import MetaRecipe, load_recipe
+from fewshot_cli.recipes import load_recipe
 from fewshot_cli.reports.terminal.bank import bank_shown, summary
 from fewshot_cli.storage.feature_cache import NoCache
 

@@ -35,7 +35,7 @@ from fewshot_cli.jobs.meta.results import MetaTuningData, Output
 from fewshot_cli.jobs.meta.tune import meta_tune
 from fewshot_cli.jobs.models.backbones import Source
 from fewshot_cli.jobs.progress import NoProgress
-from fewshot_cli.recipes import load_meta_recipe
+from fewshot_cli.meta_recipes import load_meta_recipe
 from fewshot_cli.reports.terminal.meta_tune import meta_tuned
 from fewshot_cli.results import read_meta_tune
 from fewshot_cli.storage.feature_cache import FeatureCache
