@@ -467,8 +467,13 @@ def test_settings_of_training(entry, path, vit, whole):
     held(lambda content: practised(content, vit, whole), recipe_of("dense"), entry, ".".join(("training", *path)))
 
 
+@pytest.mark.parametrize(("entry", "path"), [case for case in TRAINED if "views" in case[1]])
+def test_views_of_mamf(entry, path, vit, whole):
+    held(lambda content: practised(content, vit, whole), recipe_of("mamf"), entry, ".".join(("training", *path)))
+
+
 IDLE = [
-    *(("mamf", {}, f"training.{name}") for name in ("sampler", "episodes", "batch", "schedule", "views", "precision")),
+    *(("mamf", {}, f"training.{name}") for name in ("sampler", "episodes", "batch", "schedule", "precision")),
     *((method, {}, "training.fast_path") for method in ("mamf", "dense", "fomaml")),
     *(("smat", {"method.kd": 0}, f"method.{name}") for name in ("teacher_lr", "kd_temperature", "kd_direction")),
     *(("smat", {"method.masks": "random"}, f"method.{name}") for name in ("mask_lr", "mask_clip", "multiplier_lr")),

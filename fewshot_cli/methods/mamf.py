@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fewshot_cli.engine.model.passes import Passes
     from fewshot_cli.engine.params import Params
 
-OF_EPISODES = ("sampler", "target", "episodes", "batch", "schedule", "views", "precision", "fast_path")
+OF_EPISODES = ("sampler", "target", "episodes", "batch", "schedule", "precision", "fast_path")
 """The settings of training that only methods read which practise on episodes."""
 
 
@@ -28,7 +28,8 @@ class MAMF(MetaMethod):
     """Every task is some of all domains' classes with all their images; there are no queries, and no episodes.
 
     Classical fine-tuning, which MAMF is compared with, is one task with all classes: `way: all`. Published is CLIP,
-    which is `tuning.head: text`: both towers are trained against the names of the classes.
+    which is `tuning.head: text`: both towers are trained against the names of the classes. `training.views` shows each
+    image of a task in one view in all passes. Differs from the release: see engine.meta.mamf, and docs/clip.md.
     """
 
     name: Literal["mamf"] = "mamf"
@@ -86,7 +87,7 @@ class MAMF(MetaMethod):
         from fewshot_cli.engine.meta.mamf import TaskByTaskTrainer
 
         tasks, way = self.count(source.classes), self.ways(source.classes)
-        return TaskByTaskTrainer(bank, source, training.epochs, tasks, way, self.tuning)
+        return TaskByTaskTrainer(bank, source, training, tasks, way, self.tuning)
 
     def learner(self, bank: Params, passes: Passes, tasks: int) -> TaskLearner:
         from fewshot_cli.engine.meta.validation import prototypes_under, texts_under

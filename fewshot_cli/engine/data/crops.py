@@ -58,6 +58,16 @@ def viewed(images: Tensor, views: Views) -> Tensor:
     return _coloured(_cropped(images, views), *views.colours.to(images.device))
 
 
+def viewed_pictures(pictures: Tensor, views: Views, chunk: int = 64) -> Tensor:
+    """The views of uint8 pictures `(n, 3, height, width)`, rounded to uint8, so many at a time."""
+    parts = [torch.split(each, chunk) for each in (pictures, views.boxes, views.flips, views.colours.T)]
+    shown = [
+        (255 * viewed(some.float() / 255, Views(boxes, flips, colours.T))).round().to(torch.uint8)
+        for some, boxes, flips, colours in zip(*parts, strict=True)
+    ]
+    return torch.cat(shown)
+
+
 def _cropped(images: Tensor, views: Views) -> Tensor:
     left, top, width, height = views.boxes.to(images.device).unbind(1)
     mirror = 1 - 2 * views.flips.to(images.device).float()

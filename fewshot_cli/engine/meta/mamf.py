@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from fewshot_cli.engine.adaptation import Images, Run, Support
+from fewshot_cli.engine.data.crops import draw_views, viewed_pictures
 from fewshot_cli.engine.data.domain_sampling import AnyState
 from fewshot_cli.engine.meta.practice_task import MetaLoss, PractisedTask
+from fewshot_cli.engine.meta.settings import Training
 from fewshot_cli.engine.meta.task_source import TaskSource
 from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.engine.model.clip.towers import TwoTowers
@@ -76,7 +78,7 @@ def trained_on_task(
     they are what the text tower makes of `texts`, what is said of each class.
 
     Differs from the release, which is CLIP: without a text tower class vectors are prototypes; the scale of the cosine
-    is fixed; every batch is full; images are plain, where the release crops each once.
+    is fixed; every batch is full.
     """
     features = backbone.frozen_features(images[torch.arange(len(images))], weights)
     support = Support(images, labels, features, way, texts=texts)
@@ -87,7 +89,8 @@ def trained_on_task(
 def fresh_heads(towers: TwoTowers, seed: int) -> Params:
     """The projections of both towers into their common space, drawn anew: weights Kaiming normal, biases uniform.
 
-    Differs from the release: a tower without a bias there gets none, since the bias of the norm before does the same.
+    Differs from the release: a tower without a bias there gets none, which are both of CLIP's. The bias of the norm
+    before shifts features as freely, but starts, and moves in a step, otherwise.
     Raises FewshotError where a tower has no linear projection of its own.
     """
     rng, fresh = torch.Generator().manual_seed(seed), dict[str, Tensor]()
@@ -110,15 +113,18 @@ def fresh_heads(towers: TwoTowers, seed: int) -> Params:
 class TaskByTaskTrainer:
     """A `Trainer` that goes from one task to the next: each begins at the weights that the last one left.
 
-    `tasks` of them, of `way` classes of all domains, with all their images, in at most `epochs` epochs.
+    `tasks` of them, of `way` classes of all domains, with all their images, in at most `training.epochs` epochs. With
+    `training.views` each image of a task is shown in one view of it, the same in all passes, as the release has it.
     """
 
     sampler: AnyState | None = None
 
-    def __init__(self, bank: Params, source: TaskSource, epochs: int, tasks: int, way: int, tuning: Tuning) -> None:
-        self.source, self.way, self.tuning = source, way, tuning
+    def __init__(
+        self, bank: Params, source: TaskSource, training: Training, tasks: int, way: int, tuning: Tuning
+    ) -> None:
+        self.source, self.views, self.way, self.tuning = source, training.views, way, tuning
         self.descent = Descent(bank, ())
-        epochs = min(epochs, tasks)
+        epochs = min(training.epochs, tasks)
         self.ends = tuple(tasks * (epoch + 1) // epochs for epoch in range(epochs))
 
     def tasks(self, steps: int) -> int:
@@ -137,13 +143,17 @@ class TaskByTaskTrainer:
         return [PractisedTask(step, "all", MetaLoss(last, None, {"support_ce": last}))]
 
     def _task(self, number: int) -> tuple[Tensor, Tensor, tuple[tuple[str, ...], ...]]:
-        """All images of some of the domains' classes, their labels `(n,)`, and what is said of them."""
+        """All images of some of the domains' classes, or a view of each; their labels `(n,)`, what is said of them."""
         classes = [(domain, label) for domain in self.source.domains for label in range(len(domain.pool.classes))]
         chosen = [classes[i] for i in task_classes(len(classes), self.way, self.source.seed, number)]
         rows = [domain.rows[domain.pool.by_class[label]] for domain, label in chosen]
         images = torch.cat(
             [domain.images[torch.from_numpy(of_class)] for (domain, _), of_class in zip(chosen, rows, strict=True)]
         )
+        if self.views:
+            draws = Draws(self.source.seed, "mamf views", number)
+            drawn = draw_views(draws, len(images), self.views.scale, self.views.ratio, self.views.jitter)
+            images = viewed_pictures(images, drawn)
         labels = torch.from_numpy(np.repeat(np.arange(self.way), [len(of_class) for of_class in rows]))
         texts = tuple(domain.texts[label] for domain, label in chosen if domain.texts)
         return images, labels.to(self.source.backbone.device), texts

@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from fewshot_cli.engine.adaptation import Support
-from fewshot_cli.engine.data.crops import draw_views, viewed
+from fewshot_cli.engine.data.crops import draw_views, viewed_pictures
 from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.engine.rng import Draws
 
@@ -24,5 +23,4 @@ def seen_in_crops(
     """Features `(support, dim)` of a random crop of each image, half of them flipped; `weights` replace the base's."""
     pictures = support.pictures().to(backbone.device)
     crops = draw_views(draws, len(pictures), scale=area, jitter=0.0)
-    shown = (viewed(pictures.float() / 255, crops) * 255).round().to(torch.uint8)
-    return backbone.frozen_features(shown, weights)
+    return backbone.frozen_features(viewed_pictures(pictures, crops), weights)

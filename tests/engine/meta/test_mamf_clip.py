@@ -8,14 +8,16 @@ import torch.nn.functional as F
 
 from fewshot_cli.engine.adaptation import Run
 from fewshot_cli.engine.data.class_texts import class_texts
+from fewshot_cli.engine.data.crops import draw_views, viewed
 from fewshot_cli.engine.data.episode_samplers import Fixed
 from fewshot_cli.engine.meta.domain import Domain
 from fewshot_cli.engine.meta.loop import Practice
 from fewshot_cli.engine.meta.mamf import fresh_heads, task_classes, task_count, trained_on_task
-from fewshot_cli.engine.meta.settings import Training, Validation
+from fewshot_cli.engine.meta.settings import Training, Validation, ViewSettings
 from fewshot_cli.engine.meta.task_source import TaskSource, kept_apart
 from fewshot_cli.engine.meta.validation import texts_under
 from fewshot_cli.engine.model.clip.towers import TwoTowers
+from fewshot_cli.engine.rng import Draws
 from fewshot_cli.engine.train.settings import Optim, Tuning
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.meta_recipes import load_meta_recipe
@@ -107,16 +109,16 @@ def test_without_names_only_the_image_tower_is_trained(clip, vit):
 def practice(clip, pictures):
     """A run on two data sets of the drawn classes, the second with other names."""
 
-    def begun(method: MAMF, named: bool = True, episodes: int = 2) -> Practice:
+    def begun(method: MAMF, named: bool = True, episodes: int = 2, **training) -> Practice:
         domains = []
         for seed, name in enumerate(("day", "night")):
             domain = Domain.of_pictures(name, *pictures((8, 8, 8), seed), clip)
             texts = class_texts([f"{label} at {name}" for label in NAMES[:3]])
             domains.append(replace(domain, texts=texts) if named else domain)
-        training = Training(
-            protocol=Fixed(way=3, shots=1, queries=2), epochs=2, validation=Validation(episodes=episodes)
+        how = Training(
+            protocol=Fixed(way=3, shots=1, queries=2), epochs=2, validation=Validation(episodes=episodes), **training
         )
-        return Practice.start(method, training, TaskSource(clip, *kept_apart(domains, training, 0)))
+        return Practice.start(method, how, TaskSource(clip, *kept_apart(domains, how, 0)))
 
     return begun
 
@@ -137,6 +139,24 @@ def test_a_run_trains_both_towers_on_the_names_of_the_drawn_classes(practice, cl
         zip(kept.shapes, torch.split(kept.delta, [torch.Size(s).numel() for s in kept.shapes.values()]), strict=True)
     )
     assert parts["text.text_projection"].abs().max() > 0 and parts["visual.head.weight"].abs().max() > 0
+
+
+def test_an_image_is_shown_in_one_view_in_all_passes_of_a_task_and_in_another_in_the_next(practice):
+    """As released: crops of 90 % of the area or more, square, flipped or not, drawn when a task begins."""
+    method = MAMF(way=6, tasks=2, tuning=text_tuning())
+    plain, views = practice(method), ViewSettings(scale=(0.9, 1.0), ratio=(1.0, 1.0), jitter=0.0)
+    shown = practice(method, views=views)
+    (images, labels, texts), (first, of_first, texts_of_first) = plain.trainer._task(0), shown.trainer._task(0)
+    assert labels.equal(of_first) and texts == texts_of_first
+    assert first.shape == images.shape and first.dtype == torch.uint8 and not first.equal(images)
+    assert first.equal(practice(method, views=views).trainer._task(0)[0])
+    drawn = draw_views(Draws(0, "mamf views", 0), len(images), (0.9, 1.0), (1.0, 1.0), 0.0)
+    area = drawn.boxes[:, 2] * drawn.boxes[:, 3]
+    assert area.min() >= 0.9 and area.max() <= 1 and drawn.boxes[:, 2].equal(drawn.boxes[:, 3])
+    torch.testing.assert_close(first.float(), 255 * viewed(images.float() / 255, drawn), rtol=0, atol=0.5 + 1e-4)
+    order, second = task_classes(6, 6, 0, 1).tolist(), shown.trainer._task(1)[0]
+    again = torch.cat([second[plain.trainer._task(1)[1] == order.index(c)] for c in task_classes(6, 6, 0, 0)])
+    assert not again.equal(first)
 
 
 def _seed_of_first_task() -> int:
