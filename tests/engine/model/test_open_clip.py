@@ -6,7 +6,12 @@ import torch
 import torch.nn.functional as F
 
 from fewshot_cli.engine.model.clip.build import build_towers
-from fewshot_cli.engine.model.clip.description import Description, described_beside, preprocessing_of
+from fewshot_cli.engine.model.clip.description import (
+    Description,
+    described_beside,
+    plain_text_shapes,
+    preprocessing_of,
+)
 from fewshot_cli.engine.model.clip.names import canonical, resized_positions
 from fewshot_cli.engine.model.clip.open_clip import described, text_tower, tokenizer
 from fewshot_cli.engine.model.clip.towers import mean_directions
@@ -274,6 +279,22 @@ def test_a_tower_of_timm_with_a_bias_is_open_clips():
         torch.testing.assert_close(ours.text_features(tokens), theirs.encode_text(tokens), **CLOSE)
     with pytest.raises(FewshotError, match="it takes 160"):
         build_towers(Description("clip:mine", config, {}), theirs.state_dict(), image_size=64)
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32", "ViT-bigG-14-CLIPA", "ViT-gopt-16-SigLIP2-256", "ViT-H-14-378-quickgelu"])
+def test_the_shapes_of_a_plain_text_tower_need_no_open_clip(name):
+    model = open_clip.get_model_config(name)
+    wanted = {each: tuple(values.shape) for each, values in text_tower(model).named_parameters()}
+    plain = plain_text_shapes(model)
+    assert plain == (None if "SigLIP" in name else wanted)  # whose text tower has a norm and a bias of its own
+
+
+@pytest.mark.parametrize("more", [{"ls_init_value": 0.1}, {"embed_cls": True}, {"proj_bias": True}, {"qk_norm": True}])
+def test_a_text_tower_with_more_weights_is_not_plain(more, published):
+    _, config, _ = published
+    text = config["model"]["text_cfg"]
+    assert plain_text_shapes({**config["model"], "text_cfg": text | more}) is None
+    assert plain_text_shapes({**config["model"], "text_cfg": text | dict.fromkeys(more)}) is not None
 
 
 def test_another_activation_is_another_model(published, towers):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fewshot_cli.engine.model.clip.description import (
     Description,
     is_plain,
+    plain_text_shapes,
     preprocessing_of,
     said_plainly,
     timm_options,
@@ -60,13 +61,17 @@ def build_towers(
 
 
 def parameter_shapes(about: Description, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
-    """The shapes of the parameters that a delta on the model can be for; its weights are not needed."""
-    visual, text = _image_tower(about, size), text_tower(about.model)
-    return {
-        start + name: tuple(values.shape)
-        for start, tower in ((VISUAL, visual), (TEXT, text))
-        for name, values in tower.named_parameters()
-    }
+    """The shapes of the parameters that a delta on the model can be for; its weights are not needed.
+
+    Only for a text tower that is not as OpenAI's is open_clip asked.
+    """
+    visual = _shapes_of(_image_tower(about, size))
+    text = plain_text_shapes(about.model) or _shapes_of(text_tower(about.model))
+    return {start + name: tower[name] for start, tower in ((VISUAL, visual), (TEXT, text)) for name in tower}
+
+
+def _shapes_of(tower: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(values.shape) for name, values in tower.named_parameters()}
 
 
 def _with_weights(about: Description, source: Params, size: tuple[int, int]) -> nn.Module:
@@ -86,7 +91,7 @@ def _with_weights(about: Description, source: Params, size: tuple[int, int]) -> 
 
 
 def _check_text(about: Description, text: Mapping[str, Tensor]) -> None:
-    wanted = {name: tuple(values.shape) for name, values in text_tower(about.model).state_dict().items()}
+    wanted = _shapes_of(text_tower(about.model))
     found = {name: tuple(values.shape) for name, values in text.items()}
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):

@@ -11,6 +11,14 @@ OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 PLAIN = frozenset(("image_size", "patch_size", "width", "layers", "head_width", "mlp_ratio"))
 """What open_clip says of a vision transformer that is as OpenAI's, and so as timm's."""
+PLAIN_TEXT = frozenset(
+    (
+        *("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "pool_type", "no_causal_mask"),
+        *("pad_id", "eos_id", "hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs", "act_kwargs"),
+        "output_tokens",
+    )
+)
+"""What open_clip says of a text tower whose weights are as OpenAI's, whatever it computes with them."""
 CROPS = {"shortest": "center", "squash": "squash", "longest": "border"}
 LICENCES = {"openai": "mit", "webli": "apache-2.0", "metaclip": "cc-by-nc-4.0", "dfn": "apple-ascl"}
 """Of the weights whose tag begins so, as their makers state them."""
@@ -88,3 +96,28 @@ def timm_options(model: Mapping[str, Any], size: tuple[int, int]) -> dict[str, A
         "mlp_ratio": float(vision.get("mlp_ratio", 4.0)),
         "act_layer": "quick_gelu" if model.get("quick_gelu") else "gelu",
     }
+
+
+def plain_text_shapes(model: Mapping[str, Any]) -> dict[str, tuple[int, ...]] | None:
+    """The shape of each weight of a text tower as OpenAI's, by open_clip's name; None of any other."""
+    text = {key: value for key, value in model["text_cfg"].items() if value not in (None, False)}
+    if set(text) - PLAIN_TEXT:
+        return None
+    width, length = int(text.get("width", 512)), int(text.get("context_length", 77))
+    wide = int(width * float(text.get("mlp_ratio", 4.0)))
+    shapes: dict[str, tuple[int, ...]] = {
+        "token_embedding.weight": (int(text.get("vocab_size", 49408)), width),
+        "positional_embedding": (length, width),
+        "text_projection": (width, int(model["embed_dim"])),
+        "ln_final.weight": (width,),
+        "ln_final.bias": (width,),
+    }
+    block = {"attn.in_proj_": (3 * width, width), "attn.out_proj.": (width, width)}
+    block |= {"mlp.c_fc.": (wide, width), "mlp.c_proj.": (width, wide)}
+    for layer in range(int(text.get("layers", 12))):
+        start = f"transformer.resblocks.{layer}."
+        for name, shape in block.items():
+            shapes |= {f"{start}{name}weight": shape, f"{start}{name}bias": shape[:1]}
+        for norm in ("ln_1", "ln_2"):
+            shapes |= {f"{start}{norm}.weight": (width,), f"{start}{norm}.bias": (width,)}
+    return shapes
