@@ -232,6 +232,7 @@ ELSEWHERE = {
     "MetaRecipe.template": "tests/jobs/meta/test_class_names.py",
     "MAMF.heads": "tests/engine/meta/test_mamf_clip.py",
     "Training.fast_path": "tests/jobs/meta/test_tune.py",
+    "Validation.split_by": "tests/engine/meta/test_domain.py",
 }
 """Settings of whole jobs and of two towers, and the tests that have them change a result."""
 SECTIONS = {
@@ -481,7 +482,10 @@ IDLE = [
     ("smat", {"method.binary": True}, "method.evaluation_beta"),
     ("dense", {"training.sampler": {"name": "uniform"}}, "training.target"),
     ("dense", {"training.validation": {"select": "last"}}, "training.validation.patience"),
-    *(("dense", {"training.validation": {"episodes": 0}}, f"training.validation.{n}") for n in ("share", "select")),
+    *(
+        ("dense", {"training.validation": {"episodes": 0}}, f"training.validation.{n}")
+        for n in ("share", "split_by", "select")
+    ),
     ("dense", {"training.schedule": {"name": "constant"}}, "training.schedule.epochs"),
     *(
         ("mamf", beside, "method.tuning.loss_classes")
@@ -495,8 +499,8 @@ IDLE = [
 """Of meta-tuning: what would do nothing beside which settings."""
 FORMER = {"mask_lr": 2.0, "mask_clip": 2.0, "multiplier_lr": 2.0}
 """What learned masks' settings were called beside `masks`."""
-IN_WORDS = {"fast_path": "off"}
-"""Of settings that change no result where they do something."""
+IN_WORDS = {"fast_path": "off", "split_by": "image"}
+"""Of settings that are tried elsewhere."""
 
 
 @pytest.mark.parametrize(("method", "beside", "path"), IDLE)

@@ -14,7 +14,7 @@ from fewshot_cli.engine.data.episode import Pool
 from fewshot_cli.engine.data.episode_samplers import AnyProtocol
 from fewshot_cli.engine.meta.drawn_task import DrawnTask
 from fewshot_cli.engine.meta.featured_task import FeaturedTask
-from fewshot_cli.engine.meta.settings import LARGEST_SHARE, ViewSettings
+from fewshot_cli.engine.meta.settings import LARGEST_SHARE, SplitBy, ViewSettings
 from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.engine.rng import Draws
 from fewshot_cli.errors import FewshotError
@@ -100,12 +100,15 @@ class Domain:
         return self.drawn(protocol, seed, number, views).on(backbone, self.features)
 
 
-def parted(domain: Domain, protocol: AnyProtocol, share: float, seed: int) -> tuple[Domain, Domain | None]:
+def parted(
+    domain: Domain, protocol: AnyProtocol, share: float, seed: int, split_by: SplitBy = "class"
+) -> tuple[Domain, Domain | None]:
     """What to practise on and what to validate with, which have no class in common, or else no image.
 
-    As near to `share` as the protocol lets both be; None where the domain is too small for both.
+    As near to `share` as the protocol lets both be; None where the domain is too small for both. Split by `image`, both
+    have all classes; which images are kept is drawn, where MAMF's release takes the last as they are stored.
     """
-    for split in (_by_class, _by_image):
+    for split in (_by_class, _by_image) if split_by == "class" else (_by_image,):
         for kept_share in _shares(share):
             kept = split(domain.pool, kept_share, seed)
             parts = domain.of(~kept, domain.pool.name), domain.of(kept, f"{domain.pool.name}{KEPT}")

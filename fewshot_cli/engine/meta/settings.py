@@ -14,6 +14,8 @@ from fewshot_cli.engine.train.schedules import Schedule
 
 T = TypeVar("T")
 
+SplitBy: TypeAlias = Literal["class", "image"]
+"""Whether what is kept for validation has other classes than practice, or other images of the same classes."""
 LARGEST_SHARE = 0.5
 """Of a domain's classes or images that may be kept for validation."""
 
@@ -46,12 +48,14 @@ class Validation(Settings):
     share: float = Field(default=0.2, gt=0, le=LARGEST_SHARE)
     """Of each domain's classes, or of its images where it has too few classes, that is kept for this. More where the
     protocol needs more, up to half."""
+    split_by: SplitBy = "class"
+    """`image` keeps images of every class and all classes in practice, as MAMF's release does (arXiv:2203.04904)."""
     select: Literal["best", "last"] = "best"
     """Which epoch's bank is the result."""
     patience: int | None = Field(default=None, ge=1)
     """After how many epochs without a better bank to stop."""
 
-    @field_validator("share", "select", "patience")
+    @field_validator("share", "split_by", "select", "patience")
     @classmethod
     def _of_validation(cls, value: T, given: ValidationInfo) -> T:
         if given.data.get("episodes") == 0:

@@ -48,5 +48,6 @@ def kept_apart(
     """What to practise on, and what to validate on: a part of each domain, as far as the protocol lets both be."""
     if not training.validation.episodes:
         return tuple(domains), ()
-    pairs = [parted(domain, training.protocol, training.validation.share, seed) for domain in domains]
+    how = training.validation
+    pairs = [parted(domain, training.protocol, how.share, seed, how.split_by) for domain in domains]
     return tuple(practised for practised, _ in pairs), tuple(asked for _, asked in pairs if asked is not None)

@@ -91,10 +91,11 @@ def _check_used(recipe: MetaRecipe, data: Sequence[Data], kept: Sequence[Data]) 
             "Data sets to validate on would do nothing: training.validation.episodes is 0.",
             "Leave them out, or give --set training.validation.episodes=20.",
         )
-    if kept and training.validation.share != Validation.default_of("share"):
-        raise FewshotError(
-            "training.validation.share would do nothing: the data sets to validate on are given.", "Leave it out."
-        )
+    for name in ("share", "split_by") if kept else ():
+        if getattr(training.validation, name) != Validation.default_of(name):
+            raise FewshotError(
+                f"training.validation.{name} would do nothing: the data sets to validate on are given.", "Leave it out."
+            )
     if len(data) == 1 and len(training.protocol.pools([data[0].dataset.name])) == 1 and training.sampler.reward:
         raise FewshotError(
             f"The sampler {training.sampler.name} would do nothing: there is one data set to draw from.",

@@ -8,7 +8,8 @@ from pydantic import ValidationError
 from fewshot_cli.engine.data.episode import Pool
 from fewshot_cli.engine.data.episode_samplers import Across, Fixed
 from fewshot_cli.engine.meta.domain import Domain, parted
-from fewshot_cli.engine.meta.settings import Training, ViewSettings
+from fewshot_cli.engine.meta.settings import Training, Validation, ViewSettings
+from fewshot_cli.engine.meta.task_source import kept_apart
 
 
 def domain(classes: int, images: int, domains: int = 1) -> Domain:
@@ -76,6 +77,25 @@ def test_a_domain_of_few_classes_keeps_images_apart():
     assert not set(practised.rows) & set(asked.rows)
     assert np.bincount(asked.pool.labels).tolist() == [6] * 5  # 4 would be too few for the protocol
     assert len(practised.rows) + len(asked.rows) == 100
+
+
+def test_split_by_image_all_classes_are_practised_and_asked_about():
+    whole, training = domain(20, 10), Training(protocol=Fixed(way=4, shots=1, queries=1))
+    by_image = training.model_copy(update={"validation": Validation(split_by="image", share=0.4)})
+    (practised,), (asked,) = kept_apart([whole], by_image, seed=0)
+    assert practised.pool.classes == asked.pool.classes == whole.pool.classes
+    assert (
+        np.bincount(practised.pool.labels).tolist() == [6] * 20 and np.bincount(asked.pool.labels).tolist() == [4] * 20
+    )
+    assert sorted([*practised.rows, *asked.rows]) == list(range(200))
+    (apart,), (other,) = kept_apart([whole], training, seed=0)
+    assert not set(apart.pool.classes) & set(other.pool.classes)
+
+
+def test_split_by_image_too_few_images_keep_nothing_apart():
+    whole = domain(20, 3)
+    assert parted(whole, Fixed(way=4, shots=1, queries=1), 0.2, 0, "class")[1] is not None
+    assert parted(whole, Fixed(way=4, shots=1, queries=1), 0.2, 0, "image") == (whole, None)
 
 
 def test_images_are_kept_of_every_domain_of_a_pool():

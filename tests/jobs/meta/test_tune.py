@@ -463,6 +463,8 @@ def test_what_the_run_would_not_heed_is_refused(tune, sets):
         tune("dense", "training.validation.episodes=0", data=sets / "day", validation=sets / "night")
     with pytest.raises(FewshotError, match="share would do nothing"):
         tune("dense", "training.validation.share=0.3", data=sets / "day", validation=sets / "night")
+    with pytest.raises(FewshotError, match="split_by would do nothing"):
+        tune("dense", "training.validation.split_by=image", data=sets / "day", validation=sets / "night")
     with pytest.raises(FewshotError, match="sampler exp3 would do nothing"):
         tune("dense", "training.sampler.name=exp3", data=sets / "day")
 
