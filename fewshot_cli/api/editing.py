@@ -69,7 +69,8 @@ def add_class(
 def remove_class(file: AnyPath, name: str, output: AnyPath) -> RemoveClassResult:
     """Writes the classifier without a class, as if its images had never been there; as `fewshot remove-class` does.
 
-    Raises FewshotError where there is no such class, or only one other.
+    Of a file that was made from names alone, the other classes answer as before. Raises FewshotError where there is no
+    such class, or only one other, and where the head can't be fitted anew.
     """
     return remove_class_job(Path(file), name, Path(output))
 

@@ -141,6 +141,13 @@ def check_keeps_images(path: Path) -> None:
     check_keeps_images(path)
 
 
+def check_can_forget(path: Path) -> None:
+    """Raises FewshotError where the header of a delta file says that no class can be taken out of it."""
+    from fewshot_cli.jobs.edit.checks import check_can_forget
+
+    check_can_forget(path)
+
+
 def check_ours(path: Path) -> None:
     """Raises FewshotError where the file is neither a delta file nor a bank."""
     from fewshot_cli.formats.kinds import check_ours

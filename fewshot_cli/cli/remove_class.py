@@ -18,12 +18,13 @@ def remove_class(
 ) -> None:
     """Make a classifier forget a class.
 
-    The new classifier is the one that the images of the other classes would have given.
+    The new classifier is the one that the images of the other classes would have given, or their names, where FILE was
+    made from names alone.
     """
     early.check_delta_files([file])
     target = output_of(file, output, in_place)
     early.check_loses_class(file, class_name)
-    early.check_keeps_images(file)
+    early.check_can_forget(file)
     early.check_outputs([target])
     from fewshot_cli.cli.terminal import show
     from fewshot_cli.jobs.edit.remove_class import remove_class as job

@@ -74,7 +74,7 @@ class AddClassResult(EditResult):
 
 @dataclass(frozen=True, kw_only=True)
 class RemoveClassResult(EditResult):
-    """How many images of which class were forgotten."""
+    """How many images of which class were forgotten; none, where it was known by its name alone."""
 
     command: ClassVar[str] = "remove-class"
     removed: Mapping[str, int]

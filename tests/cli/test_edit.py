@@ -124,15 +124,19 @@ def test_of_two_changes_at_once_none_is_lost(fewshot, kept, weights, drawn, tmp_
         (["rename-class", "FILE", "cat", "star"], "has a class 'star' already"),
         (["rename-class", "FILE", "cat", " "], "can't be called"),
         (["remove-class", "TWO", "star"], "nothing to tell apart"),
+        (["remove-class", "STEPS", "star"], "is found step by step, and is no formula"),
     ],
 )
-def test_what_can_not_be_changed_is_told_before_torch_is_imported(fewshot, kept, drawn, tmp_path, words, said):
+def test_what_can_not_be_changed_is_told_before_torch_is_imported(fewshot, kept, drawn, tiny, tmp_path, words, said):
     shutil.copytree(drawn / "cat", tmp_path / "mixed")
     shutil.copytree(drawn / "cat", tmp_path / "mixed" / "inside")
     shutil.copytree(drawn / "cat", tmp_path / "holds-empty" / "one")
     (tmp_path / "holds-empty" / "two").mkdir()
     (tmp_path / "answers.csv").write_text("path,label,probability\nx.jpg,cat,1\n", encoding="utf-8")
     assert fewshot("remove-class", kept, "cat", "-o", tmp_path / "TWO").exit_code == 0
+    if "STEPS" in words:
+        made = fewshot("adapt", drawn, "-o", tmp_path / "STEPS", *tiny, "--method", "logistic", "--folds", "0")
+        assert made.exit_code == 0, made.output
     shutil.copy(kept, tmp_path / "FILE")
     code = f"import sys; from fewshot_cli.cli.main import main; sys.argv[1:] = {[*words, '-o', 'out']!r}\ntry: main()\n"
     code += "finally: assert 'torch' not in sys.modules"

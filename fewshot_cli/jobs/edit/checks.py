@@ -1,14 +1,19 @@
 """Whether a classifier can be changed, as far as its header says it: checked before torch is imported."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.kinds import stated_in
 from fewshot_cli.jobs.edit.new_images import check_names
 from fewshot_cli.storage.atomic import check_writable
+
+if TYPE_CHECKING:
+    from fewshot_cli.methods.base import ClosedFormMethod
+    from fewshot_cli.recipes import Recipe
 
 
 @contextmanager
@@ -59,6 +64,53 @@ def check_keeps_images(path: Path) -> None:
         raise keeps_none(path)
 
 
+def check_can_forget(path: Path) -> None:
+    """Raises FewshotError where the file's header says that no class can be taken out of what was learned."""
+    from fewshot_cli.recipes import parse_recipe
+
+    stated = stated_in(path)
+    if is_of_names_alone(stated):
+        return
+    try:
+        recipe = parse_recipe(stated.get("recipe") or {}, f"in {path}")
+    except FewshotError:  # of another version, or composed of several
+        check_keeps_images(path)
+    else:
+        formula_of(path, recipe)
+        check_keeps_images(path)
+
+
+def is_of_names_alone(stated: Mapping[str, Any]) -> bool:
+    """Whether a delta file of this header learned from no image, so that a class is a row of its head by its texts."""
+    provenance, classes = stated.get("provenance"), stated.get("classes")
+    if not isinstance(provenance, dict) or not isinstance(classes, list) or stated.get("support"):
+        return False
+    texts = provenance.get("texts")
+    return provenance.get("images") == 0 and isinstance(texts, dict) and all(name in texts for name in classes)
+
+
+def formula_of(path: Path, recipe: "Recipe") -> "ClosedFormMethod":
+    """The head that the recipe fits to features, whatever it did to the backbone before.
+
+    Raises FewshotError where it is no formula of them.
+    """
+    from fewshot_cli.methods.base import Method, MoveThenHead
+
+    learner = recipe.learner
+    head = learner.then if isinstance(learner, MoveThenHead) else learner
+    if head.closed_form is not None:
+        return head.closed_form
+    if isinstance(head, Method):
+        what = "was trained along with the backbone"
+    else:
+        what = "rests on texts, too" if head.needs_text else "is found step by step"
+    raise FewshotError(
+        f"The head of {path} can't be fitted anew: by {recipe.method_name} it {what}, and is no formula of features.",
+        "Learn it anew from the images of the classes that you want, or with a head in closed form: `fewshot adapt "
+        "FOLDER --keep-support --recipe ridge`, or --set head.name=ridge beside a recipe that moves the backbone.",
+    )
+
+
 def check_known(name: str, classes: Sequence[str], path: Path) -> None:
     """Raises FewshotError unless one of the file's classes has this name."""
     if name not in classes:
@@ -69,6 +121,12 @@ def check_known(name: str, classes: Sequence[str], path: Path) -> None:
 
 def keeps_none(path: Path) -> FewshotError:
     """What to say of a file without a support set."""
+    if is_of_names_alone(stated_in(path)):
+        return FewshotError(
+            f"{path} was made from the names of its classes alone, so that there are no images to add to.",
+            f"`fewshot add-class {path} --name NAME` adds a class by its name; `fewshot adapt FOLDER --keep-support` "
+            "learns from images.",
+        )
     return FewshotError(
         f"{path} doesn't keep the features of the images that it was learned from.",
         "Learn it again with `fewshot adapt FOLDER --keep-support`; from then on it can be changed.",

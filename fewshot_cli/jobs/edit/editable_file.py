@@ -6,9 +6,9 @@ from pathlib import Path
 from fewshot_cli.engine.head.growing import NamedFeatures
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.delta.file import DeltaFile, read_delta_file
-from fewshot_cli.jobs.edit.checks import keeps_none
-from fewshot_cli.methods.base import ClosedFormMethod, Method, MoveThenHead
-from fewshot_cli.recipes import Recipe, parse_recipe
+from fewshot_cli.jobs.edit.checks import formula_of, keeps_none
+from fewshot_cli.methods.base import ClosedFormMethod, MoveThenHead
+from fewshot_cli.recipes import parse_recipe
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,14 @@ def read_editable(path: Path) -> EditableFile:
 
     Raises FewshotError where it lacks the support set, or its head is no formula of features.
     """
-    file = read_delta_file(path)
+    return editable(path, read_delta_file(path))
+
+
+def editable(path: Path, file: DeltaFile) -> EditableFile:
+    """What was read at `path`, with what a change of its classes needs. Raises FewshotError as `read_editable` does."""
     known = known_in(path, file)
     recipe = parse_recipe(file.header.recipe, f"in {path}")
-    return EditableFile(path, file, known, _formula(path, recipe), isinstance(recipe.learner, MoveThenHead))
+    return EditableFile(path, file, known, formula_of(path, recipe), isinstance(recipe.learner, MoveThenHead))
 
 
 def known_in(path: Path, file: DeltaFile) -> NamedFeatures:
@@ -49,17 +53,3 @@ def known_in(path: Path, file: DeltaFile) -> NamedFeatures:
         )
     names = tuple(file.header.classes[label] for label in file.support.labels.tolist())
     return NamedFeatures(file.support.features, names, contents)
-
-
-def _formula(path: Path, recipe: Recipe) -> ClosedFormMethod:
-    """The head that the recipe fits to features, whatever it did to the backbone before."""
-    learner = recipe.learner
-    head = learner.then if isinstance(learner, MoveThenHead) else learner
-    if head.closed_form is None:
-        what = "was trained along with the backbone" if isinstance(head, Method) else "is found step by step"
-        raise FewshotError(
-            f"The head of {path} can't be fitted anew: by {recipe.method_name} it {what}, and is no formula.",
-            "Learn it with a head in closed form: `fewshot adapt FOLDER --keep-support --recipe ridge`, or --set "
-            "head.name=ridge beside a recipe that moves the backbone.",
-        )
-    return head.closed_form

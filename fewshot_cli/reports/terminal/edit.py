@@ -40,7 +40,10 @@ def _done(result: EditResult) -> list[tuple[str, str | Text]]:
         rows += [("read", f"{' | '.join(said)}, by the text tower of {result.backbone}") for said in read.values()]
         rows += [("more of", f"{name} ({_images(count)})") for name, count in result.more.items()]
     if isinstance(result, RemoveClassResult):
-        rows += [("removed", f"{name} ({_images(count)})") for name, count in result.removed.items()]
+        rows += [
+            ("removed", f"{name} ({_images(count)})" if count else f"{name}, known by its name alone")
+            for name, count in result.removed.items()
+        ]
     if isinstance(result, RenameClassResult):
         rows += [("renamed", f"{old} is now {new}") for old, new in result.renamed.items()]
     if isinstance(result, CorrectResult):

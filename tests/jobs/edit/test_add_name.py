@@ -13,6 +13,7 @@ from fewshot_cli.formats.delta.file import read_delta_file, write_delta_file
 from fewshot_cli.jobs.classify.adapt import AdaptSettings, adapt
 from fewshot_cli.jobs.classify.from_names import adapt_to_names
 from fewshot_cli.jobs.context import JobContext
+from fewshot_cli.jobs.edit.add_class import add_class
 from fewshot_cli.jobs.edit.add_name import add_name
 from fewshot_cli.jobs.edit.remove_class import remove_class
 from fewshot_cli.jobs.edit.rename_class import rename_class
@@ -39,9 +40,9 @@ def context(towers_file):
 def named(context, tmp_path):
     """A classifier of these names alone; gives its path."""
 
-    def named(names, file="a.fewshot", **given):
+    def named(names, file="a.fewshot", values="float32", **given):
         what = load_recipe("zero-shot", (), backbone="clip:tiny", **given)
-        adapt_to_names(names, tmp_path / file, AdaptSettings(what, values="float32"), context)
+        adapt_to_names(names, tmp_path / file, AdaptSettings(what, values=values), context)
         return tmp_path / file
 
     return named
@@ -176,6 +177,49 @@ def test_texts_of_a_class_go_with_it(learned, tmp_path):
     assert set(inspect(file).texts) == {"cat", "house", "star"}
     remove_class(file, "house", tmp_path / "b.fewshot")
     assert inspect(tmp_path / "b.fewshot").texts == {"cat": ("a photo of a cat.",), "star": ("a photo of a star.",)}
+
+
+@pytest.mark.parametrize("values", ["float32", "float16"])
+def test_a_class_of_names_alone_goes_and_the_others_stay_to_the_bit(values, context, named, tmp_path):
+    file = named(["star", "cat", "house"], values=values)
+    result = remove_class(file, "cat", tmp_path / "b.fewshot")
+    before, after = read_delta_file(file), read_delta_file(tmp_path / "b.fewshot")
+    assert after.head.weight.equal(before.head.weight[1:]) and after.head.bias.equal(before.head.bias[1:])
+    assert after.header.classes == ("house", "star") and after.header.provenance.parents == (before.digest,)
+    assert result.removed == {"cat": 0} and result.images == 0 and result.expected_accuracy.mean is None
+    told = inspect(tmp_path / "b.fewshot").texts
+    assert told == {"house": ("a photo of a house.",), "star": ("a photo of a star.",)}
+    assert verify(tmp_path / "b.fewshot", context.source, CPU)
+
+
+@pytest.mark.slow
+def test_a_name_that_came_goes_again_and_so_does_one_of_a_composition(named, context, tmp_path):
+    first = named(["star", "cat"])
+    add_name(first, "dog", tmp_path / "b.fewshot", context)
+    remove_class(tmp_path / "b.fewshot", "dog", tmp_path / "c.fewshot")
+    assert read_delta_file(tmp_path / "c.fewshot").head.weight.equal(read_delta_file(first).head.weight)
+    other = named(["owl", "kite"], "other.fewshot")
+    compose([first, other], tmp_path / "d.fewshot", ComposeSettings(), NoProgress())
+    remove_class(tmp_path / "d.fewshot", "cat", tmp_path / "e.fewshot")
+    composed, left = read_delta_file(tmp_path / "d.fewshot"), read_delta_file(tmp_path / "e.fewshot")
+    assert left.header.classes == ("kite", "owl", "star") and left.head.weight.equal(composed.head.weight[1:])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize(("recipe", "says"), [("zero-shot", "rests on texts"), ("prolip", "was trained along")])
+def test_what_learned_from_images_by_texts_says_what_helps(recipe, says, keep, learned, tmp_path):
+    """`--keep-support`, which helps formulas of features, would not help here."""
+    file = learned(recipe, *(["method.steps=2"] if recipe == "prolip" else []), keep=keep)
+    with pytest.raises(FewshotError, match=f"by {recipe} it {says}") as refused:
+        remove_class(file, "cat", tmp_path / "b.fewshot")
+    assert refused.value.hint.startswith("Learn it anew from the images of the classes that you want")
+
+
+def test_images_of_a_class_of_names_alone_are_refused_with_the_way_by_name(named, drawn, context, tmp_path):
+    with pytest.raises(FewshotError, match="made from the names of its classes alone") as refused:
+        add_class(named(["star", "cat"]), drawn / "house", None, tmp_path / "b.fewshot", context)
+    assert "--name NAME" in refused.value.hint
 
 
 @pytest.mark.slow
