@@ -76,12 +76,14 @@ class Classifier:
         probabilities[embedded.readable] = found.numpy()
         return probabilities
 
-    def evaluate(self, images: Labelled) -> EvalResult:
+    def evaluate(self, images: Labelled, refuse: float | None = None, sets: float | None = None) -> EvalResult:
         """How good it is on labelled images: accuracy with its 95 % interval, each class, confusion, calibration.
 
-        Raises FewshotError where they have a class that it does not know.
+        With `refuse` or `sets`, as `predict` takes them, it says how many images are refused, and how often a set holds
+        the true label. Raises FewshotError where they have a class that it does not know.
         """
-        return evaluated(self.loaded, self._called, labelled_pictures(images), self.context)
+        check_shares(refuse, sets)
+        return evaluated(self.loaded, self._called, labelled_pictures(images), self.context, Promises(refuse, sets))
 
     def save(self, path: AnyPath) -> Path:
         """Writes the delta file, and beside it the record of the run that learned it; gives its path.

@@ -1,6 +1,7 @@
 """`fewshot eval FILE FOLDER`, `fewshot eval RECIPE... --data DIR...` and `fewshot eval --check RUN`"""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ from fewshot_cli.cli import early, evaluate_recipes, evaluate_sets, options
 if TYPE_CHECKING:
     import torch
 
+    from fewshot_cli.jobs.classify.prediction.inputs import Promises
     from fewshot_cli.jobs.models.backbones import Source
     from fewshot_cli.jobs.progress import Progress
 
@@ -83,6 +85,22 @@ def evaluate(
     threshold: Annotated[
         float | None,
         typer.Option("--threshold", metavar="SHARE", min=0, max=1, help="Leave with 3 if an accuracy is below it."),
+    ] = None,
+    refuse: Annotated[
+        float | None,
+        typer.Option(
+            "--refuse",
+            metavar="SHARE",
+            help="Also say how many pictures `predict --refuse SHARE` refuses, of the classes and in FOLDER/_unknown.",
+        ),
+    ] = None,
+    sets: Annotated[
+        float | None,
+        typer.Option(
+            "--sets",
+            metavar="SHARE",
+            help="Also say how often the sets of labels of `predict --sets SHARE` hold the true one.",
+        ),
     ] = None,
     check: Annotated[
         Path | None,
@@ -160,12 +178,12 @@ def evaluate(
         evaluate_recipes.compare(recipes, question, where, found_on, no_cache, progress, *shown)
     elif what:
         file, folder = map(Path, what)
-        early.check_delta_files([file], several_labels=True)
+        promises = _promises(file, refuse, sets)
         if several := early.gives_several_labels(file):
             evaluate_sets.check_pages(file, html, markdown)
         early.check_labelled(folder, several=several)
         progress, where, found_on = _started(quiet, offline, weights, device)
-        job = evaluate_sets.evaluate if several else _file
+        job = evaluate_sets.evaluate if several else partial(_file, promises)
         job(file, folder, where, found_on, no_cache, progress, json, output, html, markdown, threshold)
 
 
@@ -175,6 +193,17 @@ def _started(quiet: bool, offline: bool, weights: Path | None, device: str) -> "
     from fewshot_cli.engine.device import choose_device
 
     return progress, where, choose_device(device)
+
+
+def _promises(file: Path, refuse: float | None, sets: float | None) -> "Promises":
+    """What is to be looked at. Raises FewshotError for no delta file, or too few held-out images to promise it."""
+    early.check_delta_files([file], several_labels=True)
+    from fewshot_cli.jobs.classify.prediction import inputs
+
+    inputs.check_shares(refuse, sets)
+    promises = inputs.Promises(refuse, sets)
+    inputs.check_promises([file], promises)
+    return promises
 
 
 def _check_outputs(kind: str, output: Path | None, html: Path | None, markdown: Path | None) -> None:
@@ -192,6 +221,7 @@ def _check_outputs(kind: str, output: Path | None, html: Path | None, markdown: 
 
 
 def _file(
+    promises: "Promises",
     file: Path,
     folder: Path,
     where: "Source",
@@ -212,7 +242,7 @@ def _file(
     from fewshot_cli.reports.terminal.evaluate import evaluated
 
     context = JobContext(where, device, options.feature_cache(no_cache), progress)
-    result = leave_record(job(file, folder, context), output)
+    result = leave_record(job(file, folder, context, promises), output)
     if html is not None:
         from fewshot_cli.reports.documents.page import evaluation_page
         from fewshot_cli.storage.atomic import write_atomically

@@ -8,9 +8,10 @@ from fewshot_cli.errors import FewshotError
 
 Kind = Literal["file", "recipes", "check"]
 
+PROMISES = {"refuse", "sets"}
 EVERYWHERE = {"weights", "device", "offline", "no_cache", "json", "quiet"}
 BELONG: dict[str, set[str]] = {
-    "file": {"what", "output", "html", "markdown", "threshold"},
+    "file": {"what", "output", "html", "markdown", "threshold", *PROMISES},
     "check": {"check", "data"},
 }
 """The parameters that each kind of question takes besides these; recipes take all but --check."""
@@ -37,6 +38,8 @@ def check_options(context: typer.Context, kind: str) -> None:
             *others, last = names
             subject = f"{', '.join(others)} and {last} are" if others else f"{last} is"
             raise FewshotError(f"{subject} {WHY[kind]}.", INSTEAD[kind])
+    elif idle := [param for name, param in given.items() if name in PROMISES]:
+        raise FewshotError(f"{_called(idle[0], context)} is of a delta file on a folder.", "Leave it out.")
     elif "frozen" in given and "bank" not in given:
         raise FewshotError(
             "--frozen and --no-frozen say what to do beside --bank, and no --bank is given.",

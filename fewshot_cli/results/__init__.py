@@ -45,7 +45,7 @@ from fewshot_cli.results.edit import (
     Share,
     ToLabel,
 )
-from fewshot_cli.results.evaluate import ClassAccuracy, EvalResult, RecordedEvalResult
+from fewshot_cli.results.evaluate import ClassAccuracy, EvalResult, KeptPromise, RecordedEvalResult
 from fewshot_cli.results.interop import ExportResult, ImportResult
 from fewshot_cli.results.meta import DomainSize, EpochFacts, MetaTuneResult, Validated, read_meta_tune
 from fewshot_cli.results.plan import PlannedRecipe, PlanResult
@@ -105,6 +105,7 @@ __all__ = [
     "InspectBankResult",
     "InspectDeltaResult",
     "InspectResult",
+    "KeptPromise",
     "LabelSetsResult",
     "LayerFacts",
     "MergedWeights",

@@ -1,10 +1,10 @@
 """The result of `eval` of a file on a folder of labelled images."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-from fewshot_cli.results.base import ExpectedAccuracy, Result, Skipped
+from fewshot_cli.results.base import LEFT_OUT_IF_NONE, ExpectedAccuracy, Result, Skipped
 
 
 @dataclass(frozen=True)
@@ -13,6 +13,17 @@ class ClassAccuracy:
 
     n: int
     accuracy: float
+
+
+@dataclass(frozen=True)
+class KeptPromise:
+    """A share of `n` pictures with its 95 % interval, and the share that was promised, where one was."""
+
+    promised: float | None
+    share: float
+    low: float
+    high: float
+    n: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +53,14 @@ class EvalResult(Result):
     ece: float
     """Expected calibration error: how far probabilities are off on average."""
     expected_accuracy: ExpectedAccuracy
+    refused: KeptPromise | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    """With `--refuse`, the share of pictures of the classes that is refused."""
+    refused_unknown: KeptPromise | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    """And that of pictures in `_unknown/`, if there are any."""
+    covered: KeptPromise | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    """With `--sets`, how often a set of labels holds the true one."""
+    set_size: float | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    """How many labels a set has on average."""
     data: str
     versions: Mapping[str, str]
     seconds: Mapping[str, float]

@@ -110,11 +110,17 @@ def test_what_a_check_would_ignore_is_refused_by_name(fewshot, option, tmp_path)
     assert result.exit_code == 2 and result.stderr.startswith(f"Error: {name} is not for --check"), result.output
 
 
+@pytest.mark.parametrize("option", ["--refuse=0.1", "--sets=0.9"])
+def test_promises_are_of_a_file(fewshot, option):
+    result = fewshot("eval", "ridge", "--data", "drawn", option)
+    assert result.exit_code == 2 and result.stderr.startswith(f"Error: {option.partition('=')[0]} is of a delta file")
+
+
 def test_every_option_is_told_apart():
     """A new option of `eval` says whether it belongs to a delta file on a folder, and to --check, or is refused."""
     options = {max(p.opts, key=len) for p in typer.main.get_command(app).commands["eval"].params if p.opts[0][0] == "-"}
     refused = {option.partition("=")[0] for option in OF_EPISODES} - {"--no-frozen"}
-    heeded = {"--output", "--report", "--markdown", "--threshold"}
+    heeded = {"--output", "--report", "--markdown", "--threshold", "--refuse", "--sets"}
     anywhere = {"--weights", "--device", "--offline", "--no-cache", "--json", "--quiet"}
     assert options == refused | heeded | anywhere | {"--data", "--check"}
 

@@ -161,6 +161,8 @@ EXPECTED: dict[str, dict[str, Expectation]] = {
         "--report": Changes("--report r.html"),
         "--markdown": Changes("--markdown r.md"),
         "--threshold": Changes("--threshold 1", "--threshold 0"),
+        "--refuse": Changes("--refuse 0.5", base="eval {file} {drawn} --weights {weights} --json"),
+        "--sets": Changes("--sets 0.5", base="eval {file} {drawn} --weights {weights} --json"),
         "--check": Refused("--check nowhere.json", "nowhere.json", base="eval"),
         "--bank": Changes("--bank {bank}"),
         "--density": Changes("--bank {bank} --density 0.05", "--bank {bank}"),

@@ -49,6 +49,7 @@ def evaluation_page(result: EvalResult) -> str:
         interval=interval,
         expectation=expectation,
         percent=percent,
+        promises=evaluation.promises,
         most=MOST_CLASSES,
     )
 

@@ -16,6 +16,7 @@ from fewshot_cli.reports.comparison import (
     together,
 )
 from fewshot_cli.reports.layout import interval, percent
+from fewshot_cli.reports.terminal.evaluate import promises
 from fewshot_cli.results import ComparisonResult, EvalResult, Figures
 
 
@@ -56,8 +57,9 @@ def evaluation_table(result: EvalResult) -> str:
         f"expected calibration error {percent(result.ece)}; {result.backbone}, {result.method}; "
         f"fewshot {result.version}"
     )
+    came = "".join(f" {what}: {how}." for what, how in promises(result))
     seen = f" {result.learned_from} of the images were learned from." if result.learned_from else ""
-    return "\n".join([*lines, "", f"{escaped(told)}.{seen}"]) + "\n"
+    return "\n".join([*lines, "", f"{escaped(f'{told}.{came}')}{seen}"]) + "\n"
 
 
 def _cell(figures: Figures, leads: bool) -> str:

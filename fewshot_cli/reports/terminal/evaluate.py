@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fewshot_cli.reports.layout import classes, expectation, facts, interval, one_line, percent, skipped_files
-from fewshot_cli.results import EvalResult, RecordedEvalResult, RepeatedResult
+from fewshot_cli.results import EvalResult, KeptPromise, RecordedEvalResult, RepeatedResult
 
 MOST_CLASSES = 12  # of which the confusion matrix still fits a terminal
 
@@ -27,6 +27,7 @@ def evaluated(result: EvalResult) -> RenderableType:
     rows.append(
         ("calibration", f"probabilities are off by {percent(result.ece)} on average (expected calibration error)")
     )
+    rows += promises(result)
     if result.learned_from:
         warning = f"{result.learned_from} of these images were learned from: the accuracy is better than on new ones"
         rows.append(("beware", Text(warning, style="bold yellow")))
@@ -34,6 +35,27 @@ def evaluated(result: EvalResult) -> RenderableType:
         rows.append(("record", result.record))
     small = len(result.classes) <= MOST_CLASSES
     return Group(facts(*rows), Text(), _confusion(result) if small else _worst(result))
+
+
+def promises(result: EvalResult) -> list[tuple[str, str]]:
+    """What came of --refuse and --sets, a line each."""
+    lines = []
+    if (came := result.refused) is not None:
+        lines.append(("refused", f"{_share(came)} of {came.n} pictures of the classes; {_promised(came)}"))
+    if (came := result.refused_unknown) is not None:
+        lines.append(("unknown", f"{_share(came)} of {came.n} pictures of something else are refused"))
+    if (came := result.covered) is not None:
+        size = f"{result.set_size:.1f} labels on average"
+        lines.append(("label sets", f"{_share(came)} hold the true one; {_promised(came)}; {size}"))
+    return lines
+
+
+def _share(came: KeptPromise) -> str:
+    return interval(came.share, came.low, came.high)
+
+
+def _promised(came: KeptPromise) -> str:
+    return "" if came.promised is None else f"{percent(came.promised)} was promised"
 
 
 def _kept(result: EvalResult) -> str:

@@ -4,6 +4,14 @@ from pathlib import Path
 import pytest
 
 from fewshot_cli.errors import FewshotError
+from fewshot_cli.images.drawing import write_folder
+from fewshot_cli.jobs.classify import predict as predicting
+from fewshot_cli.jobs.classify.evaluate import evaluate as job
+from fewshot_cli.jobs.classify.prediction.inputs import Promises
+from fewshot_cli.jobs.classify.prediction.rows import RowSettings
+from fewshot_cli.reports.terminal.evaluate import promises as promises_shown
+from fewshot_cli.results import KeptPromise
+from tests.jobs.conftest import context
 
 
 @pytest.fixture
@@ -86,3 +94,45 @@ def test_a_folder_of_nothing_readable_is_an_error(file, tmp_path, evaluate):
 def test_a_corrupt_expectation_stays_with_the_file(file, drawn, evaluate, learn, tmp_path):
     learned = learn(drawn, tmp_path / "y.fewshot")
     assert evaluate(tmp_path / "y.fewshot", drawn)["expected_accuracy"] == learned["expected_accuracy"]
+
+
+@pytest.mark.slow
+def test_what_came_of_promises_follows_from_the_predictions(drawn_many, unseen, tmp_path, learn, source):
+    """And pictures of none of the classes are asked about, too, where somebody says what may be refused."""
+    file, folder = tmp_path / "x.fewshot", tmp_path / "labelled"
+    learn(drawn_many, file, "cosine-ridge")
+    shutil.copytree(unseen, folder)
+    shutil.copytree(unseen / "cat", folder / "_unknown")
+    found, plain = job(file, folder, context(source), Promises(0.2, 0.8)), job(file, unseen, context(source))
+    assert (found.accuracy, found.confusion, found.n) == (plain.accuracy, plain.confusion, 15)
+    assert plain.refused is plain.covered is None and "refused" not in plain.report()
+
+    def rows(promises: Promises):
+        return predicting.predict([file], [unseen], context(source), how=RowSettings(promises=promises))
+
+    inside = [Path(row.path).parent.name in row.labels for row in rows(Promises(None, 0.8))]
+    assert found.covered == KeptPromise(0.8, sum(inside) / 15, found.covered.low, found.covered.high, 15)
+    assert found.set_size == sum(len(row.labels) for row in rows(Promises(None, 0.8))) / 15
+    refused = [(Path(row.path).parent.name, row.label == "unknown") for row in rows(Promises(0.2))]
+    shares = sum(no for _, no in refused) / 15, sum(no for name, no in refused if name == "cat") / 5
+    assert (found.refused.share, found.refused.promised, found.refused.n) == (shares[0], 0.2, 15)
+    negatives = found.refused_unknown
+    assert (negatives.share, negatives.promised, negatives.n) == (shares[1], None, 5)
+    shown = promises_shown(found)
+    assert [what for what, _ in shown] == ["refused", "unknown", "label sets"]
+    assert "20.0 % was promised" in shown[0][1] and "80.0 % was promised" in shown[2][1]
+
+
+def test_pictures_of_nothing_need_a_share_to_refuse(file, unseen, tmp_path, evaluate):
+    shutil.copytree(unseen, tmp_path / "more")
+    shutil.copytree(unseen / "cat", tmp_path / "more" / "_unknown")
+    with pytest.raises(FewshotError, match="'unknown'") as caught:
+        evaluate(file, tmp_path / "more")
+    assert "--refuse" in caught.value.hint
+
+
+@pytest.fixture(scope="module")
+def drawn_many(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("many")
+    write_folder(folder, ("cat", "house", "star"), 10, seed=0, size=32)
+    return folder
