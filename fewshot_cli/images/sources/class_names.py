@@ -47,7 +47,7 @@ def _checked(path: Path, number: int, row: Sequence[str], classes: Sequence[str]
     if len(cells) != len(COLUMNS) or not all(cells):
         raise FewshotError(
             f"{path}, line {number}: there is not a class and a description, but {len(cells)} columns.",
-            'Each line is like: hawk,"a bird of prey"',
+            'Each line is like: hawk,"hawk, a bird of prey"',
         )
     label, text = nfc(cells[0]), cells[1]
     if label not in classes:

@@ -89,15 +89,15 @@ def test_a_trained_text_tower_reads_the_new_name_as_the_file_moves_it(recipe, le
     changes = [*NO_TRAINING, "method.tuning.optim.lr=1e-2"] if "clip-a" not in recipe and recipe != "prolip" else []
     changes = changes or ["method.steps=2"]
     file = learned(recipe, *changes)
-    add_name(file, "a hawk", tmp_path / "b.fewshot", context)
+    add_name(file, "hawk", tmp_path / "b.fewshot", context)
     loaded = load_model(tmp_path / "b.fewshot", context.source, CPU)
-    assert loaded.classes[0] == "a hawk"
+    row = loaded.classes.index("hawk")
     moved = merge({name: loaded.backbone.params[name] for name in loaded.file.delta}, loaded.file.delta)
-    read = loaded.backbone.class_vectors([("a photo of a a hawk.",)], moved)
-    assert F.cosine_similarity(loaded.head.weight[:1], read).item() > 0.99999
+    read = loaded.backbone.class_vectors([("a photo of a hawk.",)], moved)
+    assert F.cosine_similarity(loaded.head.weight[[row]], read).item() > 0.99999
     if any(name.startswith("text.") for name in moved):
-        plain = loaded.backbone.class_vectors([("a photo of a a hawk.",)])
-        assert F.cosine_similarity(loaded.head.weight[:1], plain).item() < 0.99998
+        plain = loaded.backbone.class_vectors([("a photo of a hawk.",)])
+        assert F.cosine_similarity(loaded.head.weight[[row]], plain).item() < 0.99998
     assert loaded.file.delta.keys() == read_delta_file(file).delta.keys()
     assert (loaded.file.graft is not None) == (recipe == "clip-adapter")
 
