@@ -1,25 +1,22 @@
 """`fewshot eval FILE FOLDER`, `fewshot eval RECIPE... --data DIR...` and `fewshot eval --check RUN`"""
 
-import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewshot_cli.cli import early, evaluate_recipes, evaluate_sets, options
+from fewshot_cli.cli import early, evaluate_file, evaluate_recipes, options
+from fewshot_cli.cli.evaluate_file import Shown
+from fewshot_cli.cli.evaluate_options import check_options
 
 if TYPE_CHECKING:
-    import torch
-
     from fewshot_cli.jobs.classify.prediction.inputs import Promises
-    from fewshot_cli.jobs.models.backbones import Source
-    from fewshot_cli.jobs.progress import Progress
+    from fewshot_cli.jobs.context import JobContext
 
 
 @options.command
 def evaluate(
-    context: typer.Context,
+    invocation: typer.Context,
     what: Annotated[
         list[str] | None,
         typer.Argument(
@@ -138,19 +135,21 @@ def evaluate(
     goes on where it stopped. With --bank each recipe runs as it is, and once more from each bank, on the backbone that
     the banks are of. `torchrun --nproc-per-node N -m fewshot_cli eval ...` shares the episodes out.
     """
-    from fewshot_cli.cli.evaluate_options import check_options
-
     kind = "check" if check else "recipes" if data else "file"
-    check_options(context, kind)
+    check_options(invocation, kind)
     early.check_device(device)
     early.check_weights(weights)
-    _check_outputs(kind, output, html, markdown)
+    shown = Shown(json, output, html, markdown, threshold)
+    _check_outputs(kind, shown)
+
+    def started() -> "JobContext":
+        return options.context(weights, offline, device, no_cache, options.start(quiet, offline))
+
     if check is not None:
         from fewshot_cli.storage.episode_journal import read_run
 
         read_run(check)
-        progress, where, found_on = _started(quiet, offline, weights, device)
-        evaluate_recipes.again(check, data or [], where, found_on, no_cache, progress, json)
+        evaluate_recipes.again(check, data or [], started(), json)
     elif data:
         early.check_there(data)
         early.check_recipes(what or [], changes or [])
@@ -169,30 +168,22 @@ def evaluate(
         if write_splits is not None:
             check_splits(write_splits, datasets, asked)
         recipes = recipes_asked(what or [], of_recipes, chosen, bank or [], density, frozen, asked[0])
-        progress, where, found_on = _started(quiet, offline, weights, device)
+        work = started()
         from fewshot_cli.jobs.benchmark.run import ComparisonSettings
 
         named = tuple(str(path) for path in data)
         question = ComparisonSettings(datasets, asked, episodes, seed, tuple(target or []), named, split)
-        shown = json, output, html, markdown, threshold, write_splits
-        evaluate_recipes.compare(recipes, question, where, found_on, no_cache, progress, *shown)
+        evaluate_recipes.compare(recipes, question, work, shown, write_splits)
     elif what:
         file, folder = map(Path, what)
         promises = _promises(file, refuse, sets)
         if several := early.gives_several_labels(file):
-            evaluate_sets.check_pages(file, html, markdown)
+            evaluate_file.check_pages(file, shown)
         early.check_labelled(folder, several=several)
-        progress, where, found_on = _started(quiet, offline, weights, device)
-        job = evaluate_sets.evaluate if several else partial(_file, promises)
-        job(file, folder, where, found_on, no_cache, progress, json, output, html, markdown, threshold)
-
-
-def _started(quiet: bool, offline: bool, weights: Path | None, device: str) -> "tuple[Progress, Source, torch.device]":
-    progress = options.start(quiet, offline)
-    where = options.source(weights, offline)
-    from fewshot_cli.engine.device import choose_device
-
-    return progress, where, choose_device(device)
+        if several:
+            evaluate_file.several_labels(file, folder, started(), shown)
+        else:
+            evaluate_file.one_label(file, folder, promises, started(), shown)
 
 
 def _promises(file: Path, refuse: float | None, sets: float | None) -> "Promises":
@@ -206,58 +197,15 @@ def _promises(file: Path, refuse: float | None, sets: float | None) -> "Promises
     return promises
 
 
-def _check_outputs(kind: str, output: Path | None, html: Path | None, markdown: Path | None) -> None:
+def _check_outputs(kind: str, shown: Shown) -> None:
     """Raises FewshotError where something can't be written, or would be lost, before anything else is done."""
     from fewshot_cli.storage.atomic import check_writable
 
-    for path in (output, html, markdown):
+    for path in (shown.output, shown.html, shown.markdown):
         if path is not None:
             check_writable(path)
-    if output is not None:
+    if shown.output is not None:
         from fewshot_cli.storage.episode_journal import check_record
         from fewshot_cli.storage.one_record import check_record_of_file
 
-        (check_record if kind == "recipes" else check_record_of_file)(output)
-
-
-def _file(
-    promises: "Promises",
-    file: Path,
-    folder: Path,
-    where: "Source",
-    device: "torch.device",
-    no_cache: bool,
-    progress: "Progress",
-    json: bool,
-    output: Path | None,
-    html: Path | None,
-    markdown: Path | None,
-    threshold: float | None,
-) -> None:
-    from fewshot_cli.cli.terminal import show
-    from fewshot_cli.errors import CheckFailed
-    from fewshot_cli.jobs.classify.evaluate import evaluate as job
-    from fewshot_cli.jobs.classify.evaluate import leave_record
-    from fewshot_cli.jobs.context import JobContext
-    from fewshot_cli.reports.terminal.evaluate import evaluated
-
-    context = JobContext(where, device, options.feature_cache(no_cache), progress)
-    result = leave_record(job(file, folder, context, promises), output)
-    if html is not None:
-        from fewshot_cli.reports.documents.page import evaluation_page
-        from fewshot_cli.storage.atomic import write_atomically
-
-        write_atomically(html, evaluation_page(result))
-    if markdown is not None:
-        from fewshot_cli.reports.documents.results_table import evaluation_table
-        from fewshot_cli.storage.atomic import write_atomically
-
-        write_atomically(markdown, evaluation_table(result))
-    show(result, json, evaluated)
-    if result.record is None:  # a delta file in a folder of others is no reason to fail
-        print(f"This run leaves no record: {file.parent} can't be written.", file=sys.stderr)
-    if threshold is not None and result.accuracy < threshold:
-        raise CheckFailed(
-            f"{file} is right on {result.accuracy:.4f} of the images, below the threshold of {threshold}.",
-            "The classes with the fewest right answers say where more images would help.",
-        )
+        (check_record if kind == "recipes" else check_record_of_file)(shown.output)
