@@ -390,6 +390,23 @@ def test_settings_of_methods(method, entry, path, vit, clip, easy, pictures):
     held(outcome, {"method": quick(METHODS[method])}, entry, ".".join(("method", *path)))
 
 
+@pytest.mark.parametrize("method", [name for name, cls in METHODS.items() if "tuning" in cls.model_fields])
+def test_a_learned_scale(method, clip, easy):
+    """It ends elsewhere than the towers' own scale, which it starts at; 2SFS has a head that it can't be of."""
+    support = easy(clip)
+
+    def outcome(scale: float | str) -> list[bytes]:
+        tuning = {"scale": scale, "optim": QUICK} | ({} if method == "2sfs" else {"head": "text"})
+        learner = METHODS[method].model_validate({"name": method, "tuning": tuning})
+        return list(tensors_in(learner.adapt(clip, support, Run(seed=3))))
+
+    if method == "2sfs":
+        with pytest.raises(ValidationError, match="only `head: text`"):
+            outcome("learned")
+    else:
+        assert outcome("learned") != outcome(clip.scale)
+
+
 # --- meta-tuning -----------------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,6 @@ import torch
 
 from fewshot_cli.engine.delta.change import Delta
 from fewshot_cli.engine.model.backbone import Backbone
-from fewshot_cli.engine.model.model import moved_backbone
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.bank import Bank, read_bank, read_bank_header
 from fewshot_cli.formats.delta.file import BaseFacts
@@ -128,8 +127,7 @@ class _BankOnBase:
 
     def moved(self, density: float | None) -> tuple[Backbone, Delta]:
         """The base as the bank moves it for every task, with the share `density` of its weights at most, and how."""
-        delta = self.content.delta(density)
-        return moved_backbone(self.base, delta), delta
+        return self.content.moved(self.base, density)
 
 
 def _on_base(bank: Bank, path: Path, source: Source, device: torch.device) -> _BankOnBase:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from fewshot_cli.engine.settings import Settings
 from fewshot_cli.errors import FewshotError
@@ -71,7 +71,7 @@ class Learner(ABC):
         return False
 
     @property
-    def text_scale(self) -> float | None:
+    def text_scale(self) -> float | Literal["learned"] | None:
         """What the cosine with texts is multiplied by; None where it can't answer classes by their names alone."""
         return None
 
@@ -83,16 +83,15 @@ class Learner(ABC):
         Their class vectors are what the text tower, as it is then, makes of the texts. Raises TypeError where
         `text_scale` is None.
         """
-        from fewshot_cli.engine.head.linear import cosine_head
         from fewshot_cli.engine.model.model import moved_backbone
-        from fewshot_cli.engine.train.text import with_texts
+        from fewshot_cli.engine.train.text import named_head, with_texts
 
         if self.text_scale is None:
             raise TypeError("it answers no classes by their names")
         adapted = self.adapt(backbone, support, run)
         named = with_texts(moved_backbone(backbone, adapted.delta, adapted.graft), others, others.texts)
         assert named.vectors is not None
-        return adapted, replace(adapted, head=cosine_head(named.vectors, self.text_scale))
+        return adapted, replace(adapted, head=named_head(named.vectors, self.text_scale, adapted.head))
 
 
 class Method(Settings, Learner):
@@ -112,7 +111,7 @@ class Method(Settings, Learner):
         return getattr(getattr(self, "tuning", None), "head", None) == "text"
 
     @property
-    def text_scale(self) -> float | None:
+    def text_scale(self) -> float | Literal["learned"] | None:
         tuning = getattr(self, "tuning", None)
         return tuning.scale if tuning is not None and tuning.head == "text" else None
 
@@ -250,7 +249,7 @@ class MoveThenHead(Learner):
         return self.method.needs_text or self.then.needs_text
 
     @property
-    def text_scale(self) -> float | None:
+    def text_scale(self) -> float | Literal["learned"] | None:
         return self.then.text_scale
 
 

@@ -41,7 +41,7 @@ class Finetune(Method):
 
     def usual_sharpening(self, images: int, way: int, dim: int) -> float | None:
         """That of trained biases, a little more than 1 since held-out answers know less (`benchmarks/budget.py`)."""
-        if self.targets != BIASES or self.tuning.head != "cosine":
+        if self.targets != BIASES or self.tuning.head != "cosine" or isinstance(self.tuning.scale, str):
             return None
         return USUAL_SHARPENING * COSINE_SCALE / self.tuning.scale
 

@@ -4,6 +4,7 @@ A kind is a `BankContent` in `BANK_KINDS`, under the name that a meta-method's `
 things: how it moves the backbone for every task alike, and the learner that goes on from there.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,13 +21,19 @@ from fewshot_cli.engine.meta.smat.loss import router_of
 from fewshot_cli.engine.meta.smat.packed_gates import PackedGates, pruned
 from fewshot_cli.engine.meta.smat.router import folded, start_router
 from fewshot_cli.engine.model.backbone import Backbone
+from fewshot_cli.engine.model.clip.names import SCALE
+from fewshot_cli.engine.model.clip.towers import TwoTowers
 from fewshot_cli.engine.model.flat_params import Layout
 from fewshot_cli.engine.model.model import moved_backbone
 from fewshot_cli.engine.params import total_size
 from fewshot_cli.engine.settings import Settings
+from fewshot_cli.engine.train.text import two_towers
 from fewshot_cli.engine.trust.unknown import KnownScore
 from fewshot_cli.methods.base import Learner
 from fewshot_cli.methods.meta import SavedBank
+
+LARGEST_LOG_SCALE = 20.0
+"""A bank may be anybody's: beyond this its scale is taken for damage. CLIP's own is e^4.6."""
 
 
 class BankContent(ABC):
@@ -44,6 +51,11 @@ class BankContent(ABC):
         """
         return {}
 
+    def moved(self, backbone: Backbone, density: float | None) -> tuple[Backbone, Delta]:
+        """The backbone as `delta` moves it, and that delta."""
+        delta = self.delta(density)
+        return moved_backbone(backbone, delta), delta
+
     def learner(self, learner: Learner, density: float | None) -> Learner:
         """How a task is learned by a recipe on the backbone that `delta` moved.
 
@@ -60,11 +72,18 @@ class DenseContent(BankContent):
     change: Tensor
     size: int
     """The number of the backbone's weights."""
+    scale: float | None = None
+    """What cosines with texts are multiplied by, where that was learned."""
 
     @classmethod
     def of(cls, kept: SavedBank, backbone: Backbone) -> "DenseContent":
         assert kept.delta is not None
-        return cls(layout_of(kept), kept.delta.to(backbone.device), total_size(backbone.params))
+        scale = _scale_of(kept, backbone)
+        return cls(layout_of(kept), kept.delta.to(backbone.device), total_size(backbone.params), scale)
+
+    def moved(self, backbone: Backbone, density: float | None) -> tuple[Backbone, Delta]:
+        moved, delta = super().moved(backbone, density)
+        return (moved if self.scale is None else replace(two_towers(moved), scale=self.scale)), delta
 
     def delta(self, density: float | None) -> Delta:
         change = self.change
@@ -141,6 +160,16 @@ class FromBank(Learner):
         if self.density is not None:
             change = pruned(change, share_kept(self.density, total_size(backbone.params), self.layout))
         return delta_of(self.layout.views(change))
+
+
+def _scale_of(kept: SavedBank, backbone: Backbone) -> float | None:
+    """The learned scale of a bank, if it has one. Raises ValueError where it is none."""
+    if SCALE not in kept.tensors:
+        return None
+    logarithm = kept.tensors[SCALE]
+    if logarithm.numel() != 1 or abs(float(logarithm)) > LARGEST_LOG_SCALE or not isinstance(backbone, TwoTowers):
+        raise ValueError(f"its {SCALE} is not the logarithm of a scale of two towers")
+    return math.exp(logarithm.item())
 
 
 def share_kept(density: float, size: int, layout: Layout) -> float:

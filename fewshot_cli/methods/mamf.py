@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -29,7 +30,8 @@ class MAMF(MetaMethod):
 
     Classical fine-tuning, which MAMF is compared with, is one task with all classes: `way: all`. Published is CLIP,
     which is `tuning.head: text`: both towers are trained against the names of the classes. `training.views` shows each
-    image of a task in one view in all passes. Differs from the release: see engine.meta.mamf, and docs/clip.md.
+    image of a task in one view in all passes. `tuning.scale: learned` trains CLIP's scale along; the bank keeps it, and
+    the next task begins there. Differs from the release: see engine.meta.mamf, and docs/clip.md.
     """
 
     name: Literal["mamf"] = "mamf"
@@ -74,14 +76,15 @@ class MAMF(MetaMethod):
         return 1
 
     def start(self, backbone: Backbone, seed: int) -> Params:
-        from fewshot_cli.engine.meta.mamf import fresh_heads
+        from fewshot_cli.engine.meta.mamf import fresh_heads, learned_scale
         from fewshot_cli.engine.model.clip.towers import image_params
         from fewshot_cli.engine.train.text import two_towers
 
         if not self.needs_text:
             return dict(image_params(backbone))
         towers = two_towers(backbone)
-        return dict(towers.params) | (fresh_heads(towers, seed) if self.heads == "fresh" else {})
+        heads = fresh_heads(towers, seed) if self.heads == "fresh" else {}
+        return dict(towers.params) | heads | (learned_scale(towers) if self.tuning.scale == "learned" else {})
 
     def trainer(self, bank: Params, source: TaskSource, training: Training) -> Trainer:
         from fewshot_cli.engine.meta.mamf import TaskByTaskTrainer
@@ -90,12 +93,16 @@ class MAMF(MetaMethod):
         return TaskByTaskTrainer(bank, source, training, tasks, way, self.tuning)
 
     def learner(self, bank: Params, passes: Passes, tasks: int) -> TaskLearner:
+        from fewshot_cli.engine.meta.mamf import of_towers
         from fewshot_cli.engine.meta.validation import prototypes_under, texts_under
         from fewshot_cli.engine.train.text import two_towers
 
         if self.needs_text:
-            return texts_under(passes, two_towers(passes.backbone), bank)
+            return texts_under(passes, two_towers(passes.backbone), of_towers(bank))
         return prototypes_under(passes, lambda task: bank)
 
     def saved_bank(self, bank: Params, backbone: Backbone, tasks: int) -> SavedBank:
-        return moved_weights(bank, backbone)
+        from fewshot_cli.engine.model.clip.names import SCALE
+
+        moved = moved_weights(bank, backbone)
+        return replace(moved, tensors={SCALE: bank[SCALE].detach()}) if SCALE in bank else moved

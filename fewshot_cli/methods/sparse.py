@@ -11,7 +11,7 @@ from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.engine.params import Params
 from fewshot_cli.engine.train.fine_tune import first_vectors, tune
 from fewshot_cli.engine.train.settings import Tuning
-from fewshot_cli.engine.train.text import Texts
+from fewshot_cli.engine.train.text import Texts, scale_at_start
 
 
 def tune_positions(
@@ -46,7 +46,7 @@ def task_gradient(backbone: Backbone, support: Support, base: Params, tuning: Tu
     start = first_vectors(backbone, support) if vectors is None else vectors.leaf
     for indices in torch.split(torch.arange(len(support)), backbone.chunk):
         features = backbone.features(backbone.normalised(support.images[indices]), weights)
-        logits = cosine_head(start, tuning.scale).logits(features)
+        logits = cosine_head(start, scale_at_start(backbone, tuning)).logits(features)
         loss = F.cross_entropy(logits, support.labels[indices], reduction="sum") / len(support)
         loss.backward()  # type: ignore[no-untyped-call]
     if vectors is not None and vectors.made.requires_grad:

@@ -46,7 +46,7 @@ class TwoStage(Method):
         return True
 
     @property
-    def text_scale(self) -> float:
+    def text_scale(self) -> float | Literal["learned"]:
         return self.tuning.scale
 
     def move(self, backbone: Backbone, support: Support, run: Run) -> Moved:

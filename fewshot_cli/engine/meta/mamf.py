@@ -23,6 +23,7 @@ from fewshot_cli.engine.meta.practice_task import MetaLoss, PractisedTask
 from fewshot_cli.engine.meta.settings import Training
 from fewshot_cli.engine.meta.task_source import TaskSource
 from fewshot_cli.engine.model.backbone import Backbone
+from fewshot_cli.engine.model.clip.names import SCALE
 from fewshot_cli.engine.model.clip.towers import TwoTowers
 from fewshot_cli.engine.params import Params
 from fewshot_cli.engine.rng import Draws, Numbers
@@ -75,15 +76,25 @@ def trained_on_task(
 
     `weights` name the parameters to train, all or some. The head is scale x cosine of feature and class vector; class
     vectors start at the prototypes that these weights give, are trained along and then forgotten. With `head: text`
-    they are what the text tower makes of `texts`, what is said of each class.
+    they are what the text tower makes of `texts`, what is said of each class; a learned scale is trained with the
+    weights, as the release has it, where they have it.
 
-    Differs from the release, which is CLIP: without a text tower class vectors are prototypes; the scale of the cosine
-    is fixed; every batch is full.
+    Differs from the release, which is CLIP: without a text tower class vectors are prototypes; every batch is full.
     """
-    features = backbone.frozen_features(images[torch.arange(len(images))], weights)
+    features = backbone.frozen_features(images[torch.arange(len(images))], of_towers(weights))
     support = Support(images, labels, features, way, texts=texts)
-    trained, _ = tune(backbone, support, weights, dict, tuning, run or Run())
+    trained, _ = tune(backbone, support, weights, of_towers, tuning, run or Run())
     return trained
+
+
+def learned_scale(towers: TwoTowers) -> Params:
+    """The logarithm of the towers' scale, to be trained, stored and begun from like a weight: as CLIP has it."""
+    return {SCALE: torch.tensor(math.log(towers.scale), device=towers.device)}
+
+
+def of_towers(bank: Params) -> Params:
+    """What of a bank are weights of the backbone: all but the scale."""
+    return {name: values for name, values in bank.items() if name != SCALE}
 
 
 def fresh_heads(towers: TwoTowers, seed: int) -> Params:

@@ -14,12 +14,13 @@ from fewshot_cli.engine.data.diff_augment import AugmentDraws, diff_augment, dra
 from fewshot_cli.engine.device import has_bfloat16, sent
 from fewshot_cli.engine.head.linear import Head, class_means, cosine_head
 from fewshot_cli.engine.model.backbone import Backbone
+from fewshot_cli.engine.model.clip.names import SCALE
 from fewshot_cli.engine.model.passes import Passes, features_in_chunks
 from fewshot_cli.engine.params import Params
 from fewshot_cli.engine.train.folded import folded
 from fewshot_cli.engine.train.objectives import HEAD, Objective, Part, class_vectors, prototypes
 from fewshot_cli.engine.train.settings import Optim, Tuning
-from fewshot_cli.engine.train.text import Texts
+from fewshot_cli.engine.train.text import Texts, scale_at_start
 from fewshot_cli.engine.train.train import fit
 
 MOST_HELD = 2**31  # bytes of pictures that a GPU holds while it trains on them
@@ -56,8 +57,9 @@ def tune(
     """The trained parameters and the head that goes with them.
 
     `start` is what to train, under names of the method's own; `weights(params)` gives the backbone's weights that
-    follow from it, differentiably. The loss is the objective of `tuning.head` plus those in `also`. The learning rate
-    of a parameter is multiplied by `lr_scale` of the first pattern that is found in its name. `forget` is for a
+    follow from it, differentiably. The loss is the objective of `tuning.head` plus those in `also`. A learned scale
+    starts at the backbone's; or at the `SCALE` in `start`, and then it is among the trained parameters. The learning
+    rate of a parameter is multiplied by `lr_scale` of the first pattern that is found in its name. `forget` is for a
     backbone whose passes draw random numbers, or leave something for an objective: it forgets what a pass that is not
     gone on with has left, and no pass is done again for its gradient.
 
@@ -66,7 +68,7 @@ def tune(
     support = support.in_order()
     rng = torch.Generator().manual_seed(run.seed)
     with_vectors = tuning.head != "prototypes"
-    objectives = (class_vectors(tuning.scale) if with_vectors else prototypes(tuning.scale), *also)
+    objectives = (_objective(tuning), *also)
     batches = _Batches(len(support), tuning.optim.batch if with_vectors else None, rng)
     trained_on = backbone if forget else folded(backbone, weights(start))
     steps = _Steps(trained_on, replace(support, images=_held(support, backbone)), weights, tuning, rng, forget)
@@ -82,14 +84,29 @@ def tune(
             yield vectors.rest()
 
     optim = tuning.optim.model_copy(update={"steps": steps_of(tuning.optim, support, batches.batch)})
-    rates: Mapping[str, float] = lr_scale
+    rates = {f"^{HEAD}$": tuning.head_lr, **lr_scale} if tuning.head == "cosine" else lr_scale
+    along = start | {name: of for name, of in _of_head(backbone, support, tuning).items() if name not in start}
+    trained = fit(loss, along, optim, run.watch, rates, smaller=lambda: steps.halve(batches.batch))
+    vectors = trained[HEAD] if tuning.head == "cosine" else _vectors(backbone, support, weights, trained, read)
+    scale = trained[SCALE].double().exp().item() if isinstance(tuning.scale, str) else tuning.scale
+    return {name: trained[name] for name in start}, cosine_head(vectors, scale)
+
+
+def _objective(tuning: Tuning) -> Objective:
+    """What the head of these settings goes down."""
+    if isinstance(tuning.scale, str):
+        return class_vectors(None)
+    return prototypes(tuning.scale) if tuning.head == "prototypes" else class_vectors(tuning.scale)
+
+
+def _of_head(backbone: Backbone, support: Support, tuning: Tuning) -> Params:
+    """What of the head is trained along, where it starts."""
+    if isinstance(tuning.scale, str):
+        return {SCALE: torch.tensor(math.log(scale_at_start(backbone, tuning)), device=backbone.device)}
     if tuning.head == "cosine":
         # Unit vectors, so that one learning rate means the same whatever the norm of a backbone's features.
-        start = start | {HEAD: F.normalize(first_vectors(backbone, support), dim=1)}
-        rates = {f"^{HEAD}$": tuning.head_lr, **lr_scale}
-    trained = fit(loss, start, optim, run.watch, rates, smaller=lambda: steps.halve(batches.batch))
-    vectors = trained.pop(HEAD) if tuning.head == "cosine" else _vectors(backbone, support, weights, trained, read)
-    return trained, cosine_head(vectors, tuning.scale)
+        return {HEAD: F.normalize(first_vectors(backbone, support), dim=1)}
+    return {}
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_cli.engine.head.linear import class_means, cosine_head
+from fewshot_cli.engine.model.clip.names import SCALE
 from fewshot_cli.engine.params import Params
 
 HEAD = "class vectors"  # a name that no parameter of a backbone has
@@ -42,11 +43,15 @@ The parts of a batch add up, so that a mean over images is a sum over the part's
 """
 
 
-def class_vectors(scale: float) -> Objective:
-    """The cross-entropy of scale x cosine of feature and class vector, the vectors being trained along as `HEAD`."""
+def class_vectors(scale: float | None) -> Objective:
+    """The cross-entropy of scale x cosine of feature and class vector, the vectors being trained along as `HEAD`.
+
+    None has the scale trained along, too: its logarithm is `SCALE`, as CLIP has it.
+    """
 
     def loss(features: Tensor, params: Params, part: Part, rng: torch.Generator) -> Tensor:
-        logits = scale * F.normalize(features, dim=1) @ F.normalize(params[HEAD], dim=1).T
+        factor = params[SCALE].exp() if scale is None else scale
+        logits = factor * F.normalize(features, dim=1) @ F.normalize(params[HEAD], dim=1).T
         if part.present is not None:
             logits = logits.masked_fill(~part.present, -torch.inf)
         return F.cross_entropy(logits, part.labels, reduction="sum") / part.batch

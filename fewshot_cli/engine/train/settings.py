@@ -1,6 +1,6 @@
 """What a recipe may say of fine-tuning. Without torch, so that a mistake in it is told at once."""
 
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -45,7 +45,8 @@ class Tuning(Settings):
     `text` takes what a text tower makes of the names of the classes; it is trained along as far as it is targeted."""
     head_lr: float = Field(default=1.0, ge=0)
     """Learning rate of the class vectors as a multiple of `optim.lr`."""
-    scale: float = Field(default=COSINE_SCALE, gt=0)
+    scale: Annotated[float, Field(gt=0)] | Literal["learned"] = COSINE_SCALE
+    """What cosines are multiplied by. `learned`, of `head: text`, is the two towers' own scale, trained along."""
     augment: float = Field(default=0.9, ge=0, le=1)
     """The probability of DiffAugment in a step; 0 trains on the plain images."""
     optim: Optim = Optim()
@@ -58,6 +59,13 @@ class Tuning(Settings):
         if (head := given.data.get("head")) in ("prototypes", "text"):
             cls.idle(head_lr, given, f"`head: {head}` has no class vectors of its own to train")
         return head_lr
+
+    @field_validator("scale")
+    @classmethod
+    def _of_two_towers(cls, scale: float | str, given: ValidationInfo) -> float | str:
+        if scale == "learned" and given.data.get("head", "text") != "text":
+            raise ValueError("learned is the scale that two towers have, which only `head: text` compares by")
+        return scale
 
     @field_validator("optim")
     @classmethod

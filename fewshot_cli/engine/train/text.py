@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from fewshot_cli.engine.adaptation import Support
+from fewshot_cli.engine.adaptation import FittedHead, Support
+from fewshot_cli.engine.head.linear import Head, cosine_head
 from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.engine.model.clip.towers import TwoTowers
+from fewshot_cli.engine.train.settings import Tuning
 from fewshot_cli.errors import FewshotError
 
 
@@ -28,6 +31,19 @@ def two_towers(backbone: Backbone) -> TwoTowers:
             "Give --backbone clip:MODEL/TAG, such as clip:ViT-B-16/openai.",
         )
     return backbone
+
+
+def scale_at_start(backbone: Backbone, tuning: Tuning) -> float:
+    """What cosines are multiplied by when training starts: where it is learned, what the two towers do."""
+    return two_towers(backbone).scale if isinstance(tuning.scale, str) else tuning.scale
+
+
+def named_head(vectors: Tensor, scale: float | Literal["learned"], beside: FittedHead) -> Head:
+    """The head of classes that only texts tell of, with vectors `(way, dim)`; a learned scale is that of `beside`."""
+    if isinstance(scale, str):
+        assert isinstance(beside, Head)
+        scale = float(beside.weight.double().norm(dim=-1).mean())
+    return cosine_head(vectors, scale)
 
 
 @dataclass(frozen=True)

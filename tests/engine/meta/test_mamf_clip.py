@@ -1,6 +1,8 @@
 """MAMF on two towers, as published: against the names of a batch's classes, from CLIP's projections or fresh ones."""
 
+import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -16,12 +18,15 @@ from fewshot_cli.engine.meta.mamf import fresh_heads, task_classes, task_count, 
 from fewshot_cli.engine.meta.settings import Training, Validation, ViewSettings
 from fewshot_cli.engine.meta.task_source import TaskSource, kept_apart
 from fewshot_cli.engine.meta.validation import texts_under
+from fewshot_cli.engine.model.clip.names import SCALE
 from fewshot_cli.engine.model.clip.towers import TwoTowers
 from fewshot_cli.engine.rng import Draws
 from fewshot_cli.engine.train.settings import Optim, Tuning
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.meta_recipes import load_meta_recipe
+from fewshot_cli.methods.from_bank import DenseContent
 from fewshot_cli.methods.mamf import MAMF
+from fewshot_cli.methods.meta import SavedBank
 
 NAMES = ("red stripes", "green chequers", "blue rings", "a hawk")
 HEADS = {"visual.head.weight", "text.text_projection"}
@@ -29,7 +34,7 @@ SGD = Optim(name="sgd", momentum=0.0, lr=0.05, steps=1, batch=32)
 
 
 def text_tuning(**settings) -> Tuning:
-    return Tuning(head="text", scale=20.0, augment=0.0, **settings)
+    return Tuning(**{"head": "text", "scale": 20.0, "augment": 0.0} | settings)
 
 
 @pytest.mark.parametrize(("loss_classes", "asked"), [("batch", 3), ("task", 4)])
@@ -163,6 +168,48 @@ def _seed_of_first_task() -> int:
     from fewshot_cli.engine.meta.mamf import task_seed
 
     return task_seed(0, 0)
+
+
+def test_a_learned_scale_is_trained_from_task_to_task_and_stored(practice, clip):
+    quick = Optim(lr=0.01, steps=2, epochs=0, batch=4)
+    method = MAMF(way=2, tasks=2, tuning=text_tuning(scale="learned", optim=quick))
+    run = practice(method)
+    assert float(run.bank[SCALE]) == pytest.approx(math.log(clip.scale))
+    scales = [run.bank[SCALE].item()]
+    for _ in range(2):
+        run.advance()
+        scales.append(run.bank[SCALE].item())
+    assert len({round(scale, 4) for scale in scales}) == 3
+    assert all(abs(after - before) < 0.021 for before, after in pairwise(scales))  # two Adam steps
+    kept = method.saved_bank(run.bank, clip, 2)
+    assert kept.tensors.keys() == {SCALE} and kept.tensors[SCALE].item() == scales[-1]
+    assert kept.shapes.keys() == clip.params.keys()
+    assert run.end_epoch().accuracy is not None
+    assert SCALE not in MAMF(tuning=text_tuning()).start(clip, 0)
+    assert not MAMF(tuning=text_tuning()).saved_bank(clip.params, clip, 2).tensors
+
+
+def test_a_task_begins_at_the_scale_of_a_bank(clip):
+    moves = {"visual.head.weight": torch.zeros(16, 64)}
+    shapes = {name: tuple(values.shape) for name, values in moves.items()}
+
+    def bank(**tensors) -> SavedBank:
+        return SavedBank("dense", shapes, torch.ones(16 * 64), tensors=tensors)
+
+    moved, delta = DenseContent.of(bank(logit_scale=torch.tensor(3.0)), clip).moved(clip, None)
+    assert moved.scale == pytest.approx(math.exp(3.0)) and delta.keys() == moves.keys()
+    plain, _ = DenseContent.of(bank(), clip).moved(clip, None)
+    assert plain.scale == clip.scale
+    for wrong in (torch.tensor(50.0), torch.zeros(2)):
+        with pytest.raises(ValueError, match="not the logarithm of a scale"):
+            DenseContent.of(bank(logit_scale=wrong), clip)
+
+
+def test_a_backbone_without_texts_has_no_scale_to_begin_at(vit):
+    norm = {"norm.weight": (64,)}
+    bank = SavedBank("dense", norm, torch.zeros(64), tensors={SCALE: torch.tensor(3.0)})
+    with pytest.raises(ValueError, match="of two towers"):
+        DenseContent.of(bank, vit)
 
 
 def test_validation_is_zero_shot_by_the_moved_towers(practice, clip):

@@ -1,11 +1,14 @@
 """Meta-tuning on two towers by the names of classes: names.csv and templates count, and the bank moves both towers."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
+from fewshot_cli.engine.adaptation import Run, Support
 from fewshot_cli.engine.data.class_texts import class_texts
 from fewshot_cli.engine.distributed import Processes
 from fewshot_cli.engine.meta.loop import Practice
@@ -56,6 +59,25 @@ def tuned(towers_file, tmp_path):
     return run
 
 
+@pytest.fixture
+def stopped(monkeypatch):
+    """Has the next run stop before its second task, as Ctrl-C does."""
+    advance = Practice.advance
+
+    def until_the_second(self: Practice) -> None:
+        if self.step == 1:
+            raise KeyboardInterrupt
+        advance(self)
+
+    @contextmanager
+    def stop() -> Iterator[None]:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Practice, "advance", until_the_second)
+            yield
+
+    return stop
+
+
 def change(path: Path, part: str = "text.") -> torch.Tensor:
     """What a bank does to one tower."""
     bank = read_bank(path)
@@ -91,25 +113,36 @@ def test_names_csv_templates_and_fresh_heads_lead_to_other_banks(tuned, drawings
 
 
 @pytest.mark.slow
-def test_a_run_does_not_go_on_with_other_names(tuned, drawings, tmp_path, monkeypatch):
+def test_a_run_does_not_go_on_with_other_names(tuned, drawings, tmp_path, stopped):
     described = tmp_path / "day"
     shutil.copytree(drawings, described)
     (described / "names.csv").write_text("cat,an animal that purrs\n")
-    advance = Practice.advance
-
-    def stopped(self: Practice) -> None:
-        if self.step == 1:
-            raise KeyboardInterrupt
-        advance(self)
-
-    monkeypatch.setattr(Practice, "advance", stopped)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped():
         tuned(described)
-    monkeypatch.setattr(Practice, "advance", advance)
     assert checkpoint_path(tmp_path / "x.bank").exists()
     (described / "names.csv").write_text("cat,an animal that barks\n")
     with pytest.raises(FewshotError, match=r"another names\.cat"):
         tuned(described, resume=True)
+
+
+@pytest.mark.slow
+def test_the_learned_scale_is_in_the_bank_and_the_next_task_begins_there(tuned, drawings, towers_file, stopped):
+    learned = "method.tuning.scale=learned"
+    whole = read_bank(tuned(drawings, learned, name="whole"))
+    with stopped():
+        tuned(drawings, learned)
+    path = tuned(drawings, learned, resume=True)
+    bank = read_bank(path)
+    assert bank.digest == whole.digest
+    assert bank.tensors.keys() == {"logit_scale"} and bank.tensors["logit_scale"].shape == ()
+    none = ("method.tuning.optim.epochs=0", learned, f"bank={path}")
+    begun = Starts(Source(towers_file, offline=True), CPU).of(load_recipe("finetune-clip", none))
+    assert begun.backbone.scale == pytest.approx(float(bank.tensors["logit_scale"].exp()), rel=1e-6)
+    assert abs(begun.backbone.scale / begun.base.scale - 1) > 5e-4
+    pictures, labels = torch.zeros(2, 3, 64, 64, dtype=torch.uint8), torch.tensor([0, 1])
+    support = Support(pictures, labels, torch.zeros(2, 16), 2, texts=(("a cat",), ("a fish",)))
+    head = begun.learner.adapt(begun.backbone, support, Run()).head
+    assert head.weight.norm(dim=1).tolist() == pytest.approx([begun.backbone.scale] * 2, rel=1e-5)
 
 
 def test_a_backbone_that_reads_no_text_is_refused(tmp_path):
