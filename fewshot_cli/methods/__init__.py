@@ -38,6 +38,7 @@ MOVES = {
     "prolip": "prolip.ProLIP",
     "2sfs": "two_stage.TwoStage",
     "coop": "coop.CoOp",
+    "coprompt": "coprompt.CoPrompt",
     "clap": "clap.CLAP",
     "clip-adapter": "clip_adapter.CLIPAdapter",
     "tip-adapter": "tip_adapter.TipAdapter",
@@ -55,6 +56,7 @@ GRAFTS = {
     "token mixture": "moa.TokenMixture",
     "feature map": "tsa.FeatureMap",
     "feature adapter": "clip_adapter.Blend",
+    "vision prompt": "maple.VisionPrompt",
     "cache": "tip_adapter.Cache",
 }
 """The kinds of graft that files may hold."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -18,11 +17,10 @@ if TYPE_CHECKING:
     from fewshot_cli.engine.adaptation import Adapted, Moved, Run, Support
     from fewshot_cli.engine.head.linear import Head
     from fewshot_cli.engine.model.backbone import Backbone
+    from fewshot_cli.engine.model.clip.prompts import Prompts
     from fewshot_cli.engine.model.clip.towers import TwoTowers
 
-EMBEDDING = "text.token_embedding.weight"
-SPREAD = 0.02
-"""The standard deviation of context vectors that are drawn."""
+Position: TypeAlias = Literal["end", "middle", "front"]
 BATCH = 32
 EPOCHS = ((8, 200), (2, 100), (1, 50))
 """From so many images of each class on, so many passes over them."""
@@ -39,7 +37,7 @@ class CoOp(Method):
 
     name: Literal["coop"] = "coop"
     context: Annotated[int, Field(ge=1, le=64)] | Annotated[str, Field(min_length=1)] = "a photo of a"
-    position: Literal["end", "middle", "front"] = "end"
+    position: Position = "end"
     per_class: bool = False
     lr: float = Field(default=2e-3, gt=0)
     weight_decay: float = Field(default=5e-4, ge=0)
@@ -72,14 +70,11 @@ class CoOp(Method):
 
     def _learned(self, backbone: Backbone, support: Support, run: Run) -> tuple[Head, Tensor]:
         """The head of the classes, and the context that was learned."""
+        from fewshot_cli.engine.model.clip.prompts import check_prompts
         from fewshot_cli.engine.train.text import Texts
 
         towers, support = Texts.of(backbone, support).backbone, support.in_order()
-        if towers.model["text_cfg"].get("pool_type", "argmax") != "argmax":
-            raise FewshotError(
-                f"The text tower of {backbone.name} does not end with a token of its own, as CoOp's prompts do.",
-                "Use another recipe, such as --recipe taskres.",
-            )
+        check_prompts(towers)
         prompts, context = self._begun(towers, support, run)
         context = self.trained(towers, prompts, context, support, self._rates(support), run)
         return self._head(towers, prompts, context), context
@@ -134,11 +129,13 @@ class CoOp(Method):
         """The prompts of the classes, and the context that training starts from."""
         import torch
 
+        from fewshot_cli.engine.model.clip.prompts import EMBEDDING, SPREAD, inside
+
         if not support.classes:
             raise FewshotError("The classes have no names that CoOp could put words around.", "Name the folders.")
         embedding = towers.params[EMBEDDING]
         if isinstance(self.context, str):
-            context = embedding[_inside(towers.tokens([self.context])[0])]
+            context = embedding[inside(towers.tokens([self.context])[0])]
         else:
             drawn = torch.randn(self.context, embedding.shape[1], generator=torch.Generator().manual_seed(run.seed))
             context = (SPREAD * drawn).to(embedding)
@@ -148,10 +145,12 @@ class CoOp(Method):
 
     def _prompts(self, towers: TwoTowers, classes: Sequence[str], context: Tensor) -> Prompts:
         """The prompts of classes of these names with a context as long as this one."""
-        ids = [_inside(row) for row in towers.tokens([name.replace("_", " ") for name in classes])]
+        from fewshot_cli.engine.model.clip.prompts import inside
+
+        names = [inside(row) for row in towers.tokens([name.replace("_", " ") for name in classes])]
         first, dot, last = towers.tokens(["."])[0, :3].tolist()
         length = int(towers.model["text_cfg"].get("context_length", 77))
-        prompts = Prompts.of(ids, (first, dot, last), context, self.position, length)
+        prompts = prompts_around(names, (first, dot, last), context, self.position, length)
         if prompts is None:
             raise FewshotError(
                 f"A name and {context.shape[-2]} vectors of context are more than the {length} tokens that are read.",
@@ -160,56 +159,24 @@ class CoOp(Method):
         return prompts
 
 
-@dataclass(frozen=True)
-class Prompts:
-    """Prompts of the classes as ids `(way, length)` into a small table: first the context's rows, then `used` tokens.
+def prompts_around(
+    names: Sequence[Sequence[int]], marks: tuple[int, int, int], context: Tensor, position: Position, length: int
+) -> Prompts | None:
+    """The prompts of names as ids, with the ids that begin a text, are its full stop and end it.
 
-    The order of tokens is kept, so that the last one of a text is still the largest.
+    None where one is too long. The context is `(vectors, width)`, or has an axis of classes before.
     """
+    import torch
 
-    ids: Tensor
-    used: Tensor
+    from fewshot_cli.engine.model.clip.prompts import Prompts
 
-    @classmethod
-    def of(
-        cls,
-        names: Sequence[Sequence[int]],
-        marks: tuple[int, int, int],
-        context: Tensor,
-        position: Literal["end", "middle", "front"],
-        length: int,
-    ) -> Prompts | None:
-        """Of names as ids, and of the ids that begin a text, are its full stop and end it; None where one is too long.
-
-        The context is `(vectors, width)`, or has an axis of classes before.
-        """
-        import torch
-
-        count, (first, stop, last) = context.shape[-2], marks
-        rows = []
-        for k, name in enumerate(names):
-            own = [-1 - count * k * (context.ndim == 3) - i for i in range(count)]  # below all tokens
-            half = {"end": count, "middle": count // 2, "front": 0}[position]
-            row = [first, *own[:half], *name, *own[half:], stop, last]
-            if len(row) > length:
-                return None
-            rows.append(row + [0] * (length - len(row)))
-        ids = torch.tensor(rows)
-        used = torch.unique(ids[ids >= 0])
-        vectors = count * (len(names) if context.ndim == 3 else 1)
-        return cls(torch.where(ids < 0, -1 - ids, vectors + torch.searchsorted(used, ids.clamp(min=0))), used)
-
-    def table(self, towers: TwoTowers, context: Tensor) -> Tensor:
-        """The embeddings `(rows, width)` that the ids are of."""
-        import torch
-
-        return torch.cat([context.flatten(0, -2), towers.params[EMBEDDING][self.used.to(context.device)]])
-
-    def features(self, towers: TwoTowers, context: Tensor) -> Tensor:
-        """Text features `(way, dim)` of the prompts with this context, differentiably."""
-        return towers.text_features(self.ids, {EMBEDDING: self.table(towers, context)})
-
-
-def _inside(row: Tensor) -> list[int]:
-    """The ids of a text without what begins and ends it."""
-    return row[1 : int(row.argmax())].tolist()
+    count, (first, stop, last) = context.shape[-2], marks
+    rows = []
+    for k, name in enumerate(names):
+        own = [-1 - count * k * (context.ndim == 3) - i for i in range(count)]  # below all tokens
+        half = {"end": count, "middle": count // 2, "front": 0}[position]
+        row = [first, *own[:half], *name, *own[half:], stop, last]
+        if len(row) > length:
+            return None
+        rows.append(row + [0] * (length - len(row)))
+    return Prompts.of_ids(torch.tensor(rows), count * (len(names) if context.ndim == 3 else 1))

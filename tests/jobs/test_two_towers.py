@@ -145,8 +145,11 @@ def test_the_shapes_of_the_base_follow_from_the_file(learn_clip, drawn, tmp_path
 
 
 @pytest.mark.slow
-def test_onnx_has_the_image_tower_with_the_class_vectors(learn_clip, drawn, tmp_path, towers_file):
-    learn_clip(drawn, tmp_path / "a.fewshot", "bitfit", "method.tuning.optim.steps=2")
+@pytest.mark.parametrize(
+    "recipe", [("bitfit", "method.tuning.optim.steps=2"), ("coprompt", "method.epochs=2")], ids=["delta", "prompts"]
+)
+def test_onnx_has_the_image_tower_with_the_class_vectors(recipe, learn_clip, drawn, tmp_path, towers_file):
+    learn_clip(drawn, tmp_path / "a.fewshot", *recipe)
     where = Source(towers_file, offline=True)
     report = export(
         tmp_path / "a.fewshot", tmp_path / "a.onnx", "onnx", drawn, JobContext(where, CPU, NoCache(), NoProgress())
@@ -170,6 +173,13 @@ def test_safetensors_are_plain_timms(learn_clip, drawn, tmp_path, towers_file):
     merged = load_file(tmp_path / "a.safetensors")
     assert merged["head.weight"].shape == (3, 64)
     assert "vit_base_patch16_clip_224" in report["use"]
+
+
+def test_prompts_in_the_image_tower_are_not_merged(learn_clip, drawn, tmp_path, towers_file):
+    learn_clip(drawn, tmp_path / "a.fewshot", "coprompt", "method.epochs=1")
+    context = JobContext(Source(towers_file, offline=True), CPU, NoCache(), NoProgress())
+    with pytest.raises(FewshotError, match="reads tokens beside those of the picture"):
+        export(tmp_path / "a.fewshot", tmp_path / "a.safetensors", "safetensors", None, context)
 
 
 @pytest.mark.slow

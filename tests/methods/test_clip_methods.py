@@ -18,7 +18,7 @@ from fewshot_cli.engine.train.settings import Optim, Tuning
 from fewshot_cli.engine.train.text import with_texts
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.methods.clip_adapter import Blend, CLIPAdapter
-from fewshot_cli.methods.coop import CoOp, Prompts
+from fewshot_cli.methods.coop import CoOp, prompts_around
 from fewshot_cli.methods.cross_modal import CrossModal
 from fewshot_cli.methods.finetune import Finetune
 from fewshot_cli.methods.gda import ALPHAS, GDA
@@ -261,7 +261,7 @@ def test_coop_is_its_authors(prompted, case):
     context, tokens = numbers[f"{case}.ctx"], numbers[f"{case}.tokens"]
     names = names_of(tokens, config["name_lengths"])
     position = case if case in ("middle", "front") else "end"
-    prompts = Prompts.of(names, (62, 6, 63), context, position, 12)
+    prompts = prompts_around(names, (62, 6, 63), context, position, 12)
     table = prompts.table(towers, context)
     expected = numbers[f"{case}.prompts"]
     close(table[prompts.ids][: len(expected)], expected)
@@ -277,7 +277,7 @@ def test_coops_training_is_its_authors(prompted):
     towers, support, numbers, config = prompted
     names = names_of(numbers["end.tokens"], config["name_lengths"])
     context = numbers["end.ctx"]
-    prompts = Prompts.of(names, (62, 6, 63), context, "end", 12)
+    prompts = prompts_around(names, (62, 6, 63), context, "end", 12)
     rates = [prompt_lr(epoch, 2e-3, 6) for epoch in range(6)]
     close(torch.tensor(rates), numbers["train.lrs"])
     trained = CoOp(scale=towers.scale).trained(towers, prompts, context, support, rates, Run())

@@ -19,6 +19,7 @@ from fewshot_cli.methods.base import Learner, MoveThenHead
 from fewshot_cli.methods.clap import CLAP
 from fewshot_cli.methods.clip_adapter import CLIPAdapter
 from fewshot_cli.methods.coop import CoOp
+from fewshot_cli.methods.coprompt import CoPrompt
 from fewshot_cli.methods.prolip import ProLIP
 from fewshot_cli.methods.tip_adapter import TipAdapter, TipAdapterF
 from fewshot_cli.recipes import Recipe, load_recipe
@@ -42,6 +43,8 @@ def trained(method: Learner, steps: int, batch: int | None) -> Learner:
         settings["steps"] = steps
     elif isinstance(method, TipAdapterF):
         settings["epochs"] = steps
+    elif isinstance(method, CoPrompt):  # whose rate is for shorter words than those of the tiny towers
+        settings |= {"epochs": steps // -(-12 // (batch or 12)), "batch": batch or 12, "lr": 1e-3}
     elif isinstance(method, CLAP):  # whose rate is for longer texts than those of the tiny towers
         settings |= {"epochs": steps, "lr": 1e-3}
     return type(method).model_validate(settings)

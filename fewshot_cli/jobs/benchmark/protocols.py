@@ -97,8 +97,8 @@ def check_learner(name: str, learner: Learner, protocol: AnyProtocol) -> None:
     if isinstance(protocol, BaseToNew) and learner.text_scale is None:
         raise FewshotError(
             f"The recipe {name} can't answer classes of which it has only the names, as --protocol base-to-new asks.",
-            "Recipes that can: zero-shot, coop, clip-adapter, prolip, 2sfs, clip-lora, saft-clip, finetune-clip, and "
-            "others with --set method.tuning.head=text or --set head.name=zero-shot.",
+            "Recipes that can: zero-shot, coop, coprompt, clip-adapter, prolip, 2sfs, clip-lora, saft-clip, "
+            "finetune-clip, and others with --set method.tuning.head=text or --set head.name=zero-shot.",
         )
 
 

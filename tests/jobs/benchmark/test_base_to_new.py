@@ -147,7 +147,8 @@ def test_coop_puts_its_words_around_the_other_names(clip, pictures):
 def test_what_learns_class_vectors_is_refused():
     (protocol,) = protocols({"name": "base-to-new"})
     by_name = {name for name in recipe_names() if _answers(name, protocol)}
-    assert by_name >= {"zero-shot", "coop", "clip-adapter", "prolip", "2sfs", "clip-lora", "saft-clip", "finetune-clip"}
+    assert by_name >= {"zero-shot", "coop", "coprompt", "clip-adapter", "prolip", "2sfs", "clip-lora", "saft-clip"}
+    assert "finetune-clip" in by_name
     assert not by_name & {"ridge", "gda", "lp++", "taskres", "tip-adapter", "tip-adapter-f", "cross-modal", "bitfit"}
     for name, changes in (("coop", ("method.per_class=true",)), ("lora", ())):
         with pytest.raises(FewshotError, match="can't answer classes of which it has only the names"):

@@ -77,7 +77,7 @@ class TwoTowers(Backbone):
         return {name: values for name, values in self.params.items() if not name.startswith(TEXT)}
 
     @cached_property
-    def _reader(self) -> nn.Module:
+    def reader(self) -> nn.Module:
         """The text tower without weights of its own."""
         from fewshot_cli.engine.model.clip.open_clip import text_tower
 
@@ -93,19 +93,24 @@ class TwoTowers(Backbone):
         """Ids `(n, length)` int64 of the texts. Raises FewshotError where the tokenizer's files are not to be had."""
         return self._tokenizer(texts)
 
-    def text_features(self, tokens: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Features `(n, dim)` of token ids `(n, length)`, with `weights` in place of the base's, differentiably."""
+    def text_features(
+        self, tokens: Tensor, weights: Mapping[str, Tensor] | None = None, reader: nn.Module | None = None
+    ) -> Tensor:
+        """Features `(n, dim)` of token ids `(n, length)`, with `weights` in place of the base's, differentiably.
+
+        `reader` is the text tower with a graft on it, whose parameters are then among the weights.
+        """
         own = self.params | dict(weights or {})
         state = {name.removeprefix(TEXT): values for name, values in own.items() if name.startswith(TEXT)}
         tokens = tokens.to(self.device)
-        mask = getattr(self._reader, "attn_mask", None)
-        if mask is not None and getattr(self._reader, "pool_type", "") == "argmax":
+        mask = getattr(self.reader, "attn_mask", None)
+        if mask is not None and getattr(self.reader, "pool_type", "") == "argmax":
             # No token looks at later ones, and the features are the last token's: what only fills up is left out.
             length = int(tokens.argmax(1).max()) + 1
             tokens, mask = tokens[:, :length], mask[:length, :length]
         if mask is not None:
             state["attn_mask"] = mask.to(self.device)
-        return functional_call(self._reader, state, (tokens,))  # type: ignore[no-any-return]
+        return functional_call(reader or self.reader, state, (tokens,))  # type: ignore[no-any-return]
 
     def class_vectors(self, texts: Sequence[Sequence[str]], weights: Mapping[str, Tensor] | None = None) -> Tensor:
         """Vectors `(way, dim)` of unit norm: of each class the mean direction of its texts, differentiably."""
