@@ -220,7 +220,7 @@ def changed_content(name_or_path: str, changes: Sequence[str] = (), **given: Any
 
 def is_meta(content: Mapping[str, Any]) -> bool:
     """Whether a recipe of this content is one to meta-tune by, which its method decides."""
-    return _is_section(content, "method") and content["method"].get("name") in META_METHODS
+    return _is_section(content, "method") and content["method"].get("name") in [*META_METHODS]
 
 
 RecipeType = TypeVar("RecipeType", bound=RecipeForBackbone)

@@ -78,10 +78,11 @@ def _read_by(registry: Mapping[str, str]) -> PlainValidator:
         name = section.get("name") if isinstance(section, Mapping) else section.name
         if name is None:
             raise PydanticKnownError("union_tag_not_found", {"discriminator": "'name'"})
-        if name not in registry:
+        if not isinstance(name, str) or name not in registry:
             known = ", ".join(f"'{each}'" for each in registry)
+            tag = str(name).encode(errors="backslashreplace").decode()  # pydantic takes no half of a surrogate pair
             raise PydanticKnownError(
-                "union_tag_invalid", {"discriminator": "'name'", "tag": str(name), "expected_tags": known}
+                "union_tag_invalid", {"discriminator": "'name'", "tag": tag, "expected_tags": known}
             )
         return class_named(name, registry).model_validate(section)
 
