@@ -57,7 +57,7 @@ class RecipeForBackbone(Settings):
     @property
     @abstractmethod
     def needs_text(self) -> bool:
-        """Whether it takes the names of the classes for knowledge, and names no bank, which may read them."""
+        """Whether it takes the names of the classes for knowledge."""
 
 
 class Recipe(RecipeForBackbone):
@@ -133,7 +133,7 @@ class Recipe(RecipeForBackbone):
 
     @property
     def needs_text(self) -> bool:
-        return self.learner.needs_text and self.bank is None
+        return self.learner.needs_text
 
     @property
     def head_name(self) -> str | None:
@@ -152,16 +152,26 @@ def _is_section(content: Any, name: str) -> bool:
     return isinstance(content, dict) and isinstance(content.get(name), dict)
 
 
-def check_reads(recipe: RecipeForBackbone) -> None:
+def check_reads(recipe: RecipeForBackbone, of_bank: str | None = None) -> None:
     """Raises FewshotError where the recipe takes the names of the classes for knowledge, which its backbone can't read.
 
-    With a bank that is for the bank's backbone to say.
+    `of_bank` is the backbone of the bank that it begins from, which may have no use for a template either.
     """
-    if recipe.needs_text and not recipe.backbone.startswith(TWO_TOWERS):
+    backbone = of_bank or recipe.backbone
+    if backbone.startswith(TWO_TOWERS):
+        return
+    if recipe.needs_text:
         raise FewshotError(
-            f"The recipe {recipe.method_name} takes the names of the classes for knowledge, and "
-            f"{recipe.backbone} reads no texts.",
-            "Give --backbone clip:MODEL/TAG, such as clip:ViT-B-16/openai.",
+            f"The recipe {recipe.method_name} takes the names of the classes for knowledge, and {backbone} reads no "
+            "texts.",
+            "Begin from a bank of a backbone clip:MODEL/TAG, or take another recipe."
+            if of_bank
+            else "Give --backbone clip:MODEL/TAG, such as clip:ViT-B-16/openai.",
+        )
+    if isinstance(recipe, Recipe) and recipe.template:
+        raise FewshotError(
+            f"A template would do nothing: {backbone} reads no texts.",
+            "Leave it out, of the command as of the file.",
         )
 
 

@@ -25,6 +25,7 @@ from fewshot_cli.jobs.interop.export import Format
 from fewshot_cli.jobs.meta.results import MetaTuningData, Output
 from fewshot_cli.jobs.meta.tune import meta_tune as meta_tune_job
 from fewshot_cli.jobs.models.classifiers import load_model, loaded_on
+from fewshot_cli.jobs.recipes import check_reads_names
 from fewshot_cli.meta_recipes import load_meta_recipe
 from fewshot_cli.recipe_files import AUTO
 from fewshot_cli.recipes import folds_asked, parse_recipe
@@ -80,6 +81,7 @@ def adapt(
     how = None
     if not auto:
         what = recipe_of(recipe, set, backbone, image_size, bank, density)
+        check_reads_names(what)
         kind = kind_of_bank(Path(what.bank)) if what.bank else None
         how = AdaptSettings(what, seed, folds_asked(what, folds, kind), values, keep_support)
     labelled = labelled_pictures(images)

@@ -137,8 +137,10 @@ def adapt(
         _check_auto({"--set": changes, "--folds": folds}, density)
         early.check_backbone(backbone)
         early.check_labelled(folder)
+        from fewshot_cli.cli.choose import check_choice, choice_asked
+
+        check_choice(**about)
         progress = options.start(quiet, offline)
-        from fewshot_cli.cli.choose import choice_asked
         from fewshot_cli.jobs.classify.choose import adapt_by_choice
 
         job = partial(adapt_by_choice, folder, output, replace(choice_asked(budget=budget, seed=seed, **about), **kept))
@@ -164,6 +166,7 @@ def _folds_asked(what: "Recipe", folds: int | None) -> int:
     from fewshot_cli.recipes import folds_asked
 
     early.check_banks([Path(what.bank)] if what.bank else [])
+    early.check_reads_names([what])
     asked = folds_asked(what, folds, early.kind_of_bank(what.bank))
     early.check_backbone(what.backbone)
     return asked

@@ -46,6 +46,7 @@ def choose(
     for name in [backbone, *several]:
         early.check_backbone(name)
     early.check_labelled(folder)
+    check_choice(backbone, image_size)
     progress = options.start(quiet, offline)  # before a library is imported that asks the network
     asked = choice_asked(backbone, image_size, None, budget, seed, several)
     context = options.context(weights, offline, device, no_cache, progress)
@@ -54,6 +55,13 @@ def choose(
     from fewshot_cli.reports.terminal.choose import compared
 
     show(job(folder, asked, context), json, compared)
+
+
+def check_choice(backbone: str | None, image_size: int | None, template: Sequence[str] | None = None) -> None:
+    """Raises FewshotError for a mistake in what all recipes to choose from have in common."""
+    from fewshot_cli.recipes import load_recipe
+
+    load_recipe("cosine-ridge", backbone=backbone, image_size=image_size, template=template)
 
 
 def choice_asked(
@@ -65,10 +73,7 @@ def choice_asked(
     backbones: Sequence[str] = (),
 ) -> "ChoiceSettings":
     """What is chosen from, as the options say."""
-    from fewshot_cli.recipes import load_recipe
-
     fields: dict[str, Any] = {"backbone": backbone, "image_size": image_size, "template": template}
-    load_recipe("cosine-ridge", **fields)  # tells mistakes before torch is imported
     from fewshot_cli.jobs.classify.choose import choice_settings
 
     return choice_settings(fields, budget, seed, backbones)

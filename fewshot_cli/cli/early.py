@@ -11,6 +11,7 @@ from fewshot_cli.cli.values import DEVICES
 
 if TYPE_CHECKING:
     from fewshot_cli.images.sources.label_sets import Labels
+    from fewshot_cli.recipes import Recipe
 
 NAMES_OR_PATHS = ("recipe", "method", "what", "name")
 """The parameters that may be a path, or a name of something that is there without one."""
@@ -75,6 +76,14 @@ def check_recipes(names: Iterable[str], changes: Iterable[str]) -> None:
         recipe_path(name)
     for change in changes:
         parts_of(change)
+
+
+def check_reads_names(recipes: Iterable["Recipe"]) -> None:
+    """Raises FewshotError for the first that reads the names of the classes on a backbone that reads no texts."""
+    from fewshot_cli.jobs.recipes import check_reads_names
+
+    for recipe in recipes:
+        check_reads_names(recipe)
 
 
 def check_delta_files(paths: Iterable[Path], several_labels: bool = False) -> None:

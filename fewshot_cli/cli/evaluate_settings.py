@@ -27,10 +27,11 @@ def recipes_asked(
     """The recipes asked for, by name; a file's is its stem. With banks each is there from each, `frozen` also without.
 
     `chosen` are fields of every recipe that options set. Raises FewshotError, too, for one that can't answer as the
-    protocol asks; what begins from a bank is looked at when that is read.
+    protocol asks, or reads texts where the backbone does not; else what begins from a bank is looked at later.
     """
     from fewshot_cli.errors import FewshotError
     from fewshot_cli.jobs.benchmark.protocols import check_learner
+    from fewshot_cli.jobs.recipes import check_reads_names
     from fewshot_cli.recipe_files import DEFAULT_RECIPE_FROM_BANK
     from fewshot_cli.recipes import load_recipe
 
@@ -43,6 +44,13 @@ def recipes_asked(
     if not banks:
         recipes = {short: load_recipe(name, changes, **chosen, density=density) for short, name in given.items()}
     else:
+        from_banks = {
+            f"{short} from {path.stem}": load_recipe(name, changes, **chosen, bank=str(path), density=density)
+            for short, name in given.items()
+            for path in banks
+        }
+        for recipe in from_banks.values():
+            check_reads_names(recipe)
         from fewshot_cli.jobs.initialisation import agreeing, common_base
 
         base = common_base(banks)
@@ -50,17 +58,14 @@ def recipes_asked(
         plain = given if frozen else {}
         recipes = {
             short: agreeing(load_recipe(name, of_methods, **chosen), base, banks[0]) for short, name in plain.items()
-        } | {
-            f"{short} from {path.stem}": load_recipe(name, changes, **chosen, bank=str(path), density=density)
-            for short, name in given.items()
-            for path in banks
-        }
+        } | from_banks
     if not recipes:
         raise FewshotError(
             "No recipe is given to evaluate.",
             "Recipes come before --data: fewshot eval protonet ridge --data photos/. `fewshot recipes` lists them.",
         )
     for short, recipe in recipes.items():
+        check_reads_names(recipe)
         if recipe.bank is None:
             check_learner(short, recipe.learner, protocol)
     return recipes

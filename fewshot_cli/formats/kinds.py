@@ -63,6 +63,13 @@ def metadata_of(path: Path) -> dict[str, str]:
         return {}
 
 
+def backbone_of_bank(path: Path) -> str | None:
+    """The backbone that a bank's header names; None for what is no bank."""
+    base = stated_in(path).get("base")
+    backbone = base.get("backbone") if isinstance(base, dict) and format_of(path) == BANK.format else None
+    return backbone if isinstance(backbone, str) else None
+
+
 def format_of(path: Path) -> str:
     """What the metadata call the file's format; nothing where there is no such file, or it isn't safetensors."""
     return metadata_of(path).get("format", "")

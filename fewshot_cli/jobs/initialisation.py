@@ -51,8 +51,8 @@ class Starts:
 
         Raises FewshotError for a backbone or bank that can't be had, or a bank of another backbone.
         """
-        check_reads(recipe)
         if recipe.bank is None:
+            check_reads(recipe)
             which = recipe.backbone, recipe.image_size
             if which not in self._backbones:
                 self._backbones[which] = load_backbone(recipe.backbone, self.source, recipe.image_size, self.device)
@@ -100,7 +100,7 @@ def _completed(recipe: Recipe, base: BaseFacts) -> Recipe:
 
 
 def agreeing(recipe: Recipe, base: BaseFacts, path: Path) -> Recipe:
-    """The recipe on the base of its bank. Raises FewshotError where it says otherwise."""
+    """The recipe on the base of its bank. Raises FewshotError where it says otherwise, or the base can't read texts."""
     recipe, size = _completed(recipe, base), base.preprocessing.size[0]
     if recipe.backbone != base.backbone:
         raise FewshotError(
@@ -112,6 +112,7 @@ def agreeing(recipe: Recipe, base: BaseFacts, path: Path) -> Recipe:
             f"{path} is a bank for images of {size} pixels, not {recipe.image_size}.",
             "Leave --image-size out, and `image_size` in the recipe's file.",
         )
+    check_reads(recipe, base.backbone)
     return recipe
 
 

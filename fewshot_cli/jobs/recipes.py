@@ -1,15 +1,18 @@
-"""The recipes that come with the install."""
+"""The recipes that come with the install, and whether one can be done on what it names."""
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fewshot_cli import __version__
 from fewshot_cli.errors import FewshotError
+from fewshot_cli.formats.kinds import backbone_of_bank
 from fewshot_cli.recipe_files import installed, recipe_path
 
 if TYPE_CHECKING:
     from fewshot_cli.jobs.run_record import Report
+    from fewshot_cli.recipes import Recipe
 
 METHOD, HEAD = (re.compile(rf"^{section}:\n(?: +.*\n)*?  name: (\S+)", re.MULTILINE) for section in ("method", "head"))
 
@@ -47,6 +50,18 @@ def checked(name: str, changes: Sequence[str]) -> "Report":
         "method": recipe.method_name,
         "recipe": recipe.model_dump(mode="json"),
     }
+
+
+def check_reads_names(recipe: "Recipe") -> None:
+    """Raises FewshotError where the recipe reads the names of the classes, and its backbone or its bank's does not.
+
+    Of a bank the header is looked at; what is wrong with one is for others to say.
+    """
+    from fewshot_cli.recipes import check_reads
+
+    of_bank = backbone_of_bank(Path(recipe.bank).expanduser()) if recipe.bank else None
+    if of_bank is not None or recipe.bank is None:
+        check_reads(recipe, of_bank)
 
 
 def about(name: str) -> str:

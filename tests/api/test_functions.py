@@ -225,6 +225,21 @@ def test_the_same_picture_in_two_classes_is_an_error(pictures, adapt):
         adapt({"cat": pictures["cat"][:1], "star": pictures["cat"][:1]})
 
 
+@pytest.mark.parametrize("from_bank", [False, True])
+def test_names_are_no_knowledge_on_a_backbone_that_reads_no_texts(from_bank, folder, random_bank, vit, tmp_path):
+    """That is said before weights are looked for, which are not there."""
+    bank = {"bank": random_bank(tmp_path / "my.bank", vit, "dense")} if from_bank else {"backbone": "test_vit"}
+    how = bank | {"weights": tmp_path / "nothing", "offline": True}
+    says = "gda takes the names of the classes for knowledge, and test_vit reads no texts"
+    with pytest.raises(fewshot.FewshotError, match=says):
+        fewshot.compare("gda", "drawn", **how)
+    with pytest.raises(fewshot.FewshotError, match=says):
+        fewshot.adapt(folder, recipe="gda", **how)
+    if not from_bank:
+        with pytest.raises(fewshot.FewshotError, match="ridge can't answer classes of which it has only the names"):
+            fewshot.compare("ridge", "drawn", protocol="base-to-new", shots=1, **how)
+
+
 # --- nothing else happens --------------------------------------------------------------------------------------------
 
 

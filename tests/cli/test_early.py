@@ -150,6 +150,15 @@ def test_remembered_names_are_found_as_timm_finds_them(fewshot, pattern):
         (["adapt", "DRAWN", "-o", "x", "--weights", "words"], "not a safetensors file"),
         (["adapt", "DRAWN", "-o", "x", "--bank", "FILE"], "not a bank"),
         (["adapt", "DRAWN", "-o", "x", "--recipe", "words"], "YAML"),
+        (["adapt", "DRAWN", "-o", "x", "--recipe", "gda"], "The recipe gda takes the names of the classes"),
+        (["adapt", "DRAWN", "-o", "x", "--recipe", "lora", "--set", "head.name=zero-shot"], "reads no texts"),
+        (["adapt", "DRAWN", "-o", "x", "--recipe", "lora", "--set", "method.tuning.head=text"], "reads no texts"),
+        (["adapt", "DRAWN", "-o", "x", "--recipe", "gda", "--bank", "BANK"], "and test_vit reads no texts"),
+        (["adapt", "DRAWN", "-o", "x", "--bank", "BANK", "--template", "a {}"], "would do nothing: test_vit reads no"),
+        (["adapt", "DRAWN", "-o", "x", "--template", "a {}"], "would do nothing"),
+        (["adapt", "--names", "cat,star", "-o", "x"], "reads no texts"),
+        (["eval", "gda", "--data", "drawn"], "reads no texts"),
+        (["eval", "ridge", "coop", "--data", "drawn", "--bank", "BANK"], "and test_vit reads no texts"),
         (["plan", "DRAWN", "--recipe", "zero-shot"], "it reads texts"),
         (["plan", "DRAWN", "--recipe", "ridge", "--recipe", "smat-vits"], "meta-tune by"),
         (["plan", "DRAWN", "--set", "method.strength=1"], "--set is of recipes"),
@@ -220,7 +229,7 @@ def test_remembered_names_are_found_as_timm_finds_them(fewshot, pattern):
     ],
     ids=lambda words: " ".join(words) if isinstance(words, list) else "",
 )
-def test_a_mistake_is_told_before_torch_is_imported(words, says, watched, drawn, file, tmp_path):
+def test_a_mistake_is_told_before_torch_is_imported(words, says, watched, drawn, file, random_bank, vit, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "words").write_text("{no: [yaml")
     (tmp_path / "adapter").mkdir()
@@ -228,6 +237,8 @@ def test_a_mistake_is_told_before_torch_is_imported(words, says, watched, drawn,
     (tmp_path / "adapter" / "adapter_model.safetensors").touch()
     write_splits(tmp_path, drawn)
     here = {"DRAWN": str(drawn), "FILE": str(file), "ADAPTER": "adapter"}
+    if "BANK" in words:
+        here["BANK"] = str(random_bank(tmp_path / "my.bank", vit, "dense"))
     code, heavy, output = watched(*(here.get(word, word) for word in words))
     assert (code, heavy) == (2, []), output
     assert says in output and not (tmp_path / "x").exists()

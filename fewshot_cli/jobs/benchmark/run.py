@@ -31,6 +31,7 @@ from fewshot_cli.jobs.copies import apart
 from fewshot_cli.jobs.data import Data, load_data
 from fewshot_cli.jobs.features import model_key
 from fewshot_cli.jobs.initialisation import Start, Starts
+from fewshot_cli.jobs.recipes import check_reads_names
 from fewshot_cli.jobs.run_record import seconds_since
 from fewshot_cli.recipes import Recipe
 from fewshot_cli.results import ComparisonResult
@@ -72,7 +73,7 @@ def compare(
     is writing the output.
     """
     begin = time.perf_counter()
-    check_data(question.datasets, question.protocols, question.targets)
+    _check(recipes, question)
     with ExitStack() as stack:
         if output is not None:
             stack.enter_context(claimed(output, context.processes, _check_output))
@@ -97,12 +98,22 @@ def answered_again(
     recipes: Mapping[str, Recipe], question: ComparisonSettings, context: JobContext
 ) -> ComparisonResult:
     """What `compare` finds, with nothing taken from earlier runs and nothing written."""
-    check_data(question.datasets, question.protocols, question.targets)
+    _check(recipes, question)
     jobs, data = _jobs(recipes, question, context)
     return compared(jobs, data, question, worked(jobs, {}, None, context.progress, context.processes), context)
 
 
 # --- before the first episode --------------------------------------------------------------------------------------
+
+
+def _check(recipes: Mapping[str, Recipe], question: ComparisonSettings) -> None:
+    """Raises FewshotError for what can be seen before a backbone is read. Of banks more is seen when they are."""
+    check_data(question.datasets, question.protocols, question.targets)
+    for name, recipe in recipes.items():
+        check_reads_names(recipe)
+        if recipe.bank is None:
+            for protocol in question.protocols:
+                check_learner(name, recipe.learner, protocol)
 
 
 def _check_output(output: Path) -> None:
@@ -116,6 +127,9 @@ def _jobs(
     """Each recipe on the episodes of each source, and the data sets as the last backbone sees them."""
     starts = Starts(context.source, context.device)
     begun = {name: starts.of(recipe) for name, recipe in recipes.items()}
+    for name, start in begun.items():
+        for protocol in question.protocols:
+            check_learner(name, start.learner, protocol)
     pictures = any(start.learner.head_only is None for start in begun.values())
     circumstances = _circumstances(context)
     sources: dict[str, list[EpisodeSource]] = {}
@@ -130,7 +144,6 @@ def _jobs(
             }
             sources[which] = list(_sources(question, data, start))
         for source in sources[which]:
-            check_learner(name, start.learner, source.protocol)
             key = _key(start, source, question.seed, circumstances)
             jobs.append(Job(name, start, source, key, question.seed, question.episodes))
     return jobs, data
