@@ -1,4 +1,4 @@
-"""Across domains: learned from one, or from all but one, and asked about another of the same classes."""
+"""Across domains: learned from one, or from all but one, and asked about another of the same classes or a part."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 class Across(Settings):
     """Across domains: learns from images of one, is asked about images of another, of the same classes.
 
+    Where all classes are learned, the other may have a part of them: it is asked about those, answered among all.
     More shots, queries or classes add to those of fewer, as with `Fixed`. With `in_distribution` what is learned once
     from a domain is asked about all its targets, and about images of its own that it did not learn from: the table of
     SAFT (Nguyen et al., 2024, arXiv:2407.03036) and others. What `Fixed` draws of that domain is drawn here, too.
@@ -62,7 +63,7 @@ class Across(Settings):
         where = f" in {pool.domain_names[source]}"
         check_both(pool, pool.by_domain[source], {"shots": at_least(self.shots)}, self.queries, where)
         for domain in targets:
-            check_asked(pool, domain, self.queries)
+            check_asked(pool, domain, self.way, self.queries)
 
     def pools(self, names: Sequence[str], targets: Sequence[str] = ()) -> list[PoolPlan]:
         """A pool for each pair of a data set and a different target; without targets each data set is one.

@@ -120,18 +120,22 @@ def questions(query: Sequence[Numbers], first: int) -> Session:
     return Session(none, none, np.concatenate(query), _labels(query), len(query), first)
 
 
-def join(name: str, pools: Sequence[Pool]) -> tuple[Pool, Numbers]:
+def join(name: str, pools: Sequence[Pool], asked: int = 0) -> tuple[Pool, Numbers]:
     """The images of several data sets as one pool with a domain for each, and where each image is from.
 
     That is `(n, 2)`: the number of the data set and that of the image in it. Classes are matched by name and sorted,
-    the groups of classes are dropped; a single data set stays as it is. Raises FewshotError where a data set lacks a
-    class of another.
+    the groups of classes are dropped; a single data set stays as it is. The last `asked` are only asked about, and may
+    lack classes of the others. Raises FewshotError where any other lacks a class, and where a class is asked about that
+    is not learned, or that has no image.
     """
     if len(pools) == 1:
         (pool,) = pools
         return pool, np.stack([np.zeros(len(pool.labels), np.int64), np.arange(len(pool.labels))], 1)
-    classes = tuple(sorted({label for pool in pools for label in pool.classes}))
-    _check_same_classes(pools, classes)
+    learned = pools[: len(pools) - asked]
+    classes = tuple(sorted({label for pool in learned for label in pool.classes}))
+    _check_same_classes(learned, classes)
+    for pool in pools[len(learned) :]:
+        _check_learned(pool, classes, learned)
     number = {label: i for i, label in enumerate(classes)}
     labels = [np.array([number[label] for label in pool.classes], np.int64)[pool.labels] for pool in pools]
     domains = np.repeat(np.arange(len(pools)), [len(pool.labels) for pool in pools])
@@ -160,6 +164,23 @@ def _check_same_classes(pools: Sequence[Pool], classes: tuple[str, ...]) -> None
                 f"Take what {pool.name} lacks out of the other data sets, or rename the folders to match; "
                 f"{pool.name} has {', '.join(pool.classes[:8])}{', ...' if len(pool.classes) > 8 else ''}.",
             )
+
+
+def _check_learned(pool: Pool, classes: Sequence[str], learned: Sequence[Pool]) -> None:
+    """Raises FewshotError where a pool that is asked about has a class that is not among those learned, or is empty."""
+    if unknown := [label for label in pool.classes if label not in classes]:
+        some = ", ".join(f"'{label}'" for label in unknown[:5]) + (" and more" if len(unknown) > 5 else "")
+        has = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
+        raise FewshotError(
+            f"{pool.name} has {some}, which {learned[0].name} lacks: what was not learned can't be asked about.",
+            f"Take what {learned[0].name} lacks out, or rename the folders to match; {learned[0].name} has {has}. "
+            "--target names what is asked about; with --set protocol.in_distribution=true no target is learned from.",
+        )
+    if not pool.sizes.all():
+        empty = pool.classes[int(pool.sizes.argmin())]
+        raise FewshotError(
+            f"{pool.name} has no image of the class '{empty}' to ask about.", "Add images, or take the class out."
+        )
 
 
 def _labels(images: Sequence[Numbers]) -> Numbers:

@@ -36,19 +36,32 @@ def check_way(pool: Pool, way: Way, setting: str = "way") -> None:
 
 
 def check_across(pool: Pool, way: Way, shots: CountOrAll, queries: CountOrAll) -> None:
-    """Raises FewshotError where a pool has too few classes, or one of its domains too few images of one."""
+    """Raises FewshotError where a pool has too few classes, or one of its domains too few images of one.
+
+    The domain that is asked about may lack classes, where all are learned.
+    """
     check_way(pool, way)
     *sources, target = range(len(pool.domain_names))
     for domain in sources:
         images = [pool.to_learn(of_class) for of_class in pool.by_domain[domain]]
         check_images(pool, images, {"shots": at_least(shots)}, where=f" in {pool.domain_names[domain]}")
-    check_asked(pool, target, queries)
+    check_asked(pool, target, way, queries)
 
 
-def check_asked(pool: Pool, domain: int, queries: CountOrAll) -> None:
-    """Raises FewshotError where a domain of a pool has too few images of a class to ask about."""
+def check_asked(pool: Pool, domain: int, way: Way, queries: CountOrAll) -> None:
+    """Raises FewshotError where a domain of a pool has too few images to ask about of a class that it has.
+
+    Also where it lacks classes, and an episode might draw these alone.
+    """
+    name, there = pool.domain_names[domain], [c for c, images in enumerate(pool.by_domain[domain]) if len(images)]
+    if len(there) < len(pool.classes) and way not in ("all", len(pool.classes)):
+        raise FewshotError(
+            f"{name} has {len(there)} of the {len(pool.classes)} classes that are learned, and an episode of --way "
+            f"{way} may draw none of them.",
+            f"Use {given('way', 'all')}: it is asked about the classes that it has, answered among all.",
+        )
     images = [pool.to_ask(of_class) for of_class in pool.by_domain[domain]]
-    check_images(pool, images, {"queries": at_least(queries)}, where=f" in {pool.domain_names[domain]}")
+    check_images(pool, images, {"queries": at_least(queries)}, where=f" in {name}", among=there)
 
 
 def check_both(

@@ -74,7 +74,7 @@ def check_data(datasets: Sequence[Dataset], protocols: Sequence[AnyProtocol], ta
     }
     for protocol in protocols:
         for plan in protocol.pools(list(pools), targets):
-            protocol.check(join(plan.name, [pools[name] for name in plan.datasets])[0])
+            protocol.check(join(plan.name, [pools[name] for name in plan.datasets], len(plan.query))[0])
 
 
 def check_no_split(datasets: Sequence[Dataset]) -> None:

@@ -153,7 +153,8 @@ def _sources(question: ComparisonSettings, data: Mapping[str, Data], start: Star
     for protocol in question.protocols:
         for plan in protocol.pools(list(data), question.targets):
             parts, left_out = apart([data[name] for name in plan.datasets], plan.query)
-            pool, _ = join(plan.name, [pool_of(part.dataset, part.labels, part.roles) for part in parts])
+            pools = [pool_of(part.dataset, part.labels, part.roles) for part in parts]
+            pool, _ = join(plan.name, pools, len(plan.query))
             protocol.check(pool)  # again: some pictures may be unreadable
             features = torch.cat([part.features for part in parts])
             images = JoinedImages(tuple(part.images for part in parts))

@@ -669,6 +669,42 @@ def test_a_class_that_a_domain_lacks_is_a_mistake():
         assert "rename" in error.value.hint
 
 
+def test_what_is_only_asked_about_may_have_a_part_of_the_classes():
+    photo = named("photo", ("cat", "dog", "elk"), [0, 1, 2, 0, 1, 2])
+    joint, _ = join("photo -> sketch", [photo, named("sketch", ("elk", "cat"), [0, 0, 1])], asked=1)
+    assert joint.classes == ("cat", "dog", "elk") and joint.labels[joint.domains == 1].tolist() == [2, 2, 0]
+    for protocol in (Across(way="all", shots=1, queries=1), Across(way=3, shots=1, queries="all")):
+        protocol.check(joint)
+        (session,) = protocol.episode(joint, 0, 0).sessions
+        assert session.way == 3 and len(session.support) == 3
+        assert set(joint.labels[session.query]) == {0, 2} and set(joint.domains[session.query]) == {1}
+    both = Across(way="all", shots=1, queries=1, in_distribution=True)
+    both.check(joint)
+    own, shifted = both.episode(joint, 0, 0).sessions
+    assert set(joint.labels[own.query]) == {0, 1, 2} and set(joint.labels[shifted.query]) == {0, 2}
+    assert own.way == shifted.way == 3
+
+
+@pytest.mark.parametrize("in_distribution", [False, True])
+def test_a_part_of_the_classes_must_be_enough_to_ask_about(in_distribution):
+    photo, sketch = named("photo", ("cat", "dog", "elk"), [0, 1, 2] * 3), named("sketch", ("elk", "cat"), [0, 0, 1])
+    joint, _ = join("photo -> sketch", [photo, sketch], asked=1)
+    with pytest.raises(FewshotError, match=r"sketch has 2 of the 3 classes that are learned, .* --way 2") as error:
+        Across(way=2, shots=1, queries=1, in_distribution=in_distribution).check(joint)
+    assert "--way all" in error.value.hint
+    with pytest.raises(FewshotError, match="the class 'cat' has 1 image in sketch; 2 queries need 2"):
+        Across(way="all", shots=1, queries=2, in_distribution=in_distribution).check(joint)
+
+
+def test_what_was_never_learned_is_not_asked_about():
+    photo, sketch = named("photo", ("cat", "dog"), [0, 1]), named("sketch", ("cat", "elk"), [0, 1])
+    with pytest.raises(FewshotError, match="sketch has 'elk', which photo lacks: what was not learned") as error:
+        join("photo -> sketch", [photo, sketch], asked=1)
+    assert "--target" in error.value.hint
+    with pytest.raises(FewshotError, match="sketch has no image of the class 'dog' to ask about"):
+        join("photo -> sketch", [photo, named("sketch", ("cat", "dog"), [0, 0])], asked=1)
+
+
 # --- what is too small ---------------------------------------------------------------------------------------------
 
 

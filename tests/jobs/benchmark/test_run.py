@@ -275,6 +275,25 @@ def test_in_distribution_stands_beside_the_shifted_data(run, sets, tmp_path):
         assert method["ci95"] == pytest.approx(mean_interval(both).ci95, abs=1e-6)
 
 
+def test_a_target_with_a_part_of_the_classes_is_answered_among_all(run, sets, tmp_path):
+    """Right answers in two parts of a data set are those in the whole."""
+    shutil.copytree(sets, tmp_path / "sets")
+    for name, labels in (("few", LABELS[:2]), ("rest", LABELS[2:])):
+        for label in labels:
+            shutil.copytree(sets / "night" / label, tmp_path / "sets" / name / label)
+    asked = {"name": "across", "in_distribution": True, "way": "all", "queries": "all"}
+    report = run(tmp_path / "sets", "protonet", "norms", targets=("night", "few", "rest"), changes=(), **asked)
+    for name in ("protonet", "norms"):
+        whole, few, rest = (report["results"][name][f"day -> {part}"] for part in ("night", "few", "rest"))
+        for of_whole, of_few, of_rest in zip(*(part["accuracy"] for part in (whole, few, rest)), strict=True):
+            assert of_whole == pytest.approx(0.4 * of_few + 0.6 * of_rest, abs=1e-5)
+            assert of_few < 1 or of_rest < 1
+    for name in ("night", "rest"):
+        shutil.rmtree(tmp_path / "sets" / name)
+    alone = run(tmp_path / "sets", targets=("few",), output=tmp_path / "b.json", **(asked | {"in_distribution": False}))
+    assert [row["data"] for row in alone["rows"]] == ["day -> few"]
+
+
 def test_what_is_learned_once_is_asked_of_every_target(run, sets, monkeypatch):
     moved = []
     original = Finetune.move
