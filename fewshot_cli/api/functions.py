@@ -177,6 +177,7 @@ def compare(
     target: Sequence[str] = (),
     split: str | None = None,
     output: AnyPath | None = None,
+    write_splits: AnyPath | None = None,
     bank: AnyPath | None = None,
     density: float | None = None,
     backbone: str | None = None,
@@ -191,8 +192,17 @@ def compare(
     """Recipes compared over the same few-shot episodes; as `fewshot eval RECIPE... --data DIR...` does.
 
     Settings whose paths begin with "protocol." are the protocol's. With `output` the result of every episode is written
-    there, and a run that was interrupted goes on; without, nothing is written. Each recipe begins from the `bank`, if
-    one is given.
+    there, and a run that was interrupted goes on; without, no result is. Into the folder `write_splits` each episode
+    goes as a fixed split, as CoOp's JSON and as JSON lines. Each recipe begins from the `bank`, if one is given.
+
+    >>> import fewshot_cli as fewshot
+    >>> from fewshot_cli.images.drawing import write_folder
+    >>> here = Path(tempfile.mkdtemp())
+    >>> write_folder(here / "set", ("cat", "house", "star"), 3, seed=0, size=64)
+    >>> asked = {"way": 3, "shots": 1, "queries": 2, "episodes": 1, "image_size": 64, "offline": True}
+    >>> found = fewshot.compare("protonet", here / "set", write_splits=here, **asked)
+    >>> sorted(path.name for path in here.glob("set-*"))
+    ['set-shots1-seed0-episode0.json', 'set-shots1-seed0-episode0.jsonl']
     """
     changes = dict(set or {})
     of_protocol = {key: changes.pop(key) for key in list(changes) if key.startswith(PROTOCOL)}
@@ -207,9 +217,10 @@ def compare(
         _datasets(paths, split), protocols(facts), episodes, seed, tuple(target), tuple(map(str, paths)), split
     )
     context = context_of(weights, device, offline, no_cache)
+    splits = None if write_splits is None else Path(write_splits)
     if output is None:
-        return answered_again(asked, question, context)
-    return compare_job(asked, question, context, Path(output))[0]
+        return answered_again(asked, question, context, splits)
+    return compare_job(asked, question, context, Path(output), splits)[0]
 
 
 def meta_tune(

@@ -22,7 +22,7 @@ from fewshot_cli.images.sources.class_names import joined_descriptions
 from fewshot_cli.images.sources.dataset import Dataset
 from fewshot_cli.jobs.benchmark.blocks import Job, known_blocks, other_blocks, worked
 from fewshot_cli.jobs.benchmark.episode_runner import EpisodeSource
-from fewshot_cli.jobs.benchmark.episode_splits import write_splits
+from fewshot_cli.jobs.benchmark.episode_splits import check_splits, write_splits
 from fewshot_cli.jobs.benchmark.protocols import check_data, check_learner, pool_of
 from fewshot_cli.jobs.benchmark.report import compared
 from fewshot_cli.jobs.claim import claimed
@@ -73,13 +73,12 @@ def compare(
     is writing the output.
     """
     begin = time.perf_counter()
-    _check(recipes, question)
+    _check(recipes, question, splits)
     with ExitStack() as stack:
         if output is not None:
             stack.enter_context(claimed(output, context.processes, _check_output))
         jobs, data = _jobs(recipes, question, context)
-        if splits is not None and context.processes.is_first:
-            write_splits(splits, jobs, data)
+        _write_splits(splits, jobs, data, context)
         if output is None:
             output = Path(f"eval-{digest([job.key for job in jobs])[:8]}.run.json")
             stack.enter_context(claimed(output, context.processes, _check_output))
@@ -95,25 +94,33 @@ def compare(
 
 
 def answered_again(
-    recipes: Mapping[str, Recipe], question: ComparisonSettings, context: JobContext
+    recipes: Mapping[str, Recipe], question: ComparisonSettings, context: JobContext, splits: Path | None = None
 ) -> ComparisonResult:
-    """What `compare` finds, with nothing taken from earlier runs and nothing written."""
-    _check(recipes, question)
+    """What `compare` finds, with nothing taken from earlier runs and nothing written but `splits`."""
+    _check(recipes, question, splits)
     jobs, data = _jobs(recipes, question, context)
+    _write_splits(splits, jobs, data, context)
     return compared(jobs, data, question, worked(jobs, {}, None, context.progress, context.processes), context)
 
 
 # --- before the first episode --------------------------------------------------------------------------------------
 
 
-def _check(recipes: Mapping[str, Recipe], question: ComparisonSettings) -> None:
+def _check(recipes: Mapping[str, Recipe], question: ComparisonSettings, splits: Path | None) -> None:
     """Raises FewshotError for what can be seen before a backbone is read. Of banks more is seen when they are."""
     check_data(question.datasets, question.protocols, question.targets)
+    if splits is not None:
+        check_splits(splits, question.datasets, question.protocols)
     for name, recipe in recipes.items():
         check_reads_names(recipe)
         if recipe.bank is None:
             for protocol in question.protocols:
                 check_learner(name, recipe.learner, protocol)
+
+
+def _write_splits(splits: Path | None, jobs: Sequence[Job], data: Mapping[str, Data], context: JobContext) -> None:
+    if splits is not None and context.processes.is_first:
+        write_splits(splits, jobs, data)
 
 
 def _check_output(output: Path) -> None:
