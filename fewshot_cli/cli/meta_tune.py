@@ -91,9 +91,10 @@ def meta_tune(
     practised = _read(data, split)
     validated = _read(validate or [], None) + (_read(data, validation_split) if validation_split else ())
     check_no_split([*practised, *validated])
+    protocols = [] if "protocol" in what.method.unread(what.training) else [what.training.protocol]
     with told_by_settings():
         for datasets in filter(None, (practised, validated)):
-            check_data(datasets, [what.training.protocol])
+            check_data(datasets, protocols)
     progress = options.start(quiet, offline)
     where = options.source(weights, offline)
     from fewshot_cli.cli.terminal import show

@@ -66,6 +66,21 @@ def test_what_it_learned_is_adapted_from(fewshot, sets, drawn, tiny, tmp_path):
     assert "3 experts" in fewshot("inspect", bank).stdout
 
 
+@pytest.mark.slow
+def test_both_steps_of_mamfs_release_on_fewer_images_than_a_protocol_needs(fewshot, sets, write_towers, tmp_path):
+    bank, towers = tmp_path / "x.bank", ["--weights", write_towers(tmp_path / "towers"), "--offline"]
+    quick = ["--set", "method.tasks=1", "--set", "method.way=2", "--set", "method.tuning.optim.epochs=1"]
+    words = ["meta-tune", "mamf-clip-release", "--data", sets / "day", "-o", bank, "--backbone", "clip:tiny"]
+    result = fewshot(*words, *towers, *quick, "--json")
+    assert result.exit_code == 0, result.output
+    assert read_bank(bank).tensors.keys() == {"logit_scale"}
+    assert "logit_scale" in fewshot("inspect", bank).stdout
+    asked = ["--data", sets / "night", "--way", "2", "--shots", "1", "--queries", "1", "--episodes", "1"]
+    result = fewshot("eval", "mamf-clip-task", "--bank", bank, *asked, *towers)
+    assert result.exit_code == 0, result.output
+    assert "mamf-clip-task from x" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -28,7 +28,7 @@ def bank_shown(result: InspectBankResult) -> RenderableType:
     parts += [Text(), Text(as_yaml(settings))] if settings else []
     if result.layers:
         parts += [Text(), _densities(result) if result.experts else _changes(result)]
-    if result.kind not in ("dense", "experts"):
+    if result.tensors and result.kind != "experts":
         parts += [Text(), _tensors(result)]
     if result.experts > 1:
         parts += [Text(), _overlaps(result)]

@@ -24,9 +24,11 @@ from fewshot_cli.engine.rng import Draws
 from fewshot_cli.engine.train.settings import Optim, Tuning
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.meta_recipes import load_meta_recipe
+from fewshot_cli.methods.finetune import Finetune
 from fewshot_cli.methods.from_bank import DenseContent
 from fewshot_cli.methods.mamf import MAMF
 from fewshot_cli.methods.meta import SavedBank
+from fewshot_cli.recipes import load_recipe
 
 NAMES = ("red stripes", "green chequers", "blue rings", "a hawk")
 HEADS = {"visual.head.weight", "text.text_projection"}
@@ -239,3 +241,22 @@ def test_the_recipe_is_the_authors():
     tuning = method.tuning
     assert (tuning.optim.name, tuning.optim.lr, tuning.optim.epochs, tuning.optim.batch) == ("adam", 1e-6, 8, 32)
     assert (tuning.scale, tuning.loss_classes, tuning.augment) == (100, "batch", 0)
+
+
+def test_the_recipes_of_the_release_are_its_settings():
+    """Both steps of the released script: what each trains, how, and that nothing is chosen by validation."""
+    recipe = load_meta_recipe("mamf-clip-release", backbone="clip:tiny")
+    method, training, task = recipe.method, recipe.training, load_recipe("mamf-clip-task", backbone="clip:tiny").method
+    assert isinstance(method, MAMF) and method.heads == "fresh" and method.tasks == "auto"
+    assert isinstance(task, Finetune) and task.targets == "."
+    for tuning, how in ((method.tuning, (1e-6, 8, 32)), (task.tuning, (1e-7, 5, 8))):
+        optim = tuning.optim
+        assert (optim.name, optim.lr, optim.epochs, optim.batch, optim.steps, optim.weight_decay) == (
+            "adam",
+            *how,
+            0,
+            0,
+        )
+        assert (tuning.head, tuning.scale, tuning.loss_classes, tuning.augment) == ("text", "learned", "batch", 0)
+    assert training.views == ViewSettings(scale=(0.9, 1.0), ratio=(1.0, 1.0), jitter=0.0)
+    assert training.validation.episodes == 0
