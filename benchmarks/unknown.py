@@ -186,7 +186,26 @@ def table(rows: Sequence[Row]) -> str:
         cells = [f"{100 * _mean(some, chose, lambda each: each.came):.1f} %" for chose in (False, True)]
         sizes = [each.size for each in some if each.size is not None]
         lines.append(f"| {what} | {len(some)} | {' | '.join(cells)} | {_size(sizes)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_refused(rows)])
+
+
+def _refused(rows: Sequence[Row]) -> Iterator[str]:
+    """The share of known pictures that was refused, by images a class and by head; chose nothing / chose."""
+    promises = [f"refuse {share:g}{extra}" for extra in ("", ", negatives") for share in REFUSED]
+    yield f"| refused, in % | {' | '.join(promise.removeprefix('refuse ') for promise in promises)} |"
+    yield "|---" * (1 + len(promises)) + "|"
+    groups = {f"{shots} images a class": [each for each in rows if each.shots == shots] for shots in SHOTS}
+    groups |= {head: [each for each in rows if each.head == head] for head in HEADS}
+    for title, group in groups.items():
+        cells = [_both([each for each in group if each.what == promise]) for promise in promises]
+        yield f"| {title} | {' | '.join(cells)} |"
+
+
+def _both(rows: Sequence[Row]) -> str:
+    """The share that was refused on the sets that chose nothing, and on the others."""
+    if not rows:
+        return "-"
+    return " / ".join(f"{100 * _mean(rows, chose, lambda each: each.came):.1f}" for chose in (False, True))
 
 
 def _size(sizes: Sequence[float]) -> str:

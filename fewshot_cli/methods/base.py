@@ -59,10 +59,7 @@ class Learner(ABC):
         return None
 
     def known_score(self, negatives: bool) -> KnownScore:
-        """What of its logits says best whether a picture is like the classes at all (`benchmarks/unknown.py`).
-
-        With `negatives` pictures of nothing are one of its classes.
-        """
+        """What of its logits says best whether a picture is like the classes, also if `negatives` are one of them."""
         return "probability" if negatives else "energy"
 
     @property
@@ -280,6 +277,10 @@ class ClosedFormMethod(HeadMethod):
 
         A class whose only image is left out has no evidence left: its logit in that row is -inf.
         """
+
+    def known_left_out(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Leave-one-out logits of labels `(support,)`, classes being weighted as in the whole support set."""
+        return logits
 
     @property
     def closed_form(self) -> ClosedFormMethod:

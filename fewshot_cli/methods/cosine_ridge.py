@@ -43,3 +43,8 @@ class CosineRidge(ClosedFormMethod):
         from fewshot_cli.engine.head.cosine_ridge import cosine_ridge_leave_one_out
 
         return cosine_ridge_leave_one_out(features, labels, way, self.strength, self.scale)
+
+    def known_left_out(self, logits: Tensor, labels: Tensor) -> Tensor:
+        from fewshot_cli.engine.head.cosine_ridge import weighted_as_all
+
+        return weighted_as_all(logits, labels)

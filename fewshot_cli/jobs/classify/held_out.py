@@ -21,7 +21,7 @@ from fewshot_cli.engine.trust.expected import (
 from fewshot_cli.engine.trust.metrics import Interval, wilson
 from fewshot_cli.engine.trust.sharpening import sharpening
 from fewshot_cli.engine.trust.subsets import PartAnswers, content_order, enough_parts, half, one_in, parts
-from fewshot_cli.engine.trust.unknown import known_scores
+from fewshot_cli.engine.trust.unknown import GROWTH, grown, known_scores
 from fewshot_cli.formats.delta.header import HeldOutScores
 from fewshot_cli.images.sources.class_folders import UNKNOWN
 from fewshot_cli.jobs.progress import Progress
@@ -33,14 +33,18 @@ class HeldOut:
     """Logits `(n, way)` of images by heads that never saw them, their true labels, and how that was done.
 
     `parts` are answers of heads that some images of every class were kept from, so that no class is worse off. `kept`
-    are the logits that rounding leaves, where these were asked for. `expected` is the accuracy on new images, classes
-    being as frequent as in the support set, and `with_more` that with `MORE` more images of each class.
+    are the logits that rounding leaves, where these were asked for. `known` are logits that say how known an image is,
+    and `lost` `(n,)` is ln(images of its class in all / learned from), by which that is too low. `expected` is the
+    accuracy on new images, classes being as frequent as in the support set, and `with_more` that with `MORE` more of
+    each class.
     """
 
     logits: Tensor
     labels: Tensor
     parts: PartAnswers
     how: str
+    known: Tensor
+    lost: Tensor
     expected: Interval
     with_more: Interval
     kept: Tensor | None = None
@@ -79,15 +83,16 @@ def sharpening_of(held: HeldOut, learner: Learner, dim: int) -> float:
 
 def scores_of(held: HeldOut, learner: Learner, factor: float, classes: Sequence[str]) -> HeldOutScores:
     """What a file keeps of held-out answers, made so much sharper, for refusing pictures and for label sets."""
-    logits = factor * held.parts.logits
     unknown = classes.index(UNKNOWN) if UNKNOWN in classes else None
     score = learner.known_score(negatives=unknown is not None)
-    known, labels = held.parts.of_each_image(known_scores(logits, score, unknown))
-    true_class = logits.softmax(1).gather(1, held.parts.labels[:, None]).squeeze(1)
-    unlike, _ = held.parts.of_each_image(1 - true_class)
+    known = known_scores(factor * held.known, score, unknown)
+    true_class = (factor * held.parts.logits).softmax(1).gather(1, held.parts.labels[:, None]).squeeze(1)
+    unlike, labels = held.parts.of_each_image(1 - true_class)
+    of_classes = held.labels != (-1 if unknown is None else unknown)
+    growth = GROWTH[score] * float(held.lost[of_classes].mean())
     return HeldOutScores(
         score=score,
-        known=_sorted(known if unknown is None else known[labels != unknown]),
+        known=_sorted(grown(known[of_classes], growth)),
         nonconformity=tuple(_sorted(unlike[labels == label]) for label in range(len(classes))),
     )
 
@@ -136,14 +141,17 @@ def left_out_one_by_one(method: ClosedFormMethod, features: Tensor, labels: Tens
 
     What they promise rests on heads fitted without one image of each class, so that no class is worse off than others.
     """
-    tested = torch.bincount(labels, minlength=way)[labels] > 1
+    of_class = torch.bincount(labels, minlength=way)[labels]
+    tested = of_class > 1
     if not bool(tested.any()):
         return ALONE
     logits = method.leave_one_out(features, labels, way)
     answers, most = _without_some(method, features, labels, one_in(labels, way))
     _, fewer = _without_some(method, features, labels, half(labels, way))
     how = f"images of each class left out in turn, {int(tested.sum())} images"
-    return HeldOut(logits[tested], labels[tested], answers, how, *_promised(most, fewer, labels))
+    known = method.known_left_out(logits, labels)[tested]
+    lost = (of_class / (of_class - 1))[tested].log()
+    return HeldOut(logits[tested], labels[tested], answers, how, known, lost, *_promised(most, fewer, labels))
 
 
 def _without_some(
@@ -199,8 +207,9 @@ def in_folds(adaptation: Adaptation, folds: int, progress: Progress, rounding: R
     learned = (counts * (1 - 1 / folds)).clamp(min=1)
     answers = PartAnswers(logits, labels, rows)
     most = held_out_share(answers.right.cpu(), rows.cpu(), support.labels.cpu(), learned)
+    lost = (counts / learned).log()[labels.cpu()] / 2  # all classes lost, and not one alone
     promised = _promised(most, None, support.labels)
-    return HeldOut(logits, labels, answers, how, *promised, kept[tested] if rounding else None)
+    return HeldOut(logits, labels, answers, how, logits, lost, *promised, kept[tested] if rounding else None)
 
 
 def _fold_of_each(support: Support, folds: int, seed: int) -> Tensor:

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from fewshot_cli.engine.trust.images_needed import images_to_refuse, least_share
-from fewshot_cli.engine.trust.unknown import known_scores, refusal_threshold
+from fewshot_cli.engine.trust.unknown import grown, known_scores, refusal_threshold
 
 LOGITS = torch.tensor([[3.0, 0.0, -1.0], [0.1, 0.0, -0.1], [0.0, 5.0, 5.0]])
 
@@ -43,3 +43,21 @@ def test_too_few_images_to_tell(share, images):
     if images > 1:
         with pytest.raises(ValueError, match=f"takes {images} held-out images, not {images - 1}"):
             refusal_threshold(torch.arange(images - 1).float(), share)
+
+
+@pytest.mark.parametrize("scale", [lambda x: x, torch.sigmoid, lambda x: (3 * x).exp()])
+def test_scores_of_heads_that_learned_more_are_refused_as_often_as_was_said(scale):
+    rng = torch.Generator().manual_seed(0)
+    held_out, new = torch.randn(4000, generator=rng), 0.4 + torch.randn(100_000, generator=rng)
+    raised = grown(scale(held_out), 0.4)
+    for share in (0.05, 0.1, 0.2):
+        assert float((scale(new) < refusal_threshold(raised, share)).float().mean()) == pytest.approx(share, abs=0.02)
+    assert float((scale(new) < refusal_threshold(scale(held_out), 0.2)).float().mean()) < 0.13
+
+
+def test_raised_scores_stay_in_their_range_and_order():
+    scores = torch.rand(30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(grown(scores, 0.0), scores.sort().values)
+    raised = grown(scores, 0.5)
+    assert bool((raised.diff() >= 0).all()) and bool((raised >= scores.sort().values).all())
+    assert float(raised.max()) == float(scores.max())

@@ -5,8 +5,18 @@ import torch
 from torch import Tensor
 
 from fewshot_cli.engine.adaptation import Support
+from fewshot_cli.engine.head.cosine_ridge import balance
 from fewshot_cli.engine.head.linear import Head, class_means
-from fewshot_cli.jobs.classify.held_out import Adaptation, HeldOut, held_out, in_folds
+from fewshot_cli.engine.trust.unknown import known_scores, refusal_threshold
+from fewshot_cli.jobs.classify.held_out import (
+    Adaptation,
+    HeldOut,
+    held_out,
+    in_folds,
+    left_out_one_by_one,
+    scores_of,
+    sharpening_of,
+)
 from fewshot_cli.jobs.progress import NoProgress
 from fewshot_cli.methods.base import HeadMethod
 from fewshot_cli.recipes import load_recipe
@@ -90,3 +100,42 @@ def test_a_formula_is_judged_in_folds_where_it_is_to_be_compared_so(recipe, vit)
         others = [torch.tensor([a, b, c]) for a in (0, 3) for b in (1, 4) for c in (2, 5) if row not in (a, b, c)]
         answers = [method.head(support.features[o], support.labels[o], 3).logits(support.features) for o in others]
         assert any(torch.allclose(found.logits[row], each[row], atol=1e-5) for each in answers)
+
+
+def known_refused(recipe: str, images: int, share: float) -> float:
+    """The share of new pictures of the classes that is refused, the mean over tasks of clouds in 64 dimensions."""
+    learner, shares = load_recipe(recipe).learner, []
+    for seed in range(30):
+        rng = torch.Generator().manual_seed(seed)
+        middles, shape = 1 + torch.randn(5, 1, 64, generator=rng), torch.randn(64, 64, generator=rng) / 8
+
+        def drawn(count, middles=middles, shape=shape, rng=rng):
+            return (middles + 1.2 * torch.randn(5, count, 64, generator=rng) @ shape).flatten(0, 1)
+
+        features, labels, new = drawn(images), torch.arange(5).repeat_interleave(images), drawn(40)
+        held = left_out_one_by_one(learner.closed_form, features, labels, 5)
+        factor = sharpening_of(held, learner, 64)
+        known = scores_of(held, learner, factor, "abcde").known
+        logits = factor * learner.closed_form.head(features, labels, 5).logits(new)
+        score = known_scores(logits, learner.known_score(negatives=False))
+        shares.append(float((score < refusal_threshold(torch.tensor(known), share)).float().mean()))
+    return sum(shares) / len(shares)
+
+
+@pytest.mark.parametrize("recipe", ["cosine-ridge", "protonet", "lda"])
+def test_new_pictures_are_refused_about_as_often_as_was_said(recipe):
+    assert known_refused(recipe, 5, 0.2) == pytest.approx(0.2, abs=0.05)
+    assert known_refused(recipe, 5, 0.1) == pytest.approx(0.1, abs=0.04)
+
+
+def test_a_class_that_lost_an_image_is_not_raised_to_tell_how_known_it_is():
+    labels = torch.tensor([0] * 2 + [1] * 5 + [2])
+    features = torch.randn(len(labels), 16, generator=torch.Generator().manual_seed(0))
+    method = load_recipe("cosine-ridge").learner.closed_form
+    found = method.known_left_out(method.leave_one_out(features, labels, 3), labels)
+    counts = torch.bincount(labels).double()
+    for row in range(7):
+        rest = torch.arange(len(labels)) != row
+        less = torch.bincount(labels[rest], minlength=3).double()
+        logits = method.head(features[rest], labels[rest], 3).logits(features[[row]])[0]
+        torch.testing.assert_close(found[row], (logits / balance(less) * balance(counts)).float())
