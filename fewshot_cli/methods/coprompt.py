@@ -239,7 +239,7 @@ class CoPrompt(Method):
 def sentences_of(support: Support) -> tuple[tuple[str, ...], ...]:
     """The sentences about each class that the frozen text tower reads."""
     from fewshot_cli.engine.data.class_texts import class_texts
-    from fewshot_cli.engine.model.clip.templates import IMAGENET_TEMPLATES
+    from fewshot_cli.engine.model.clip.open_clip import imagenet_templates
 
     is_plain = support.texts == class_texts(support.classes)
-    return class_texts(support.classes, IMAGENET_TEMPLATES) if is_plain else support.texts
+    return class_texts(support.classes, imagenet_templates()) if is_plain else support.texts

@@ -12,8 +12,8 @@ from fewshot_cli.engine.grafts import check_graft
 from fewshot_cli.engine.head.linear import cosine_head
 from fewshot_cli.engine.model.clip.build import build_towers
 from fewshot_cli.engine.model.clip.description import Description
+from fewshot_cli.engine.model.clip.open_clip import imagenet_templates
 from fewshot_cli.engine.model.clip.prompts import Prompts
-from fewshot_cli.engine.model.clip.templates import IMAGENET_TEMPLATES
 from fewshot_cli.engine.model.model import Model, moved_backbone
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.methods.coprompt import CoPrompt, sentences_of
@@ -141,7 +141,7 @@ def test_words_that_stay_are_read_after_the_vectors(clip):
 
 def test_sentences_are_the_templates_of_openai_where_nothing_was_said(clip, easy):
     support = easy(clip)
-    assert len(IMAGENET_TEMPLATES) == len(set(IMAGENET_TEMPLATES)) == 80
+    assert len(imagenet_templates()) == len(set(imagenet_templates())) == 80
     found = sentences_of(support)
     assert [len(of_class) for of_class in found] == [80, 80, 80]
     assert found[0][0] == "a bad photo of a red stripes."

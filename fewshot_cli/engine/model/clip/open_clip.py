@@ -114,6 +114,11 @@ def tokenizer(model: Mapping[str, Any], files: str = "") -> Callable[[Sequence[s
     return tokens
 
 
+def imagenet_templates() -> tuple[str, ...]:
+    """The 80 sentences that OpenAI puts names of ImageNet's classes into (Radford et al., 2021, arXiv:2103.00020)."""
+    return tuple(template("{}") for template in _open_clip().OPENAI_IMAGENET_TEMPLATES)
+
+
 def _open_clip() -> ModuleType:
     try:
         import open_clip
