@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from fewshot_cli.engine.model.clip.names import is_two_towers
 from fewshot_cli.engine.trust.choosing import chosen
 from fewshot_cli.formats.delta.rounding import Values
@@ -127,7 +129,7 @@ def chosen_recipe(
     taken = _taken(entries)
     tried, advice = _trained(entries[taken], labelled, how, context, starts, sum(watch.seconds.values()))
     if isinstance(tried, _Entry):
-        better = _pays(tried, entries[taken], how.seed)
+        better = _pays(tried, entries[taken], entries, how.seed)
         entries.append(tried)
         taken = len(entries) - 1 if better else taken
     watch.lap("choose")
@@ -186,15 +188,28 @@ def _trained(
     return _entry(start, known, how, context), "Training was tried."
 
 
-def _pays(tried: _Entry, best: _Entry, seed: int) -> bool:
+def _pays(tried: _Entry, best: _Entry, entries: Sequence[_Entry], seed: int) -> bool:
     """Whether to take what was trained: it is, unless the head is clearly better in the same folds.
 
-    As a rule training pays on past tasks. A head that learned from all images but one would be at an advantage.
+    As a rule training pays on past tasks. Where names of classes are knowledge, it may unlearn what they are worth, so
+    that it must itself be clearly better than the best head and than each that reads them. A head that learned from all
+    images but one would be at an advantage.
     """
     assert isinstance(tried.held_out, HeldOut)
-    adaptation = Adaptation(best.start.learner, best.start.backbone, best.known.support, seed)
-    same = in_folds(adaptation, DEFAULT_FOLDS, NoProgress())
-    return chosen([tried.held_out.logits.cpu(), same.logits.cpu()], tried.held_out.labels.cpu()) == 0
+    trained, labels = tried.held_out.logits.cpu(), tried.held_out.labels.cpu()
+    if not (with_text := [entry for entry in entries if _reads_names(entry)]):
+        return chosen([trained, _logits_in_folds(best, seed)], labels) == 0
+    return all(chosen([_logits_in_folds(rival, seed), trained], labels) == 1 for rival in (best, *with_text))
+
+
+def _reads_names(entry: _Entry) -> bool:
+    return entry.start.learner.needs_text
+
+
+def _logits_in_folds(entry: _Entry, seed: int) -> Tensor:
+    """Held-out logits `(n, way)` of what learned from as many images as training did."""
+    adaptation = Adaptation(entry.start.learner, entry.start.backbone, entry.known.support, seed)
+    return in_folds(adaptation, DEFAULT_FOLDS, NoProgress()).logits.cpu()
 
 
 # --- the table -----------------------------------------------------------------------------------------------------
@@ -222,4 +237,5 @@ def _why(place: int, taken: int, entries: Sequence[_Entry]) -> str:
         return "the best as a rule; no image can be left out" if place == taken else "no image can be left out"
     if place == taken:
         return "the best as a rule, and none is clearly better" if place == 0 else "clearly better on images left out"
-    return "not clearly better on images left out" if taken == 0 else "less likely on images left out"
+    unclear = taken == 0 or (_called(entries[place].start.recipe) == TRAINED and any(map(_reads_names, entries)))
+    return "not clearly better on images left out" if unclear else "less likely on images left out"

@@ -1,6 +1,7 @@
 """`adapt` without a recipe: heads are raced on images left out, and training is tried where the budget has room."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from fewshot_cli.formats.delta.file import read_delta_file
 from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.jobs.classify import choose as choosing
+from fewshot_cli.jobs.classify.adapt import estimated
 from fewshot_cli.jobs.classify.choose import HEADS, HEADS_WITH_TEXT, ChoiceSettings, adapt_by_choice, choose
 from fewshot_cli.jobs.models.backbones import Source
 from tests.jobs.conftest import context
@@ -88,6 +90,56 @@ def test_a_clearly_better_head_is_taken(asked, drawn, source, monkeypatch):
     monkeypatch.setattr(choosing, "chosen", lambda logits, labels: 2)
     table = choose(drawn, asked, context(source))
     assert [one.recipe for one in table.candidates if one.chosen] == [HEADS[2]]
+
+
+@pytest.fixture
+def quick_training(monkeypatch):
+    """Training is always tried, and is a single step."""
+    monkeypatch.setattr(choosing, "NEARLY_ALL", 2.0)
+    quick, whole = ("method.tuning.optim.steps=1", "method.tuning.optim.epochs=0"), choosing.load_recipe
+    monkeypatch.setattr(
+        choosing, "load_recipe", lambda name, **given: whole(name, quick if name == "bitfit" else (), **given)
+    )
+
+
+def raced(drawn, towers_file, monkeypatch, answers=None):
+    """The table of a race with training on two towers; `answers` say by recipe how right heads are in halves."""
+    in_folds = choosing.in_folds
+
+    def answered(adaptation, *rest):
+        found = in_folds(adaptation, *rest)
+        truth = torch.nn.functional.one_hot(found.labels, 3).float()
+        return replace(found, logits=answers[adaptation.learner.name] * truth)
+
+    if answers:
+        monkeypatch.setattr(choosing, "in_folds", answered)
+    settings = ChoiceSettings({"backbone": "clip:tiny"}, budget=1000)
+    table = choose(drawn, settings, context(Source(towers_file, offline=True)))
+    assert table.candidates[-1].recipe == "bitfit" and table.candidates[-1].accuracy is not None
+    return table.candidates
+
+
+@pytest.mark.slow
+def test_training_that_is_not_clearly_better_leaves_names_their_worth(quick_training, drawn, towers_file, monkeypatch):
+    *heads, trained = raced(drawn, towers_file, monkeypatch)
+    assert not trained.chosen and trained.why == "not clearly better on images left out"
+    assert any(head.chosen for head in heads)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strong", ["gda", "zero-shot", None])
+def test_training_must_be_clearly_better_than_every_head_that_reads_names(
+    strong, quick_training, drawn, towers_file, monkeypatch
+):
+    answers = dict.fromkeys(HEADS_WITH_TEXT, -1.0) | ({strong: 9.0} if strong else {})
+    monkeypatch.setattr(choosing, "estimated", lambda *given: certain(estimated(*given)))
+    *_, trained = raced(drawn, towers_file, monkeypatch, answers)
+    assert trained.chosen == (strong is None)
+
+
+def certain(found):
+    """The held-out answers, all right."""
+    return replace(found, logits=torch.nn.functional.one_hot(found.labels, found.logits.shape[1]).float())
 
 
 @pytest.mark.slow
