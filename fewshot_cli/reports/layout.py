@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from fewshot_cli.results import ExpectedAccuracy, Skipped
+    from fewshot_cli.results import ExpectedAccuracy, Skipped, TowersDescription
 
 
 def facts(*rows: tuple[str, str | Text]) -> Table:
@@ -76,3 +76,14 @@ def passed_over(counts: Mapping[str, int], most: int = 5) -> str:
     named = ", ".join(f"{name} ({count})" for name, count in list(counts.items())[:most])
     more = ", ..." if len(counts) > most else ""
     return f"{total} that systems and programs leave among pictures: {named}{more}"
+
+
+def prepared(towers: TowersDescription) -> str:
+    """How a two-tower backbone prepares pictures, in words."""
+    crop = {
+        "center": "the short side resized and the centre cropped",
+        "squash": "both sides resized",
+        "border": "the long side resized and the rest filled",
+    }[towers.crop]
+    mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (towers.mean, towers.std))
+    return f"{crop}, {towers.interpolation}; normalised by mean ({mean}) and standard deviation ({std})"

@@ -42,8 +42,8 @@ def meaning(licence: str, thing: str, timms: str = "unknown") -> str:
     if licence == "unknown":
         of_timm = f" timm's own weights of this name are under {timms}." * (timms != "unknown")
         return (
-            f"The licence of the base weights is not known: they came from a file that does not say, or timm states "
-            f"none.{of_timm} Find out before you share or sell what you make with this {thing}."
+            f"The licence of the base weights is not known: they came from a file that does not say, or none is stated "
+            f"for weights of this name.{of_timm} Find out before you share or sell what you make with this {thing}."
         )
     under = f"The base weights are under {licence}"
     if is_non_commercial(licence):

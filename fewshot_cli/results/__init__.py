@@ -30,6 +30,7 @@ from fewshot_cli.results.description import (
     InspectResult,
     LayerFacts,
     SupportFacts,
+    TowersDescription,
 )
 from fewshot_cli.results.doctor import DoctorResult, Neighbour, Problem, Suspect
 from fewshot_cli.results.edit import (
@@ -142,6 +143,7 @@ __all__ = [
     "SupportFacts",
     "Suspect",
     "ToLabel",
+    "TowersDescription",
     "Validated",
     "VerifyResult",
     "read_comparison",

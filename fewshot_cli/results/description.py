@@ -61,6 +61,23 @@ class BankAncestor(Ancestor):
     parents: tuple[Ancestor, ...] = ()
 
 
+@dataclass(frozen=True)
+class TowersDescription:
+    """What the weights of a two-tower backbone don't say: its activation, and how it prepares pictures.
+
+    `crop` and `interpolation` are of timm's transform. `repository` is where the hub has its weights, "" where that is
+    not known. Where `needs_open_clip`, its image tower is none of timm's.
+    """
+
+    activation: str
+    crop: str
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    repository: str
+    needs_open_clip: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class InspectResult(Result):
     """What every file of ours has. `image_size` is height and width in pixels."""
@@ -73,6 +90,8 @@ class InspectResult(Result):
     fingerprint: str
     licence: str
     image_size: tuple[int, ...]
+    towers: TowersDescription | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    """Of a backbone with an image tower and a text tower."""
 
 
 @dataclass(frozen=True)

@@ -27,12 +27,12 @@ KEYS = {
     "RoundingCost": "stored head max_abs_diff top1_agreement accuracy accuracy_before",
     "ExpectedAccuracy": "mean low high how",
     "Skipped": "path reason",
-    "InspectDeltaResult": "file bytes sha256 backbone fingerprint licence image_size method classes head graft support "
-    "density changes format values bytes_per_changed_weight recipe seed images data expected_accuracy versions bank "
-    "parents texts thresholds chain",
-    "InspectBankResult": "file bytes sha256 backbone fingerprint licence image_size kind experts size bytes_as_float32 "
-    "density expert_density expert_between layers overlap overlap_by_chance recipe router settings tensors seed "
-    "episodes data validation versions parent chain",
+    "InspectDeltaResult": "file bytes sha256 backbone fingerprint licence image_size towers method classes head graft "
+    "support density changes format values bytes_per_changed_weight recipe seed images data expected_accuracy versions "
+    "bank parents texts thresholds chain",
+    "InspectBankResult": "file bytes sha256 backbone fingerprint licence image_size towers kind experts size "
+    "bytes_as_float32 density expert_density expert_between layers overlap overlap_by_chance recipe router settings "
+    "tensors seed episodes data validation versions parent chain",
     "HeadFacts": "dim unit_norm values transductive",
     "GraftDescription": "kind sites values",
     "SupportFacts": "images bytes",

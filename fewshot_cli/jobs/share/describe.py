@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fewshot_cli.engine.head.linear import Head
 from fewshot_cli.engine.meta.smat.bank_statistics import overlap, overlap_by_chance, survey
+from fewshot_cli.engine.model.clip.description import is_plain
 from fewshot_cli.errors import FewshotError
 from fewshot_cli.formats.bank import read_bank
 from fewshot_cli.formats.delta.file import BaseFacts, DeltaFile, read_any_delta_file, values_of
@@ -24,6 +25,7 @@ from fewshot_cli.results import (
     InspectDeltaResult,
     LayerFacts,
     SupportFacts,
+    TowersDescription,
 )
 from fewshot_cli.storage.atomic import check_writable, write_atomically
 
@@ -147,7 +149,23 @@ def _shared(path: Path, digest: str, base: BaseFacts) -> dict[str, Any]:
         "fingerprint": base.fingerprint,
         "licence": base.licence,
         "image_size": tuple(base.preprocessing.size),
+        "towers": _towers(base),
     }
+
+
+def _towers(base: BaseFacts) -> TowersDescription | None:
+    if base.towers is None:
+        return None
+    given = base.preprocessing
+    return TowersDescription(
+        activation="QuickGELU" if base.towers.model.get("quick_gelu") else "GELU",
+        crop=given.crop_mode,
+        interpolation=given.interpolation,
+        mean=given.mean,
+        std=given.std,
+        repository=base.towers.repository,
+        needs_open_clip=not is_plain(base.towers.model),
+    )
 
 
 def _rows(matrix: Tensor) -> tuple[tuple[float, ...], ...]:

@@ -26,6 +26,8 @@ def check_card(path: Path) -> None:
 
 def card_of(result: AnyInspected, repository: str = SOMEWHERE) -> str:
     """The card of what `inspect` found. A base that this timm does not know is named, and no more said of it."""
+    if result.towers:
+        return card(result, result.towers.repository or None, repository=repository)
     try:
         return card(result, hub_repository(result.backbone), licence_of(result.backbone), repository)
     except FewshotError:

@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 
 from fewshot_cli.reports.as_yaml import as_yaml
 from fewshot_cli.reports.documents.results_table import escaped
-from fewshot_cli.reports.layout import interval, percent, size
+from fewshot_cli.reports.layout import interval, percent, prepared, size
 from fewshot_cli.reports.licences import is_timms_word, licence_metadata, meaning
 from fewshot_cli.reports.printable import printable
 from fewshot_cli.reports.terminal import bank
@@ -46,6 +46,7 @@ def card(
         licence=meaning(result.licence, thing, timms_licence),
         bank=bank,
         interval=interval,
+        prepared=prepared,
         recipe=fenced(as_yaml(result.recipe) + "\n", "yaml"),
         use=fenced("\n".join(commands(result, name, repository)), "bash"),
         chain="\n".join(chain_lines(result.chain)),
@@ -67,7 +68,7 @@ def front_matter(result: AnyInspected, name: str, hub_id: str | None) -> dict[st
     tags = [
         "fewshot",
         "few-shot-learning",
-        "timm",
+        *(["clip", "open_clip"] if result.towers else ["timm"]),
         *(["meta-learning"] if isinstance(result, InspectBankResult) else []),
     ]
     return {
@@ -112,7 +113,8 @@ def commands(result: AnyInspected, name: str, repository: str) -> list[str]:
         if isinstance(result, InspectBankResult)
         else f"fewshot predict {file} photos/{weights}"
     )
-    return ["pip install fewshot-cli", f"fewshot pull {repository} --file {file}", use]
+    package = "'fewshot-cli[clip]'" if result.towers and result.towers.needs_open_clip else "fewshot-cli"
+    return [f"pip install {package}", f"fewshot pull {repository} --file {file}", use]
 
 
 def chain_lines(link: Ancestor, depth: int = 0) -> Iterator[str]:

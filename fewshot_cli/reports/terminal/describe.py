@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fewshot_cli.reports.layout import classes, expectation, facts, percent, size
+from fewshot_cli.reports.layout import classes, expectation, facts, percent, prepared, size
 from fewshot_cli.reports.terminal.bank import bank_shown
 from fewshot_cli.reports.terminal.label_sets import several
 from fewshot_cli.reports.terminal.lineage import chain_shown
@@ -31,6 +31,7 @@ def _delta_shown(result: InspectDeltaResult) -> RenderableType:
     rows = facts(
         ("file", f"{result.file}, {size(result.bytes)}"),
         ("backbone", f"{result.backbone}, {height} x {width} px, licence {result.licence}"),
+        *([("towers", f"{result.towers.activation}; {prepared(result.towers)}")] if result.towers else []),
         ("base", f"sha256 {result.fingerprint}"),
         ("content", f"sha256 {result.sha256}"),
         ("method", str(result.method)),

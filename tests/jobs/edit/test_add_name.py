@@ -230,7 +230,7 @@ def test_texts_that_made_nothing_are_not_told(learned):
 def test_the_card_and_a_composition_say_what_was_read(named, tmp_path):
     one, other = named(["star", "cat"]), named(["dog", "cat"], "b.fewshot", template=["a drawing of a {}."])
     card = card_of(inspect(one))
-    assert "text tower of the backbone was told" in card and "cat: a photo of a cat." in card.replace("\\", "")
+    assert "the mean direction of what the text tower" in card and "cat: a photo of a cat." in card.replace("\\", "")
     shutil.copy(other, tmp_path / "other.fewshot")
     compose([one, tmp_path / "other.fewshot"], tmp_path / "c.fewshot", ComposeSettings(), NoProgress())
     assert inspect(tmp_path / "c.fewshot").texts == {

@@ -17,6 +17,7 @@ from fewshot_cli.results import (
     ExpectedAccuracy,
     HeadFacts,
     InspectDeltaResult,
+    TowersDescription,
 )
 
 NASTY = ["a: b", "'q\" `tick`", "--- # x", "<script>alert(1)</script>", "new\nline", "| cell |", "*bold* [x](http://y)"]
@@ -78,6 +79,41 @@ def test_the_front_matter_is_what_the_hub_files_it_under(result):
     assert front["license"] == "unknown"
     assert "base_model" not in front  # nobody knows that the weights are those of the hub
     assert "model-index" not in front  # nothing was measured
+
+
+TOWERS = TowersDescription("QuickGELU", "center", "bicubic", (0.48, 0.46, 0.41), (0.27, 0.26, 0.28), "timm/vit", False)
+TEXTS = {"cat": ("a photo of a cat.", "a cat."), "owl": ("a photo of a owl.", "a owl.")}
+
+
+def test_a_stranger_reads_what_two_towers_are_and_which_texts_made_the_classes(result):
+    about = replace(result, backbone="clip:ViT-B-16/openai", licence="mit", towers=TOWERS, classes=("cat", "owl"))
+    named = card(replace(about, texts=TEXTS, images=0, changes=(), method="zero-shot"), "timm/vit")
+    front, text = named.split("---\n")[1:3]
+    assert yaml.safe_load(front)["base_model"] == "timm/vit" and "open_clip" in yaml.safe_load(front)["tags"]
+    for said in (
+        "from the names of its classes alone, without an image",
+        "\n\nEach class is the mean direction of what the text tower of the backbone made of these texts:\n\n",
+        "* owl: a photo of a owl. \\| a owl.",
+        "| images | none |",
+        "| changes | none: the head is made of texts |",
+        "the centre cropped, bicubic; normalised by mean (0.48, 0.46, 0.41) and standard deviation (0.27,",
+        "| activation | QuickGELU |",
+        "No image of these classes was seen.",
+        "never ran them on published ones",
+        "pip install fewshot-cli\n",
+    ):
+        assert said in text, said
+    assert "pytorch-image-models" not in text and "0 images, sha256" not in text and "| timm" not in text
+    learned = card(replace(about, texts=TEXTS, towers=replace(TOWERS, needs_open_clip=True), licence="unknown"))
+    assert "from 35 images" in learned and "what was learned from images rests on what it made of them" in learned
+    assert "pip install 'fewshot-cli[clip]'" in learned and "others of that name may differ" in learned
+    assert "timm" not in learned.split("## Licence")[1].split("##")[0]
+
+
+def test_a_card_of_one_tower_says_nothing_of_two(result):
+    text = card(result, "timm/test_vit")
+    assert "pytorch-image-models" in text and "open_clip" not in text and "activation" not in text
+    assert "from 1 image." in card(replace(result, images=1))
 
 
 def test_a_card_that_was_edited_is_nobodys(result):
