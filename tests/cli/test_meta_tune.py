@@ -76,7 +76,7 @@ def test_both_steps_of_mamfs_release_on_fewer_images_than_a_protocol_needs(fewsh
     assert read_bank(bank).tensors.keys() == {"logit_scale"}
     assert "logit_scale" in fewshot("inspect", bank).stdout
     asked = ["--data", sets / "night", "--way", "2", "--shots", "1", "--queries", "1", "--episodes", "1"]
-    result = fewshot("eval", "mamf-clip-task", "--bank", bank, *asked, *towers)
+    result = fewshot("eval", "mamf-clip-task", "--bank", bank, *asked, *towers, "-o", tmp_path / "x.run.json")
     assert result.exit_code == 0, result.output
     assert "mamf-clip-task from x" in result.stdout
 
