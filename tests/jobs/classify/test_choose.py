@@ -10,7 +10,15 @@ from fewshot_cli.formats.delta.file import read_delta_file
 from fewshot_cli.images.drawing import write_folder
 from fewshot_cli.jobs.classify import choose as choosing
 from fewshot_cli.jobs.classify.adapt import estimated
-from fewshot_cli.jobs.classify.choose import HEADS, HEADS_WITH_TEXT, ChoiceSettings, adapt_by_choice, choose
+from fewshot_cli.jobs.classify.choose import (
+    HEADS,
+    HEADS_WITH_TEXT,
+    MANY,
+    ChoiceSettings,
+    adapt_by_choice,
+    choose,
+    usual_head,
+)
 from fewshot_cli.jobs.models.backbones import Source
 from tests.jobs.conftest import context
 
@@ -72,7 +80,7 @@ def test_training_is_compared_with_a_head_that_learned_from_as_few(drawn, source
         choosing, "load_recipe", lambda name, **given: whole(name, quick if name == "bitfit" else (), **given)
     )
     raced = []
-    monkeypatch.setattr(choosing, "chosen", lambda logits, labels: raced.append(logits) or 0)
+    monkeypatch.setattr(choosing, "chosen", lambda logits, labels, usual=0: raced.append(logits) or 0)
     table = choose(drawn, ChoiceSettings(TINY, budget=1000), context(source))
     one_by_one, (_, in_halves) = raced[0][0], raced[-1]
     assert table.candidates[-1].chosen
@@ -87,9 +95,22 @@ def test_with_one_image_of_each_class_the_best_as_a_rule_is_taken(asked, tmp_pat
 
 
 def test_a_clearly_better_head_is_taken(asked, drawn, source, monkeypatch):
-    monkeypatch.setattr(choosing, "chosen", lambda logits, labels: 2)
+    monkeypatch.setattr(choosing, "chosen", lambda logits, labels, usual: 2)
     table = choose(drawn, asked, context(source))
     assert [one.recipe for one in table.candidates if one.chosen] == [HEADS[2]]
+
+
+def test_the_usual_head_depends_on_the_fewest_images_of_a_class():
+    many, fewer = torch.arange(3).repeat_interleave(MANY), torch.arange(3).repeat_interleave(MANY)[1:]
+    assert HEADS[usual_head(HEADS, many)] == "ridge"
+    assert usual_head(HEADS, fewer) == 0
+    assert usual_head(HEADS_WITH_TEXT, many) == 0
+
+
+def test_with_many_images_the_table_says_that_ridge_is_the_best_as_a_rule(asked, tmp_path, source):
+    write_folder(tmp_path / "many", ("cat", "house"), MANY, seed=0, size=32)
+    (taken,) = [one for one in choose(tmp_path / "many", asked, context(source)).candidates if one.chosen]
+    assert (taken.recipe, taken.why) == ("ridge", "the best as a rule, and none is clearly better")
 
 
 @pytest.fixture
