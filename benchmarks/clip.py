@@ -2,7 +2,7 @@
 
     python benchmarks/clip.py curve --data pets/split_zhou_OxfordPets.json food-101/split_zhou_Food101.json
     python benchmarks/clip.py base-to-new --data pets/split_zhou_OxfordPets.json food-101/split_zhou_Food101.json
-    python benchmarks/clip.py shifted --data imagenet/ --target imagenet-v2/ imagenet-sketch/
+    python benchmarks/clip.py shifted --data imagenet/ --target imagenet-v2/ imagenet-sketch/ imagenet-r/
 
 `curve` is 1 to 16 shots of all classes (CLIP-LoRA, arXiv:2405.18541, and most others), `base-to-new` the table of
 CoCoOp (arXiv:2203.05557), `shifted` that of SAFT (arXiv:2407.03036). Each is asked three times, with other images.
@@ -25,6 +25,7 @@ import numpy as np
 from fewshot_cli.engine.data.class_texts import PHOTO
 from fewshot_cli.engine.trust.metrics import harmonic_mean
 from fewshot_cli.engine.trust.significance import Mean, mean_over
+from fewshot_cli.errors import FewshotError
 from fewshot_cli.images.sources.dataset import read_datasets
 from fewshot_cli.reports.comparison import percentage
 from fewshot_cli.reports.documents.results_table import escaped
@@ -63,8 +64,14 @@ RECIPES = {
 
 def main() -> None:
     asked, more = parse()
+    try:
+        planned = commands(asked, more)
+        asked.results.mkdir(parents=True, exist_ok=True)
+    except (FewshotError, FileExistsError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
     written = []
-    for command, path in commands(asked, more):
+    for command, path in planned:
         print(shlex.join(["fewshot", *command]), flush=True)
         done = subprocess.run([sys.executable, "-m", "fewshot_cli", *command], check=False)
         if done.returncode:
@@ -76,12 +83,17 @@ def main() -> None:
 
 
 def commands(asked: argparse.Namespace, more: Sequence[str]) -> list[tuple[list[str], Path]]:
-    """Each command of `fewshot`, and the record that it leaves; one for each data set, or one for a shifted source."""
+    """Each command of `fewshot`, and the record that it leaves; one for each data set, or one for a shifted source.
+
+    Raises FewshotError for data that is not there, and where two sets have one name.
+    """
     shifted = [dataset.name for path in asked.target for dataset in read_datasets(path)]
     found = []
     for path in asked.data:
-        (name,) = {dataset.name for dataset in read_datasets(path)}
+        name = name_of(path)
         record = asked.results / f"{asked.protocol}-{name}.json"
+        if any(record == other for _, other in found):
+            raise FewshotError(f"Two data sets are called {name}.", "Rename one of them.")
         sentence = f"template={json.dumps([asked.template or template_of(name)])}"
         targets = [word for target in shifted for word in ("--target", target)]
         data = [word for one in (path, *asked.target) for word in ("--data", str(one))]
@@ -91,6 +103,14 @@ def commands(asked: argparse.Namespace, more: Sequence[str]) -> list[tuple[list[
     return found
 
 
+def name_of(path: Path) -> str:
+    """The name of the data set at the path. Raises FewshotError where there are several, or none."""
+    names = [dataset.name for dataset in read_datasets(path)]
+    if len(names) > 1:
+        raise FewshotError(f"{path} holds {len(names)} data sets: {', '.join(names)}.", "Name each of them alone.")
+    return names[0]
+
+
 def template_of(name: str) -> str:
     """The sentence that CoOp puts the names of a data set's classes into."""
     return next((sentence for word, sentence in TEMPLATES.items() if word in name.lower()), PHOTO)
@@ -98,11 +118,11 @@ def template_of(name: str) -> str:
 
 # --- the table -----------------------------------------------------------------------------------------------------
 
-JobContext = dict[str, dict[str, Mean]]
+Averages = dict[str, dict[str, Mean]]
 """By recipe and column the mean over data sets."""
 
 
-def averages(results: Sequence[ComparisonResult]) -> JobContext:
+def averages(results: Sequence[ComparisonResult]) -> Averages:
     """The plain mean over data sets in each column, its interval from the episodes of each.
 
     Where base and new classes are told apart, a column more has the harmonic mean of both means, as papers have it;
@@ -112,7 +132,7 @@ def averages(results: Sequence[ComparisonResult]) -> JobContext:
     for result in results:
         for row in result.rows:
             columns.setdefault(column(row, result), []).append((result, row.name))
-    found: JobContext = {}
+    found: Averages = {}
     for recipe in results[0].methods:
         accuracies = {
             name: mean_over([result.results[recipe][row]["accuracy"] for result, row in rows])
@@ -158,7 +178,8 @@ def table(results: Sequence[ComparisonResult]) -> str:
     first = results[0]
     names = list(dict.fromkeys(name for result in results for name in result.data))
     told = (
-        f"Accuracy in %, mean ± 95 % interval of {', '.join(names)}; {first.episodes} episodes each, "
+        f"Accuracy in %, mean ± 95 % interval of {', '.join(names)}; "
+        f"{first.episodes} episode{'s' * (first.episodes != 1)} each, "
         f"seed {first.seed}; {first.backbone}; settings fixed or chosen by the images learned from (validation: none)."
     )
     return "\n".join([head, *rows, "", escaped(told)]) + "\n"
@@ -182,7 +203,6 @@ def parse(words: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[
         parser.error("--target is of shifted, which needs it.")
     asked.shots = asked.shots or SHOTS[asked.protocol]
     asked.recipes = asked.recipes or list(RECIPES[asked.protocol])
-    asked.results.mkdir(parents=True, exist_ok=True)
     return asked, more
 
 

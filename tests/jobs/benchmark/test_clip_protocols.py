@@ -89,6 +89,26 @@ def test_each_data_set_is_a_command_with_its_own_sentence(sets, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["curve", "--data", "nowhere"], "There is no nowhere"),
+        (["curve", "--data", "SETS"], "holds 2 data sets: night, oxford_pets"),
+        (["curve", "--data", "SETS/night", "SETS/night"], "Two data sets are called night"),
+        (["shifted", "--data", "SETS/night", "--target", "nowhere"], "There is no nowhere"),
+        (["curve", "--data", "SETS/night", "--results", "SETS/night/cat/cat-000.jpg"], "File exists"),
+    ],
+)
+def test_what_is_not_there_is_a_sentence_before_anything_runs(words, says, sets, monkeypatch, capsys):
+    monkeypatch.chdir(sets)
+    monkeypatch.setattr(sys, "argv", ["clip.py", *(word.replace("SETS", str(sets)) for word in words)])
+    with pytest.raises(SystemExit) as end:
+        protocols.main()
+    shown = capsys.readouterr()
+    assert end.value.code == 2 and says in shown.err and not shown.out
+    assert not (sets / "clip-results").exists()
+
+
+@pytest.mark.parametrize(
     ("protocol", "columns"),
     [
         pytest.param("curve", "| recipe | 1 shot | 2 shots |", marks=pytest.mark.slow),
