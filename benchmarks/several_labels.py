@@ -5,7 +5,8 @@
 A task: 5 classes of a set. An image is one picture of it, or two of different classes side by side on grey, about half
 and half. Each class is on 2, 5 or 10 of the images that are learned from, and 40 others are asked about. Prints a JSON
 line for each number of images and rule: macro F1 and exact match, the mean over all tasks of all sets with its 95 %
-half width. The rule "expected" is what `adapt` promises of its own answers, and how often its interval holds.
+half width. The rule "expected" is what `adapt` promises of its own answers, how often its interval holds, and how often
+one that is right would be seen to hold, as 40 images are few.
 Needs ../shared/data.
 """
 
@@ -20,6 +21,7 @@ import torch
 from PIL import Image
 from shared_sets import BACKBONE, SETS, SHARED
 from torch import Tensor
+from trust import seen_to_hold
 
 from fewshot_cli.engine.head.thresholds import (
     chosen_thresholds,
@@ -150,9 +152,10 @@ def main() -> None:
                 learned = learn_marks(Ridge(), x[known], marks[:learned_from][known])
                 expected = learned.expected
                 right = found[shots, "adapt"][-1][1]
-                inside = float((expected.low or 0) <= right <= (expected.high or 0))
+                low, high = expected.low or 0, expected.high or 0
+                inside = float(low <= right <= high)
                 found.setdefault((shots, "expected"), []).append(
-                    (macro_f1(learned.by_class), expected.mean or 0, inside)
+                    (macro_f1(learned.by_class), expected.mean or 0, inside, seen_to_hold(low, high, QUERIES))
                 )
     for (shots, rule), rows in sorted(found.items()):
         columns = torch.tensor(rows, dtype=torch.float64)

@@ -13,8 +13,9 @@ from fewshot_cli.engine.head.thresholds import (
     platt_scaling,
     with_the_share_of_all,
 )
+from fewshot_cli.engine.trust.expected import SLOPE, Measured, typical_slope
+from fewshot_cli.engine.trust.expected import expected as expected_accuracy
 from fewshot_cli.engine.trust.label_sets import OfClass, by_class, exact_matches
-from fewshot_cli.engine.trust.metrics import wilson
 from fewshot_cli.formats.delta.file import Expected
 from fewshot_cli.images.sources.label_sets import LabelSets
 from fewshot_cli.methods.base import MarkingMethod
@@ -45,9 +46,17 @@ class LearnedMarks:
 
     @property
     def expected(self) -> Expected:
-        """The exact match to expect on new images."""
-        n = len(self.marks)
-        found = wilson(exact_matches(self.answers, self.marks.bool()), n)
+        """The exact match to expect on new images: the share of those left out, corrected as that of single labels is.
+
+        An image is one of as many as its labels have on average, and one fewer where it is left out; half an image is
+        what a label's only image leaves.
+        """
+        marks = self.marks.double()
+        n, counts = len(marks), marks.sum(0)
+        weights = marks / marks.sum(1, keepdim=True)
+        learned, full = (float((weights @ size.log()).mean()) for size in ((counts - 1).clamp(min=0.5), counts))
+        share = exact_matches(self.answers, self.marks.bool()) / n
+        found = expected_accuracy(Measured(share, n, learned, full), typical_slope(SLOPE), full)
         how = f"all labels of an image right, leave-one-out, exact, {n} images"
         return Expected(mean=found.mean, low=found.low, high=found.high, how=how)
 

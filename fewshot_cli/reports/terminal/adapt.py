@@ -16,7 +16,7 @@ def adapted(result: AdaptResult) -> RenderableType:
     if expected.mean is None:
         accuracy = Text(f"not known: {expected.how}", style="yellow")
     else:
-        how = f"\n{expected.how}" + ("" if result.several_labels else ", corrected for what they miss")
+        how = f"\n{expected.how}, corrected for what they miss"
         accuracy = Text.assemble((expectation(expected), "bold green"), (how, "dim"))
     moved = (
         "a graft on its layers"
