@@ -149,7 +149,7 @@ def adapt(
 
         what = load_recipe(named, changes or (), bank=bank and str(bank), density=density, **about)
         asked = _folds_asked(what, folds)
-        _check_images(folder, what, several, keep_support)
+        _check_material(folder, names, what, several, keep_support)
         progress = options.start(quiet, offline)
         from fewshot_cli.jobs.classify.adapt import AdaptSettings
 
@@ -172,9 +172,10 @@ def _folds_asked(what: "Recipe", folds: int | None) -> int:
     return asked
 
 
-def _check_images(folder: Path | None, what: "Recipe", several: bool, keep_support: bool) -> None:
-    """Raises FewshotError for images that can't be learned from, or, with several labels each, not by this recipe."""
+def _check_material(folder: Path | None, names: str | None, what: "Recipe", several: bool, keep_support: bool) -> None:
+    """Raises FewshotError for images or names that this recipe can't learn from."""
     if folder is None:
+        early.check_names_alone(names or "", what)
         return
     early.check_labelled(folder, several=several)
     if several:

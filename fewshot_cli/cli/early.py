@@ -86,6 +86,15 @@ def check_reads_names(recipes: Iterable["Recipe"]) -> None:
         check_reads_names(recipe)
 
 
+def check_names_alone(names: str, recipe: "Recipe") -> None:
+    """Raises FewshotError for names between commas that are no classes, or a recipe that needs images of them."""
+    from fewshot_cli.images.sources.class_names import checked_names
+    from fewshot_cli.jobs.recipes import check_learns_from_none
+
+    checked_names(names.split(","))
+    check_learns_from_none(recipe)
+
+
 def check_delta_files(paths: Iterable[Path], several_labels: bool = False) -> None:
     """Raises FewshotError for the first that is no delta file; their content is checked when they are read.
 

@@ -64,6 +64,17 @@ def check_reads_names(recipe: "Recipe") -> None:
         check_reads(recipe, of_bank)
 
 
+def check_learns_from_none(recipe: "Recipe") -> None:
+    """Raises FewshotError for a recipe that learns from images."""
+    from fewshot_cli.methods.zero_shot import ZeroShot
+
+    if not isinstance(recipe.learner, ZeroShot):
+        raise FewshotError(
+            f"The recipe {recipe.method_name} learns from images, and --names gives none.",
+            "Leave the recipe out, or give a folder of images in place of --names.",
+        )
+
+
 def about(name: str) -> str:
     """The first sentence of the comment that a recipe's file opens with."""
     comment = text(name).split("\n#\n")[0].splitlines()

@@ -1,11 +1,11 @@
-"""names.csv beside the folders of classes: what each class is, in words longer than the name of a folder."""
+"""What classes are called without images, and names.csv beside their folders: what each is, in longer words."""
 
 import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fewshot_cli.errors import FewshotError
-from fewshot_cli.images.sources.class_folders import nfc
+from fewshot_cli.images.sources.class_folders import name_is_text, nfc
 from fewshot_cli.images.sources.dataset import Dataset
 
 NAMES = "names.csv"
@@ -40,6 +40,19 @@ def joined_descriptions(datasets: Iterable[Dataset]) -> dict[str, tuple[str, ...
     for dataset in datasets:
         known = descriptions(dataset.root, dataset.classes) | known
     return known
+
+
+def checked_names(names: Sequence[str]) -> tuple[str, ...]:
+    """The names of the classes, sorted. Raises FewshotError where they are no two classes."""
+    classes = sorted(nfc(name.strip()) for name in names)
+    if len(set(classes)) < 2 or not all(classes) or not all(map(name_is_text, classes)):
+        raise FewshotError(
+            f"--names {','.join(names)} does not name two classes or more.", "For example: --names hawk,kite,owl"
+        )
+    if len(set(classes)) < len(classes):
+        twice = next(name for name in classes if classes.count(name) > 1)
+        raise FewshotError(f"--names has '{twice}' twice.", "Name each class once.")
+    return tuple(classes)
 
 
 def _checked(path: Path, number: int, row: Sequence[str], classes: Sequence[str]) -> tuple[str, str]:

@@ -11,8 +11,7 @@ from fewshot_cli.engine.data.class_texts import class_texts
 from fewshot_cli.engine.model.backbone import Backbone
 from fewshot_cli.engine.model.model import Model
 from fewshot_cli.engine.train.text import with_texts
-from fewshot_cli.errors import FewshotError
-from fewshot_cli.images.sources.class_folders import name_is_text, nfc
+from fewshot_cli.images.sources.class_names import checked_names
 from fewshot_cli.jobs.classify.adapt import AdaptSettings, Learned, header_of, result_of
 from fewshot_cli.jobs.classify.support_set import SupportSet
 from fewshot_cli.jobs.context import JobContext
@@ -20,9 +19,8 @@ from fewshot_cli.jobs.initialisation import Starts
 from fewshot_cli.jobs.proofs.delta_file import write_proved
 from fewshot_cli.jobs.proofs.pictures import drawn_pictures
 from fewshot_cli.jobs.proofs.rounding import rounded
+from fewshot_cli.jobs.recipes import check_learns_from_none
 from fewshot_cli.jobs.run_record import Stopwatch, data_hash, write_run
-from fewshot_cli.methods.zero_shot import ZeroShot
-from fewshot_cli.recipes import Recipe
 from fewshot_cli.results import AdaptResult
 from fewshot_cli.storage.atomic import check_writable
 
@@ -36,7 +34,7 @@ def adapt_to_names(names: Sequence[str], output: Path, how: AdaptSettings, conte
     """
     watch = Stopwatch()
     check_writable(output)
-    check_recipe(how.recipe)
+    check_learns_from_none(how.recipe)
     classes = checked_names(names)
     start = Starts(context.source, context.device).of(how.recipe)
     watch.lap("load")
@@ -60,28 +58,6 @@ def adapt_to_names(names: Sequence[str], output: Path, how: AdaptSettings, conte
     )
     write_run(output, result)
     return result
-
-
-def check_recipe(recipe: Recipe) -> None:
-    """Raises FewshotError for a recipe that learns from images."""
-    if not isinstance(recipe.learner, ZeroShot):
-        raise FewshotError(
-            f"The recipe {recipe.method_name} learns from images, and --names gives none.",
-            "Leave the recipe out, or give a folder of images in place of --names.",
-        )
-
-
-def checked_names(names: Sequence[str]) -> tuple[str, ...]:
-    """The names of the classes, sorted. Raises FewshotError where they are no two classes."""
-    classes = sorted(nfc(name.strip()) for name in names)
-    if len(set(classes)) < 2 or not all(classes) or not all(map(name_is_text, classes)):
-        raise FewshotError(
-            f"--names {','.join(names)} does not name two classes or more.", "For example: --names hawk,kite,owl"
-        )
-    if len(set(classes)) < len(classes):
-        twice = next(name for name in classes if classes.count(name) > 1)
-        raise FewshotError(f"--names has '{twice}' twice.", "Name each class once.")
-    return tuple(classes)
 
 
 def _drawn(backbone: Backbone, classes: tuple[str, ...]) -> Support:
