@@ -55,10 +55,11 @@ def recipes_asked(
 
         base = common_base(banks)
         of_methods = [change for change in changes if change.partition("=")[0].strip() != "density"]
-        plain = given if frozen else {}
-        recipes = {
-            short: agreeing(load_recipe(name, of_methods, **chosen), base, banks[0]) for short, name in plain.items()
-        } | from_banks
+        of_base = {  # read as from a bank, so that a template may be of the base's text tower
+            short: load_recipe(name, of_methods, **chosen, bank=str(banks[0])).model_copy(update={"bank": None})
+            for short, name in (given if frozen else {}).items()
+        }
+        recipes = {short: agreeing(recipe, base, banks[0]) for short, recipe in of_base.items()} | from_banks
     if not recipes:
         raise FewshotError(
             "No recipe is given to evaluate.",

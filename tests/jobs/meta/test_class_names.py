@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from fewshot_cli.cli.evaluate_settings import recipes_asked
 from fewshot_cli.engine.adaptation import Run, Support
 from fewshot_cli.engine.data.class_texts import class_texts
+from fewshot_cli.engine.data.episode_samplers import Fixed
 from fewshot_cli.engine.distributed import Processes
 from fewshot_cli.engine.meta.loop import Practice
 from fewshot_cli.errors import FewshotError
@@ -143,6 +145,18 @@ def test_the_learned_scale_is_in_the_bank_and_the_next_task_begins_there(tuned, 
     support = Support(pictures, labels, torch.zeros(2, 16), 2, texts=(("a cat",), ("a fish",)))
     head = begun.learner.adapt(begun.backbone, support, Run()).head
     assert head.weight.norm(dim=1).tolist() == pytest.approx([begun.backbone.scale] * 2, rel=1e-5)
+
+
+def test_eval_takes_a_template_for_recipes_from_a_bank_and_beside_it(tuned, drawings):
+    chosen = {"backbone": None, "image_size": None}
+    changes = ["template=a drawing of a {}."]
+    bank = tuned(drawings)
+    found = recipes_asked(["finetune-clip"], changes, chosen, [bank], None, True, Fixed())
+    assert {name: recipe.template for name, recipe in found.items()} == {
+        "finetune-clip": ("a drawing of a {}.",),
+        "finetune-clip from x": ("a drawing of a {}.",),
+    }
+    assert found["finetune-clip"].bank is None and found["finetune-clip"].backbone == "clip:tiny"
 
 
 def test_a_backbone_that_reads_no_text_is_refused(tmp_path):
