@@ -107,7 +107,14 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> str:
         some = [task for task in found if str(folds) in task.row["folds"]]
         parts += [f"{folds} folds: {len(some)} tasks", choices(some, folds), promises(some, folds)]
         parts += [calibration(some, folds)]
-    return "\n\n".join([*parts, signs(found), seconds(found)])
+    return "\n\n".join([*parts, advised(found), signs(found), seconds(found)])
+
+
+def advised(tasks: Sequence[Task]) -> str:
+    """How often training pays where `adapt` says what it would take (`PAID` in jobs/classify/choose.py)."""
+    gains = [task.gain for task in tasks if task.reached < NEARLY_ALL]
+    pays = sum(gain >= WORTH for gain in gains)
+    return f"Where it is advised, training gains two points or more in {pays} of {len(gains)} tasks."
 
 
 def groups(tasks: Sequence[Task]) -> Iterator[tuple[str, list[Task]]]:
