@@ -101,7 +101,7 @@ class HeldOutScores(BaseModel):
     score: Literal["energy", "probability"]
     """How `known` was computed from the logits."""
     known: tuple[float, ...]
-    """How known each held-out image of the classes is, sorted; see engine.trust.unknown."""
+    """How known each held-out image of the classes is, raised for what its class lost, sorted; engine.trust.unknown."""
     nonconformity: tuple[tuple[float, ...], ...]
     """Of each class, in their order: 1 - the probability of the true label, sorted; see engine.trust.conformal."""
 
