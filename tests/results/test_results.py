@@ -18,7 +18,8 @@ KEYS = {
     "PredictResult": "file backbone classes images unread transductive predictions files sorted_into unknown "
     "coverage coverage_by_class seconds",
     "EvalResult": "file sha256 folder backbone method transductive classes images skipped accuracy low high n "
-    "learned_from balanced_accuracy per_class confusion ece expected_accuracy data versions seconds",
+    "learned_from balanced_accuracy per_class confusion ece expected_accuracy refused refused_unknown covered set_size "
+    "data versions seconds",
     "DoctorResult": "folder classes images left_out counts findings learned labels not_learned",
     "DemoResult": "folder recipe adapt eval predict",
     "Prediction": "path label probability top error file probabilities copy labels",
