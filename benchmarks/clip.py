@@ -57,7 +57,7 @@ PROTOCOLS = {
 SHOTS = {"curve": "1,2,4,8,16", "base-to-new": "16", "shifted": "16"}
 RECIPES = {
     "curve": ("zero-shot", "gda", "tip-adapter-f", "lp++", "taskres", "coop", "prolip", "2sfs", "clip-lora"),
-    "base-to-new": ("zero-shot", "coop", "clip-adapter", "prolip", "2sfs", "clip-lora", "saft-clip"),
+    "base-to-new": ("zero-shot", "coop", "coprompt", "clip-adapter", "prolip", "2sfs", "clip-lora", "saft-clip"),
     "shifted": ("zero-shot", "clip-lora", "saft-clip", "finetune-clip"),
 }
 

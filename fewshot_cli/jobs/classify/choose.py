@@ -132,7 +132,7 @@ def chosen_recipe(
         entries += _heads(how.recipes(backbone), labelled, how, context, starts)
         watch.lap("choose")
     usual = _usual(entries)
-    taken = _taken(entries, usual)
+    taken = _taken(entries, usual, how.seed)
     tried, advice = _trained(entries[taken], labelled, how, context, starts, sum(watch.seconds.values()))
     if isinstance(tried, _Entry):
         better = _pays(tried, entries[taken], entries, how.seed)
@@ -173,12 +173,18 @@ def usual_head(heads: Sequence[str], labels: Tensor) -> int:
     return heads.index(WITH_MANY) if WITH_MANY in heads and int(counts.min()) >= MANY else 0
 
 
-def _taken(entries: Sequence[_Entry], usual: int) -> int:
-    """The place of the entry to take; the usual one where nothing can be held out."""
+def _taken(entries: Sequence[_Entry], usual: int, seed: int) -> int:
+    """The place of the entry to take; the usual one where nothing can be held out.
+
+    Where a head that reads names is judged in folds, all are: those that lack one image only would be at an advantage.
+    """
     held_out = [entry.held_out for entry in entries if isinstance(entry.held_out, HeldOut)]
     if len(held_out) < len(entries):
         return usual
-    return chosen([each.logits.cpu() for each in held_out], held_out[0].labels.cpu(), usual)
+    labels = held_out[0].labels.cpu()
+    if any(map(_reads_names, entries)):
+        return chosen([_logits_in_folds(entry, seed) for entry in entries], labels, usual)
+    return chosen([each.logits.cpu() for each in held_out], labels, usual)
 
 
 # --- training ------------------------------------------------------------------------------------------------------

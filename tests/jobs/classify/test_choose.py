@@ -113,6 +113,19 @@ def test_with_many_images_the_table_says_that_ridge_is_the_best_as_a_rule(asked,
     assert (taken.recipe, taken.why) == ("ridge", "the best as a rule, and none is clearly better")
 
 
+def test_beside_heads_that_read_names_all_are_judged_in_the_same_halves(drawn, towers_file, monkeypatch):
+    judged, in_folds = [], choosing.in_folds
+
+    def seen(adaptation, *rest):
+        judged.append(adaptation.learner.name)
+        return in_folds(adaptation, *rest)
+
+    monkeypatch.setattr(choosing, "in_folds", seen)
+    settings = ChoiceSettings({"backbone": "clip:tiny"}, budget=0)
+    choose(drawn, settings, context(Source(towers_file, offline=True)))
+    assert judged == list(HEADS_WITH_TEXT)
+
+
 @pytest.fixture
 def quick_training(monkeypatch):
     """Training is always tried, and is a single step."""
