@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from shared_sets import SETS, Set, shared_sets
+from shared_sets import SETS, Set, add_backbone, shared_sets
 from torch import Tensor
 from trust import CHOSE, SHOTS, Task, tasks
 
@@ -124,6 +124,7 @@ def main() -> None:
     run = commands.add_parser("run")
     run.add_argument("--tasks", type=int, default=75, help="of each set")
     run.add_argument("-o", "--output", type=Path, required=True)
+    add_backbone(run)
     commands.add_parser("table").add_argument("file", type=Path)
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -132,7 +133,7 @@ def main() -> None:
         return
     rows: list[Row] = []
     rng = torch.Generator().manual_seed(0)
-    for found in shared_sets(list(SETS)):
+    for found in shared_sets(list(SETS), asked.backbone, asked.weights):
         for task in tasks(found, asked.tasks):
             if len(task.queries[1]) >= QUERIES:
                 rows += [row(found, task, head, rng) for head in HEADS]

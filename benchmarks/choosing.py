@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from shared_sets import Set, shared_sets
+from shared_sets import Set, add_backbone, shared_sets
 from torch import Tensor
 
 from fewshot_cli.engine.trust.choosing import chosen
@@ -35,11 +35,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", choices=("run", "table"), default="table")
     parser.add_argument("--tasks", type=int, default=4, help="of each kind and set")
+    parser.add_argument("-o", "--output", type=Path, default=RESULT)
+    add_backbone(parser)
     options = parser.parse_args()
     if options.what == "run":
-        tasks = [row for one in shared_sets() for row in measured(one, options.tasks)]
-        RESULT.write_text(json.dumps({"tasks": tasks}, indent=0) + "\n", encoding="utf-8")
-    print(section())
+        sets = shared_sets(None, options.backbone, options.weights)
+        tasks = [row for one in sets for row in measured(one, options.tasks)]
+        options.output.write_text(json.dumps({"tasks": tasks}, indent=0) + "\n", encoding="utf-8")
+    print(section(options.output))
 
 
 def measured(one: Set, tasks: int) -> list[dict[str, Any]]:
@@ -93,11 +96,11 @@ def head(name: str) -> ClosedFormMethod:
     return method
 
 
-def section() -> str:
+def section(result: Path = RESULT) -> str:
     """What docs/results.md says of this; nothing where it was not run."""
-    if not RESULT.exists():
+    if not result.exists():
         return ""
-    tasks = json.loads(RESULT.read_text(encoding="utf-8"))["tasks"]
+    tasks = json.loads(result.read_text(encoding="utf-8"))["tasks"]
     groups = {
         "sets that chose nothing": [task for task in tasks if task["set"] not in CHOSE],
         "sets that chose": [task for task in tasks if task["set"] in CHOSE],

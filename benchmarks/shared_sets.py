@@ -1,8 +1,9 @@
-"""Features of the sets in ../shared/data on the frozen default backbone, for benchmarks on many small tasks.
+"""Features of the sets in ../shared/data on a frozen backbone, for benchmarks on many small tasks.
 
 The first run embeds 10,000 pictures, minutes on two cores; afterwards fewshot's cache has them.
 """
 
+import argparse
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,14 +52,20 @@ class Set:
         return torch.stack(rows), chosen
 
 
-def shared_sets(names: list[str] | None = None) -> list[Set]:
-    """The sets of these names, or all."""
-    backbone = load_backbone(BACKBONE, Source(offline=True), None, torch.device("cpu"))
+def add_backbone(parser: argparse.ArgumentParser) -> None:
+    """The options `--backbone` and `--weights`, of the backbone that is to see the sets."""
+    parser.add_argument("--backbone", default=BACKBONE)
+    parser.add_argument("--weights", type=Path, help="its weights; without, those of the default backbone's package")
+
+
+def shared_sets(names: list[str] | None = None, name: str = BACKBONE, weights: Path | None = None) -> list[Set]:
+    """The sets of these names, or all, as a backbone sees them."""
+    backbone = load_backbone(name, Source(weights, offline=True), None, torch.device("cpu"))
     found = []
-    for name in names or SETS:
-        folder = read_labelled(SHARED / "data" / SETS[name])
+    for which in names or SETS:
+        folder = read_labelled(SHARED / "data" / SETS[which])
         embedded = embed(backbone, [item.stored for item in folder.items], FeatureCache(), NoProgress())
         place = {label: index for index, label in enumerate(folder.classes)}
         labels = torch.tensor([place[folder.items[row].label] for row in embedded.readable])
-        found.append(Set(name, embedded.features, labels, folder.classes))
+        found.append(Set(which, embedded.features, labels, folder.classes))
     return found

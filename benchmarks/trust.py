@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from scipy.special import expit, logit
 from scipy.stats import binom
-from shared_sets import SETS, Set, shared_sets
+from shared_sets import SETS, Set, add_backbone, shared_sets
 from torch import Tensor
 
 from fewshot_cli.engine.trust.metrics import Z95
@@ -209,6 +209,7 @@ def main() -> None:
     run.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
     run.add_argument("--heads", nargs="+", default=list(HEADS), help="recipes of heads in closed form")
     run.add_argument("--tasks", type=int, default=75, help="of each set")
+    add_backbone(run)
     run.add_argument("-o", "--output", type=Path, required=True)
     commands.add_parser("table").add_argument("files", nargs="+", type=Path)
     asked = parser.parse_args()
@@ -217,7 +218,7 @@ def main() -> None:
         print(table([Row(**each) for path in asked.files for each in json.loads(path.read_text())]))
         return
     rows = []
-    for found in shared_sets(asked.sets):
+    for found in shared_sets(asked.sets, asked.backbone, asked.weights):
         for task in tasks(found, asked.tasks):
             rows += [row(found, task, head) for head in asked.heads]
         asked.output.write_text(json.dumps([asdict(each) for each in rows]) + "\n")

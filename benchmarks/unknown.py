@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from shared_sets import SETS, Set, shared_sets
+from shared_sets import SETS, Set, add_backbone, shared_sets
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from trust import CHOSE
@@ -223,6 +223,7 @@ def main() -> None:
     run = commands.add_parser("run")
     run.add_argument("--tasks", type=int, default=40, help="of each set")
     run.add_argument("-o", "--output", type=Path, required=True)
+    add_backbone(run)
     commands.add_parser("table").add_argument("file", type=Path)
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -230,7 +231,7 @@ def main() -> None:
         print(table([Row(**each) for each in json.loads(asked.file.read_text())]))
         return
     rows: list[Row] = []
-    sets = shared_sets(list(SETS))
+    sets = shared_sets(list(SETS), asked.backbone, asked.weights)
     for place, found in enumerate(sets):
         other = sets[(place + 3) % len(sets)]
         for task in tasks(found, other, asked.tasks):

@@ -59,7 +59,7 @@ def repeat(path: Path, data: Sequence[Path], context: JobContext) -> RepeatedRes
         more = f"\n  and {len(differences) - FIRST} more" if len(differences) > FIRST else ""
         raise CheckFailed(
             f"{path} could not be repeated:\n" + "\n".join(f"  {each}" for each in differences[:FIRST]) + more,
-            "Trained methods repeat to the last answer only on the same device, with the versions the file names."
+            "Another processor, or other versions than the file names, may turn answers that are almost ties."
             + _other_versions(run),
         )
     facts = {each.name: getattr(again, each.name) for each in fields(again)}
